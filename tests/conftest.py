@@ -1,0 +1,34 @@
+"""What every test may use: the device under test and the real data that some tests are checked against."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the same sums in the same order on every machine
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="torch device that tests run on, for example cuda (default: cpu)")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return a function from a name to its file or folder of real data; the test is skipped without it."""
+
+    def find(name: str) -> Path:
+        folder = Path(os.environ.get("WGFLOW_TEST_DATA") or _SHARED)
+        if not (folder / name).exists():
+            pytest.skip(f"needs real data: no {name} in {folder}; set WGFLOW_TEST_DATA to a folder that holds it")
+        return folder / name
+
+    return find

@@ -1,0 +1,85 @@
+"""Keeps what updates report without waiting for the device, and looks at it once in a while."""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from wgflow._typing import Info
+from wgflow.errors import Diverged
+
+
+class Ledger:
+    """Sums of the reported quantities over the current window and over the current time step.
+
+    Updates hand in 0-d tensors on the device; :meth:`settle` moves all of them to the host in one transfer.
+    """
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.pending: list[tuple[int, int, Info]] = []
+        self.window: dict[str, list[float]] = {}
+        self.step: dict[str, list[float]] = {}
+
+    def add(self, k: int, info: Info) -> None:
+        """Take the report of one update inside time step ``k``."""
+        self.updates += 1
+        self.pending.append((self.updates, k, info))
+
+    def settle(self) -> None:
+        """Fetch what is pending, check it and add it to the sums.
+
+        Raises
+        ------
+        Diverged
+            Naming the first quantity that is not finite, on every rank when it happens on one.
+        """
+        pending, self.pending = self.pending, []
+        flat = [(u, k, name, value) for u, k, info in pending for name, value in info.items()]
+        if not flat:
+            return
+        held = [torch.as_tensor(value).detach().float() for *_, value in flat]
+        device = next((t.device for t in held if t.is_cuda), held[0].device)
+        values = torch.stack([t.to(device) for t in held])
+        _agree(values)
+        for (update, k, name, _), number in zip(flat, values.tolist(), strict=True):
+            if not math.isfinite(number):
+                raise Diverged(
+                    f"{name} became {number} at update {update}, in time step {k}. Nothing after the last checkpoint "
+                    "is kept. A smaller step size or learning rate, a bounded entropy (softplus, js_nonsat) or R1 helps.",
+                    term=name,
+                    step=k,
+                    update=update,
+                )
+            for sums in (self.window, self.step):
+                total = sums.setdefault(name, [0.0, 0])
+                total[0] += number
+                total[1] += 1
+
+    @staticmethod
+    def mean_and_clear(sums: dict[str, list[float]]) -> dict[str, float]:
+        """Return the means of a window and start it anew."""
+        means = {name: total / count for name, (total, count) in sums.items()}
+        sums.clear()
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain form; settle first."""
+        assert not self.pending
+        return {"updates": self.updates, "window": dict(self.window), "step": dict(self.step)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore."""
+        self.updates = saved["updates"]
+        self.window = {k: list(v) for k, v in saved["window"].items()}
+        self.step = {k: list(v) for k, v in saved["step"].items()}
+
+
+def _agree(values: torch.Tensor) -> None:
+    """Make a non-finite value on one rank known to all, or the others would wait for it for ever."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    bad = (~torch.isfinite(values)).float()
+    dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+    values[bad.bool() & torch.isfinite(values)] = math.nan

@@ -1,0 +1,46 @@
+"""Random generators: every draw names its own, and building a network is part of the seed."""
+
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from wgflow._typing import NetSource
+from wgflow.errors import BadInput
+
+T = TypeVar("T")
+
+
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator on ``device`` that starts at ``seed``."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def seeded(factory: Callable[[], T], rng: torch.Generator) -> T:
+    """Call ``factory`` with the global generators seeded from ``rng``, and put the global generators back after.
+
+    PyTorch's layers draw their initial weights from the global generator; this makes initialisation a function of
+    ``rng`` and leaves no trace elsewhere.
+    """
+    seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
+    with torch.random.fork_rng(devices=[rng.device] if rng.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return factory()
+
+
+def build(net: NetSource, rng: torch.Generator) -> nn.Module:
+    """Return a private network from a module (deep copy) or from a factory (called under a seed from ``rng``).
+
+    Raises
+    ------
+    BadInput
+        When ``net`` is neither a module nor a callable that returns one.
+    """
+    if isinstance(net, nn.Module):
+        return copy.deepcopy(net).to(rng.device)
+    built = seeded(net, rng) if callable(net) else net
+    if not isinstance(built, nn.Module):
+        raise BadInput(f"expected an nn.Module or a function that returns one, got {type(built).__name__}")
+    return built.to(rng.device)

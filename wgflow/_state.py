@@ -1,0 +1,114 @@
+"""Saving and restoring everything that changes: tensors, networks, generators and nested dataclasses.
+
+``state_dict`` turns a live object into plain containers of tensors, numbers and strings (what
+``torch.load(weights_only=True)`` accepts); ``load_state`` fills a freshly initialised object of the same make.
+Networks and optimisers are filled in place, so that aliases (an optimiser and its parameters) survive; tensors and
+numbers are replaced.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgflow.errors import CheckpointError
+
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def state_dict(obj: Any) -> Any:
+    """Return the plain form of ``obj``.
+
+    Raises
+    ------
+    CheckpointError
+        For an object that has no plain form.
+    """
+    if isinstance(obj, Tensor):
+        return obj.detach()
+    if isinstance(obj, torch.Generator):
+        return obj.get_state()
+    if hasattr(obj, "state_dict"):
+        return obj.state_dict()
+    if dataclasses.is_dataclass(obj):
+        return {f.name: state_dict(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
+    if isinstance(obj, dict):
+        return {key: state_dict(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [state_dict(value) for value in obj]
+    if isinstance(obj, _PLAIN):
+        return obj
+    raise CheckpointError(f"{type(obj).__name__} cannot be saved: give it state_dict() and load_state_dict()")
+
+
+def load_state(obj: Any, saved: Any, where: str = "state") -> Any:
+    """Fill ``obj`` from ``saved`` and return it (or the value that replaces it).
+
+    Raises
+    ------
+    CheckpointError
+        When the two do not have the same make; the message names the place.
+    """
+    if isinstance(obj, Tensor):
+        if not isinstance(saved, Tensor):
+            raise CheckpointError(f"{where}: a tensor was expected, the checkpoint holds {type(saved).__name__}")
+        return saved.to(obj.device)
+    if isinstance(obj, torch.Generator):
+        obj.set_state(saved.cpu())
+        return obj
+    if hasattr(obj, "load_state_dict"):
+        try:
+            obj.load_state_dict(saved)
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        return obj
+    if dataclasses.is_dataclass(obj):
+        fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+        _same_keys(fields, saved, where)
+        new = {name: load_state(value, saved[name], f"{where}.{name}") for name, value in fields.items()}
+        return dataclasses.replace(obj, **new)
+    if isinstance(obj, dict):
+        _same_keys(obj, saved, where)
+        return {key: load_state(value, saved[key], f"{where}[{key!r}]") for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        if not isinstance(saved, list) or len(saved) != len(obj):
+            raise CheckpointError(f"{where}: {len(obj)} entries were expected, the checkpoint holds {saved!r:.60}")
+        return type(obj)(load_state(v, s, f"{where}[{i}]") for i, (v, s) in enumerate(zip(obj, saved, strict=True)))
+    if isinstance(obj, _PLAIN) and isinstance(saved, _PLAIN):
+        return saved
+    raise CheckpointError(f"{where}: cannot restore {type(obj).__name__} from {type(saved).__name__}")
+
+
+def _same_keys(have: dict, saved: Any, where: str) -> None:
+    if not isinstance(saved, dict) or saved.keys() != have.keys():
+        found = sorted(map(str, saved)) if isinstance(saved, dict) else type(saved).__name__
+        raise CheckpointError(f"{where}: expected the entries {sorted(map(str, have))}, the checkpoint has {found}")
+
+
+def first_nonfinite(saved: Any) -> str | None:
+    """Name of the first floating-point tensor of a plain form with an entry that is not finite; None if there is none.
+
+    Waits for the device once when all is well.
+    """
+    named = [(name, t) for name, t in _named(saved) if t.is_floating_point()]
+    good = [torch.isfinite(t).all() for _, t in named]
+    device = next((t.device for t in good if t.is_cuda), torch.device("cpu"))
+    if not good or bool(torch.stack([g.to(device) for g in good]).all()):
+        return None
+    return next(name for (name, _), g in zip(named, good, strict=True) if not g)
+
+
+def _named(saved: Any, where: str = "state") -> list[tuple[str, Tensor]]:
+    if isinstance(saved, Tensor):
+        return [(where, saved)]
+    if isinstance(saved, dict):
+        return [pair for key, value in saved.items() for pair in _named(value, f"{where}.{key}")]
+    if isinstance(saved, (list, tuple)):
+        return [pair for i, value in enumerate(saved) for pair in _named(value, f"{where}[{i}]")]
+    return []
+
+
+def tensors(saved: Any) -> list[Tensor]:
+    """Every tensor in a plain form, in order."""
+    return [t for _, t in _named(saved)]

@@ -1,0 +1,15 @@
+"""Plain aliases: shapes stand in the docstrings and are checked at the public borders.
+
+``Points`` is a tensor of shape ``(n, *event)``, ``Scalar`` a 0-d tensor, ``Info`` a flat dictionary of 0-d tensors
+or floats that a step reports but does not need next time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+Points = Tensor
+Scalar = Tensor
+Info = dict[str, Any]
+NetSource = nn.Module | Callable[[], nn.Module]

@@ -1,0 +1,200 @@
+"""Callbacks read a run and never change it: progress, logs, metrics, stopping."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from wgflow._rng import generator
+from wgflow._typing import Info
+from wgflow.errors import BadInput
+from wgflow.metrics import Metric
+
+if TYPE_CHECKING:
+    from wgflow.solve import Run
+
+
+class Callback:
+    """Four moments of a run. A callback reads the state and never writes it; metrics use generators of their own."""
+
+    def on_start(self, run: "Run") -> None:
+        """Before the first update, after a resume."""
+
+    def on_update(self, run: "Run", info: Info) -> None:
+        """After every update. ``info`` holds 0-d tensors on the device: reading one waits for it."""
+
+    def on_log(self, run: "Run", window: dict[str, float]) -> None:
+        """After every ``log_every`` updates, with the means of what they reported."""
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
+        """After every time step, with its record; may return ``run.STOP``."""
+
+    def on_end(self, run: "Run") -> None:
+        """At the end, also of a run that failed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain form of what must survive a resume; nothing by default."""
+        return {}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+
+
+class Progress(Callback):
+    """A progress bar over the updates, with a few of the reported quantities.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        What to show; everything by default.
+    disable : bool
+        Show nothing.
+    """
+
+    def __init__(self, keys: Sequence[str] | None = None, disable: bool = False) -> None:
+        self.keys, self.disable = keys, disable
+
+    def on_start(self, run: "Run") -> None:
+        """Open the bar where the run stands."""
+        self.bar = tqdm(total=run.total_updates, initial=run.updates, disable=self.disable, mininterval=0.5)
+
+    def on_update(self, run: "Run", info: Info) -> None:
+        """Advance."""
+        self.bar.update()
+
+    def on_log(self, run: "Run", window: dict[str, float]) -> None:
+        """Show the latest means."""
+        shown = {k.rpartition("/")[2]: f"{v:.3g}" for k, v in window.items() if self.keys is None or k in self.keys}
+        self.bar.set_postfix({"step": f"{run.state.k}/{run.num_steps}"} | shown, refresh=False)
+
+    def on_end(self, run: "Run") -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+class JsonLog(Callback):
+    """Writes one JSON object a line: window means, time steps and metrics.
+
+    On a resume the file is cut back to where the checkpoint stood, so that every line is there once.
+
+    Parameters
+    ----------
+    path : path
+        A new file, or the one of the run that is resumed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.position: int | None = None
+
+    def on_start(self, run: "Run") -> None:
+        """Open the file, at the position of the checkpoint."""
+        if self.position is None and self.path.exists() and self.path.stat().st_size and run.updates:
+            self.position = self.path.stat().st_size
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115
+        self.file.truncate(self.position or 0)
+        self.file.seek(0, os.SEEK_END)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.file.write((json.dumps(row) + "\n").encode())
+        self.file.flush()
+
+    def on_log(self, run: "Run", window: dict[str, float]) -> None:
+        """Write a window."""
+        self._write({"kind": "updates", "update": run.updates, "k": run.state.k} | window)
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> None:
+        """Write a time step."""
+        self._write({"kind": "step"} | row | run.metrics)
+
+    def on_end(self, run: "Run") -> None:
+        """Close the file."""
+        self.file.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the length of the file."""
+        return {"position": self.file.tell()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Remember where to go on."""
+        self.position = saved["position"]
+
+
+@dataclass
+class Evaluate(Callback):
+    """Evaluates metrics at the end of time steps and puts them into the history.
+
+    Put it before callbacks that write the record. The generator of an evaluation is a function of the run's seed and
+    the step, so evaluating more often changes neither the flow nor the other evaluations.
+
+    Parameters
+    ----------
+    metrics : sequence of Metric
+        From a measure and a generator to a dictionary of numbers.
+    every : int
+        Time steps between evaluations; the first law and the last one are always evaluated.
+    """
+
+    metrics: Sequence[Metric]
+    every: int = 1
+    initial: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise BadInput(f"Evaluate(every={self.every}): expected at least 1")
+
+    def evaluate(self, run: "Run") -> dict[str, float]:
+        """Evaluate now."""
+        rho = run.state.present.inference()
+        found: dict[str, float] = {}
+        for j, metric in enumerate(self.metrics):
+            found |= metric(rho, generator(_mix(run.seed, run.state.k, j), rho.device))
+        return found
+
+    def on_start(self, run: "Run") -> None:
+        """Evaluate the initial law of a fresh run."""
+        if run.updates == 0:
+            self.initial = self.evaluate(run)
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> None:
+        """Evaluate when it is time."""
+        if run.state.k % self.every == 0 or run.state.k == run.num_steps:
+            run.record(self.evaluate(run))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the initial values."""
+        return {"initial": self.initial}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore the initial values."""
+        self.initial = saved["initial"]
+
+
+@dataclass
+class StopWhen(Callback):
+    """Stops the run after a time step whose record satisfies a condition.
+
+    Parameters
+    ----------
+    condition : callable
+        From the record of a step (with the metrics of the callbacks before) to a bool.
+    """
+
+    condition: Callable[[dict[str, Any]], bool]
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
+        """Ask the condition."""
+        return run.STOP if self.condition(row | run.metrics) else None
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several: distinct inputs give distinct streams."""
+    mixed = 0x9E3779B97F4A7C15
+    for n in numbers:
+        mixed = ((mixed ^ (n & (2**63 - 1))) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
+    return mixed % (2**62)

@@ -1,0 +1,54 @@
+"""The only compatibility logic: it reads what the classes declare and says why not, with advice."""
+
+from wgflow.functionals import Functional
+from wgflow.measures import Measure, MovingMeasure, Pushforward, Unnormalised
+from wgflow.solvers import Solver
+
+
+def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None:
+    """Return None when the three work together, else the reason and what to use instead.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow import KL, ForwardEuler, Particles, StandardNormal
+    >>> print(why_not(KL(StandardNormal(2)), ForwardEuler(), Particles(torch.zeros(3, 2))))
+    KL.value needs the density of the moving measure, ... Use the Critic estimator, ...
+    """
+    e, f, s, m = solver.estimator, type(F).__name__, type(solver).__name__, type(measure).__name__
+    kind = type(e).__name__
+    if not isinstance(measure, MovingMeasure):
+        return f"{m} cannot be moved: start from Particles, or from a Pushforward of it."
+    if e.needs and not any(F.can(method) for method in e.needs):
+        wanted = " or ".join(e.needs)
+        other = "Critic(net)" if F.can("conjugate") or F.can("variational") else "Autograd()"
+        return f"{kind} relies on the {wanted} of a functional, and {f} has none. Use {s}({other})."
+    if e.needs_samples and isinstance(F.data(), Unnormalised):
+        return f"{kind} needs draws of the target, and an Unnormalised density has none. Use a Dataset or a Gaussian."
+    if "value" in e.needs and F.needs_density and getattr(measure, "log_rho", None) is None:
+        return (
+            f"{f}.value needs the density of the moving measure, and {m} does not carry one. Use the Critic estimator, "
+            f"which needs samples only: {s}(Critic(net))."
+        )
+    if "value" in e.needs and F.needs_density and not solver.implicit:
+        return f"{m} loses its density at the first explicit move, and {f}.value needs it. Use {s}(Critic(net))."
+    if solver.needs_tracked_points and not measure.tracks_points:
+        return f"{s} attaches noise or weights to points, and {m} draws new ones every time. Use Particles."
+    if measure.replays_moves and not solver.implicit and not e.pointwise:
+        return f"{m} applies its moves to fresh points later, and {kind} is not pointwise. Use Critic, or Particles."
+    if not solver.implicit and isinstance(measure, Pushforward) and measure.regression is None:
+        return f"{s} moves points, and this Pushforward does not say how to follow them: give it regression=Regression(Adam())."
+    snapshot = getattr(solver, "snapshot", "raw")
+    if snapshot == "ema" and not getattr(measure, "ema", 0.0):
+        return f"{s}(snapshot='ema') takes the running average of the weights, and {m} keeps none: give it ema=0.9999, say."
+    return None
+
+
+def same_shape(target: Measure | None, measure: MovingMeasure) -> str | None:
+    """Return the reason when the points of the flow and of its target differ in shape or dtype."""
+    if target is None:
+        return None
+    ours, theirs = tuple(measure.event_shape), tuple(target.event_shape)
+    if ours != theirs:
+        return f"the moving measure has points of shape {ours}, the target of shape {theirs}: they must be equal."
+    return None

@@ -1,0 +1,48 @@
+"""Errors that wgflow raises on purpose; each message names the value, what was expected and what to do."""
+
+
+class WgflowError(Exception):
+    """Base class of every error raised on purpose by wgflow."""
+
+
+class Unsupported(WgflowError, NotImplementedError):
+    """The object does not implement the method that was asked of it."""
+
+
+class Incompatible(WgflowError, TypeError):
+    """A functional, a solver and a measure that cannot work together; the message says why and what to use instead."""
+
+
+class BadInput(WgflowError, ValueError):
+    """An argument has a wrong shape, type, range or name, or holds values that are not finite."""
+
+
+class MissingDependency(WgflowError, ImportError):
+    """An optional package is needed; the message names the extra that installs it."""
+
+
+class DataNotFound(WgflowError, FileNotFoundError):
+    """A data set or weights file is not where it was looked for; the message lists the places and how to get it."""
+
+
+class Diverged(WgflowError, ArithmeticError):
+    """A quantity stopped being finite; the message names the term, the time step and the update.
+
+    Attributes
+    ----------
+    term : str
+        Name of the first quantity that was not finite.
+    step, update : int
+        Completed time steps and updates when it was seen.
+    solution : Solution or None
+        What the run had produced until then.
+    """
+
+    def __init__(self, message: str, *, term: str = "", step: int = -1, update: int = -1) -> None:
+        super().__init__(message)
+        self.term, self.step, self.update = term, step, update
+        self.solution = None
+
+
+class CheckpointError(WgflowError, RuntimeError):
+    """A checkpoint is truncated, foreign or belongs to another run, or none could be written."""

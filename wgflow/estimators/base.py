@@ -1,0 +1,59 @@
+"""How the first variation of a functional is estimated."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from wgflow._registry import Registry
+from wgflow._typing import Info, Points, Scalar
+from wgflow.functionals import Functional
+from wgflow.measures import Particles
+
+ESTIMATORS: "Registry[Estimator]" = Registry("estimator")
+register_estimator = ESTIMATORS.register
+Draw = Callable[[torch.Generator], Particles]
+
+
+class Estimator(ABC):
+    r"""A scalar :math:`s(\rho)` with the derivatives of :math:`F`: :math:`\partial s/\partial w_i=\varphi_i` and
+    :math:`\partial s/\partial x_i=w_i\nabla\varphi(x_i)`.
+
+    Configuration only; what changes is the state that :meth:`init` returns and the others are handed.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Methods of a functional, any one of which it relies on."""
+    needs_samples: ClassVar[bool] = False
+    """It can only use targets that can be drawn from."""
+    pointwise: ClassVar[bool] = False
+    """The velocity at a point depends on that point and the estimator's state alone."""
+
+    def init(self, F: Functional, rng: torch.Generator) -> Any:
+        """Return what changes: networks and optimisers; None for an estimator without any."""
+        return None
+
+    def refine(self, F: Functional, draw: Draw, es: Any, rng: torch.Generator) -> Info:
+        r"""Improve the estimate at the current law, of which ``draw(rng)`` returns fresh batches."""
+        return {}
+
+    @abstractmethod
+    def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
+        """Return :math:`s`, a 0-d tensor differentiable in ``rho.x`` and ``rho.log_w``; ``F`` is frozen."""
+
+    def gradient(self, F: Functional, rho: Particles, es: Any) -> tuple[Tensor, Points]:
+        r"""Return :math:`\varphi` (n,), centred so that :math:`\sum_i w_i\varphi_i=0`, and :math:`\nabla\varphi` (n, \*event)."""
+        x = rho.x.detach().requires_grad_(True)
+        log_w = (torch.zeros_like(rho.w) if rho.log_w is None else rho.log_w).detach().requires_grad_(True)
+        s = self.surrogate(F, replace(rho, x=x, log_w=log_w), es)
+        d_w, d_x = torch.autograd.grad(s, (log_w, x), materialize_grads=True)
+        return d_w / rho.w, d_x / rho.w.view(-1, *[1] * (x.dim() - 1))
+
+    def velocity(self, F: Functional, rho: Particles, es: Any) -> Points:
+        r"""Return :math:`-\nabla\varphi` at the particles, shape (n, \*event)."""
+        x = rho.x.detach().requires_grad_(True)
+        (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
+        return -d_x / rho.w.view(-1, *[1] * (x.dim() - 1))

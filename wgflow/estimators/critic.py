@@ -1,0 +1,148 @@
+r"""The first variation by a trained network: the maximiser of the variational form of :math:`F`."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from wgflow._rng import build
+from wgflow._typing import Info, NetSource, Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.estimators.base import Draw, Estimator, register_estimator
+from wgflow.functionals import Functional
+from wgflow.measures import Particles
+from wgflow.optim import Adam, Descent, Optim
+
+
+@dataclass(frozen=True)
+class R1:
+    r"""Gradient penalty on data, :math:`\frac{\gamma}{2}E_\nu\lVert\nabla v(y)\rVert^2` (squared norm summed over coordinates).
+
+    Parameters
+    ----------
+    gamma : float
+        The S-JKO paper writes :math:`\lambda E\lVert\nabla v\rVert^2` (:math:`\gamma=2\lambda`); its code and UOTM's apply
+        :math:`\lambda/2` (:math:`\gamma=\lambda`).
+    every : int
+        Apply it at every so many critic updates only, ``every`` times as strong (lazy regularisation).
+    """
+
+    gamma: float
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0 or self.every < 1:
+            raise BadInput(f"R1 needs gamma >= 0 and every >= 1, got {self.gamma} and {self.every}")
+
+    def __call__(self, v: Tensor, y: Points) -> Scalar:
+        """Penalty from the critic's values ``v`` (n,) at points ``y`` that require gradient."""
+        (grad,) = torch.autograd.grad(v.sum(), y, create_graph=True)
+        return self.gamma / 2 * self.every * grad.flatten(1).square().sum(1).mean()
+
+
+@dataclass(eq=False)
+class CriticState:
+    """A critic in training."""
+
+    net: nn.Module
+    descent: Descent
+
+
+@register_estimator("critic")
+@dataclass(frozen=True)
+class Critic(Estimator):
+    r"""A network :math:`v` that ascends :math:`\langle\varphi,\rho\rangle-F^*(\varphi)`, :math:`\varphi=` ``F.witness(v)``.
+
+    The network keeps the sign of the papers: high on data, low on the model. It is created once and persists across
+    time steps with its optimiser.
+
+    Parameters
+    ----------
+    net : nn.Module or callable
+        :math:`v`, from (n, \*event) to (n,) or (n, 1); a module is copied, a function is called under the run's seed.
+    optim : Optim
+        Its optimiser; betas and learning rate of Choi et al. by default.
+    iters : int
+        Critic updates each time the solver asks (one per update of the moving measure in S-JKO).
+    r1 : R1, optional
+        Gradient penalty on the data points of the critic step.
+
+    Notes
+    -----
+    One update costs one forward pass on a model batch (drawn without gradient), one on a data batch and one backward
+    pass; R1 adds a backward pass of a backward pass.
+    """
+
+    net: NetSource
+    optim: Optim = field(default_factory=lambda: Adam(1e-4))
+    iters: int = 1
+    r1: R1 | None = None
+
+    needs = ("conjugate", "variational")
+    needs_samples = True
+    pointwise = True
+
+    def __post_init__(self) -> None:
+        if self.iters < 1:
+            raise BadInput(f"Critic(iters={self.iters}): expected at least 1 update")
+
+    def init(self, F: Functional, rng: torch.Generator) -> CriticState:
+        """Build the network and its optimiser."""
+        net = build(self.net, rng)
+        return CriticState(net, self.optim.build(net.parameters()))
+
+    def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:
+        """Ascend ``iters`` times, each on a fresh realisation of ``F`` and a fresh batch."""
+        info: Info = {}
+        for _ in range(self.iters):
+            info = self._ascend(F.freeze(rng), draw(rng), es)
+        return info
+
+    def _ascend(self, F: Functional, rho: Particles, es: CriticState) -> Info:
+        net = _Evaluated(es.net)
+        data = F.data()
+        penalise = self.r1 is not None and es.descent.updates % self.r1.every == 0
+        if penalise:
+            data.x.requires_grad_(True)
+        objective = F.variational(net, rho)
+        loss = F.critic_penalty(net, rho) - objective
+        info = {"critic/objective": objective, "critic/model": net(rho.x).mean()}
+        if isinstance(data, Particles):
+            info["critic/data"] = net(data.x).mean()
+        if penalise:
+            info["critic/r1"] = self.r1(net(data.x), data.x)
+            loss = loss + info["critic/r1"]
+        info |= {f"critic/{name}": value for name, value in F.diagnostics(net).items()}
+        es.descent.minimise(loss)
+        return {name: value.detach() for name, value in info.items()}
+
+    def surrogate(self, F: Functional, rho: Particles, es: CriticState) -> Scalar:
+        r"""Return :math:`\langle\varphi,\rho\rangle`, plus the values of what a sum holds beside the critic's term."""
+        return F.surrogate(_Evaluated(es.net), rho)
+
+    def potential(self, F: Functional, x: Points, es: CriticState) -> Tensor:
+        r"""Return :math:`\varphi(x)`, shape (n,), without gradient."""
+        with torch.no_grad():
+            return F.witness(_Evaluated(es.net)(x))
+
+
+class _Evaluated:
+    """A critic that checks its output and never evaluates the same tensor twice."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, x: Points) -> Tensor:
+        for known, v in self.seen:
+            if known is x:
+                return v
+        v = self.net(x)
+        if v.shape == (len(x), 1):
+            v = v[:, 0]
+        if v.shape != (len(x),):
+            raise BadInput(f"a critic must map {tuple(x.shape)} to ({len(x)},) or ({len(x)}, 1), got {tuple(v.shape)}")
+        # Conjugates hold exponentials: never in half precision.
+        v = v if v.dtype in (torch.float32, torch.float64) else v.float()
+        self.seen.append((x, v))
+        return v

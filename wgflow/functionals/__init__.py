@@ -1,0 +1,40 @@
+"""Functionals: what decreases along a flow."""
+
+from wgflow.functionals.algebra import Scaled, Sum
+from wgflow.functionals.base import FUNCTIONALS, Functional, register_functional
+from wgflow.functionals.divergences import (
+    KL,
+    Chi2,
+    Chi2Signed,
+    Chi2Tight,
+    FDivergence,
+    Identity,
+    JSExact,
+    JSNonSaturating,
+    KLDonskerVaradhan,
+    KLUncentred,
+    Softplus,
+    entropy,
+)
+from wgflow.functionals.energies import PotentialEnergy
+
+__all__ = [
+    "FUNCTIONALS",
+    "KL",
+    "Chi2",
+    "Chi2Signed",
+    "Chi2Tight",
+    "FDivergence",
+    "Functional",
+    "Identity",
+    "JSExact",
+    "JSNonSaturating",
+    "KLDonskerVaradhan",
+    "KLUncentred",
+    "PotentialEnergy",
+    "Scaled",
+    "Softplus",
+    "Sum",
+    "entropy",
+    "register_functional",
+]

@@ -1,0 +1,203 @@
+"""Sums and multiples of functionals: the algebra of the maths is the algebra of the objects."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from wgflow._typing import Info, Points, Scalar
+from wgflow.errors import BadInput, Unsupported
+from wgflow.functionals.base import Functional, Potential
+from wgflow.measures import Measure, Particles
+
+
+@dataclass(frozen=True)
+class Scaled(Functional):
+    r"""The multiple :math:`cF`, :math:`c>0`; its conjugate is :math:`(cF)^*(\varphi)=c\,F^*(\varphi/c)`.
+
+    Raises
+    ------
+    BadInput
+        Unless ``c`` is positive and finite (a negative multiple of a convex functional is not convex).
+    """
+
+    c: float
+    term: Functional
+
+    def __post_init__(self) -> None:
+        if not (self.c > 0 and math.isfinite(self.c)):
+            raise BadInput(f"a functional can be multiplied by a positive, finite number, got {self.c}")
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """Target points a realisation of the term uses."""
+        return self.term.batch
+
+    @property
+    def needs_density(self) -> bool:  # type: ignore[override]
+        """Whether the term does."""
+        return self.term.needs_density
+
+    def value(self, rho: Particles) -> Scalar:
+        """Return ``c`` times the value of the term."""
+        return self.c * self.term.value(rho)
+
+    def conjugate(self, phi: Potential) -> Scalar:
+        r"""Return :math:`c\,F^*(\varphi/c)`."""
+        return self.c * self.term.conjugate(lambda y: phi(y) / self.c)
+
+    def variational(self, net: Potential, rho: Particles) -> Scalar:
+        """Return ``c`` times the term's: one critic output stands for the term's own witness."""
+        return self.c * self.term.variational(net, rho)
+
+    def surrogate(self, net: Potential, rho: Particles) -> Scalar:
+        """Return ``c`` times the term's."""
+        return self.c * self.term.surrogate(net, rho)
+
+    def critic_penalty(self, net: Potential, rho: Particles) -> Scalar | float:
+        """Return ``c`` times the term's."""
+        return self.c * self.term.critic_penalty(net, rho)
+
+    def diagnostics(self, net: Potential) -> Info:
+        """Return the term's."""
+        return self.term.diagnostics(net)
+
+    def split_entropy(self) -> tuple[Functional | None, float]:
+        """Scale both parts."""
+        energy, temperature = self.term.split_entropy()
+        return None if energy is None else Scaled(self.c, energy), self.c * temperature
+
+    def at(self, k: int, t: float) -> Self:
+        """Take the term at that step."""
+        return type(self)(self.c, self.term.at(k, t))
+
+    def freeze(self, rng: torch.Generator) -> Self:
+        """Freeze the term."""
+        return type(self)(self.c, self.term.freeze(rng))
+
+    def data(self) -> Measure | None:
+        """Return the term's."""
+        return self.term.data()
+
+    def can(self, method: str) -> bool:
+        """Whether the term does."""
+        return self.term.can(method)
+
+
+@dataclass(frozen=True)
+class Sum(Functional):
+    r"""The sum :math:`\sum_j F_j`.
+
+    ``value`` adds. Under a critic the one term with a conjugate is estimated by the critic, the others by their value.
+    The conjugate exists when every other term is a potential energy:
+    :math:`(F+\langle V,\cdot\rangle)^*(\varphi)=F^*(\varphi-V)`.
+    """
+
+    terms: tuple[Functional, ...]
+
+    @classmethod
+    def of(cls, *terms: Functional) -> "Sum":
+        """Add functionals, with nested sums made flat."""
+        return cls(tuple(t for term in terms for t in (term.terms if isinstance(term, Sum) else (term,))))
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """Largest batch of the terms."""
+        return max(t.batch for t in self.terms)
+
+    @property
+    def needs_density(self) -> bool:  # type: ignore[override]
+        """Whether a term does."""
+        return any(t.needs_density for t in self.terms)
+
+    def _dual_terms(self) -> list[Functional]:
+        return [t for t in self.terms if t.can("conjugate") or t.can("variational")]
+
+    def _split(self) -> tuple[Functional, list[Functional]]:
+        dual = self._dual_terms()
+        if len(dual) != 1:
+            names = ", ".join(type(t).__name__ for t in self.terms)
+            raise Unsupported(
+                f"a critic estimates exactly one term of a sum; {len(dual)} of ({names}) have a conjugate. Use Autograd "
+                "where every term has a value."
+            )
+        return dual[0], [t for t in self.terms if t is not dual[0]]
+
+    def value(self, rho: Particles) -> Scalar:
+        """Return the sum of the values."""
+        return torch.stack([t.value(rho) for t in self.terms]).sum()
+
+    def conjugate(self, phi: Potential) -> Scalar:
+        r"""Return :math:`F^*(\varphi-\sum_j V_j)` for one functional plus potential energies."""
+        from wgflow.functionals.energies import PotentialEnergy
+
+        dual, rest = self._split()
+        linear = [_linear_part(t) for t in rest]
+        if any(v is None for v in linear):
+            names = ", ".join(type(t).__name__ for t in rest if not isinstance(t, PotentialEnergy))
+            raise Unsupported(f"the conjugate of this sum is not known: {names} is not a potential energy")
+
+        def shifted(y: Points) -> torch.Tensor:
+            return phi(y) - torch.stack([v(y) for v in linear]).sum(0)
+
+        return dual.conjugate(shifted)
+
+    def variational(self, net: Potential, rho: Particles) -> Scalar:
+        """Return the critic term's objective: the other terms do not depend on the critic."""
+        return self._split()[0].variational(net, rho)
+
+    def surrogate(self, net: Potential, rho: Particles) -> Scalar:
+        """Return the critic term's surrogate plus the values of the other terms."""
+        dual, rest = self._split()
+        return torch.stack([dual.surrogate(net, rho), *(t.value(rho) for t in rest)]).sum()
+
+    def critic_penalty(self, net: Potential, rho: Particles) -> Scalar | float:
+        """Return the critic term's."""
+        return self._split()[0].critic_penalty(net, rho)
+
+    def diagnostics(self, net: Potential) -> Info:
+        """Return the critic term's."""
+        return self._split()[0].diagnostics(net)
+
+    def split_entropy(self) -> tuple[Functional | None, float]:
+        """Add the energies and the temperatures."""
+        parts = [t.split_entropy() for t in self.terms]
+        energies = [e for e, _ in parts if e is not None]
+        energy = None if not energies else energies[0] if len(energies) == 1 else Sum.of(*energies)
+        return energy, sum(temperature for _, temperature in parts)
+
+    def at(self, k: int, t: float) -> Self:
+        """Take every term at that step."""
+        return type(self)(tuple(term.at(k, t) for term in self.terms))
+
+    def freeze(self, rng: torch.Generator) -> Self:
+        """Freeze every term, in order."""
+        return type(self)(tuple(term.freeze(rng) for term in self.terms))
+
+    def data(self) -> Measure | None:
+        """Return the critic term's; None when no single term is for a critic."""
+        dual = self._dual_terms()
+        return dual[0].data() if len(dual) == 1 else None
+
+    def can(self, method: str) -> bool:
+        """Whether the sum does, given what its terms do."""
+        if method == "value":
+            return all(t.can("value") for t in self.terms)
+        dual = self._dual_terms()
+        rest = [t for t in self.terms if t not in dual]
+        if len(dual) != 1:
+            return False
+        if method == "conjugate":
+            return dual[0].can("conjugate") and all(_linear_part(t) is not None for t in rest)
+        return method == "variational" and all(t.can("value") for t in rest)
+
+
+def _linear_part(term: Functional) -> Potential | None:
+    from wgflow.functionals.energies import PotentialEnergy
+
+    if isinstance(term, PotentialEnergy):
+        return term.potential
+    if isinstance(term, Scaled) and isinstance(term.term, PotentialEnergy):
+        return lambda y: term.c * term.term.potential(y)  # type: ignore[attr-defined]
+    return None

@@ -1,0 +1,136 @@
+"""What decreases: functionals of a measure, their one source of randomness, and their algebra."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from wgflow._registry import Registry
+from wgflow._typing import Info, Points, Scalar
+from wgflow.errors import BadInput, Unsupported
+from wgflow.measures import Measure, Particles
+
+if TYPE_CHECKING:
+    from wgflow.functionals.algebra import Scaled, Sum
+
+Potential = Callable[[Points], Tensor]
+FUNCTIONALS: "Registry[Functional]" = Registry("functional")
+register_functional = FUNCTIONALS.register
+
+
+class Functional:
+    r"""A functional :math:`F(\rho)` of a probability measure.
+
+    A subclass, usually a frozen dataclass, implements at least one of :meth:`value` (primal) and :meth:`conjugate`
+    (dual; for convex :math:`F`, :math:`F(\rho)=\sup_\varphi\{\langle\varphi,\rho\rangle-F^*(\varphi)\}` and the maximiser
+    is the first variation :math:`\delta F/\delta\rho`). Both are deterministic: :meth:`freeze` is the single door
+    through which randomness enters.
+
+    Attributes
+    ----------
+    batch : int
+        How many target points one realisation uses.
+    needs_density : bool
+        :meth:`value` reads ``rho.log_rho``.
+    reference : tuple of str
+        Keys of the papers it comes from, in the documentation's bibliography.
+    """
+
+    batch: int = 256
+    needs_density: ClassVar[bool] = False
+    reference: ClassVar[tuple[str, ...]] = ()
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`F(\rho)`, a 0-d tensor differentiable in ``rho.x`` and ``rho.log_w``."""
+        raise Unsupported(f"{type(self).__name__} has no primal value; estimate it with Critic")
+
+    def conjugate(self, phi: Potential) -> Scalar:
+        r"""Return :math:`F^*(\varphi)=\sup_\rho\{\langle\varphi,\rho\rangle-F(\rho)\}`, differentiable in ``phi``."""
+        raise Unsupported(f"{type(self).__name__} has no conjugate; estimate its first variation with Autograd")
+
+    def witness(self, v: Tensor) -> Tensor:
+        r"""Turn a critic's unconstrained output ``v`` (n,) into :math:`\varphi`.
+
+        :math:`\varphi=-v` (critics are high on data and low on the model, as in the papers), unless :math:`F^*` has a
+        domain that the output must be mapped into.
+        """
+        return -v
+
+    def variational(self, net: Potential, rho: Particles) -> Scalar:
+        r"""Objective that a critic ascends; its supremum is :math:`F(\rho)`.
+
+        :math:`\langle\varphi,\rho\rangle-F^*(\varphi)` with :math:`\varphi=` ``witness(net(.))``, unless a functional has
+        a form of its own.
+        """
+        return self.surrogate(net, rho) - self.conjugate(lambda y: self.witness(net(y)))
+
+    def surrogate(self, net: Potential, rho: Particles) -> Scalar:
+        r"""Part of the critic's estimate of :math:`F` that depends on :math:`\rho`: what the moving measure descends."""
+        return rho.mean(self.witness(net(rho.x)))
+
+    def critic_penalty(self, net: Potential, rho: Particles) -> Scalar | float:
+        """Term subtracted from what the critic ascends, for a functional that needs one (W1)."""
+        return 0.0
+
+    def diagnostics(self, net: Potential) -> Info:
+        """Return what a critic's values on the target points tell about its quality; nothing by default."""
+        return {}
+
+    def split_entropy(self) -> tuple["Functional | None", float]:
+        r"""Return ``(E, T)`` with :math:`F = E + T\int\rho\log\rho`; ``T`` = 0 when there is no entropy part."""
+        return self, 0.0
+
+    def at(self, k: int, t: float) -> Self:
+        """Return the functional of time step ``k`` at time ``t``: every measure it holds is taken at that step."""
+        return self._with_measures(lambda m: m.at(k, t))
+
+    def freeze(self, rng: torch.Generator) -> Self:
+        """Return one random realisation: every measure it holds becomes a fixed batch of ``batch`` points."""
+        return self._with_measures(lambda m: m.draw(self.batch, rng) if m.can_draw else m)
+
+    def _with_measures(self, change: Callable[[Measure], Measure]) -> Self:
+        if not dataclasses.is_dataclass(self):
+            raise Unsupported(f"{type(self).__name__} is not a dataclass: override freeze(rng) and at(k, t) yourself")
+        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changed = {name: change(m) for name, m in held.items() if isinstance(m, Measure)}
+        return dataclasses.replace(self, **changed) if changed else self
+
+    def data(self) -> Measure | None:
+        """Return the data measure that a gradient penalty on real points looks at; None when there is none."""
+        return getattr(self, "target", None)
+
+    @classmethod
+    def supports(cls, method: str) -> bool:
+        """Whether this class implements an optional method such as ``"value"`` or ``"conjugate"``."""
+        return getattr(cls, method) is not getattr(Functional, method)
+
+    def can(self, method: str) -> bool:
+        """Whether this object does; a sum or a multiple asks its terms."""
+        return self.supports(method)
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "Functional":
+        """Return a tiny instance for contract tests and the docs table."""
+        raise Unsupported(f"{cls.__name__} has no example(): write one so that the contract tests cover it")
+
+    def __add__(self, other: "Functional") -> "Sum":
+        from wgflow.functionals.algebra import Sum
+
+        if not isinstance(other, Functional):
+            return NotImplemented
+        return Sum.of(self, other)
+
+    def __rmul__(self, c: float) -> "Scaled":
+        from wgflow.functionals.algebra import Scaled
+
+        if not isinstance(c, (int, float)):
+            return NotImplemented
+        return Scaled(float(c), self)
+
+
+def check_batch(batch: int) -> None:
+    """Raise ``BadInput`` unless a batch has at least one point."""
+    if batch < 1:
+        raise BadInput(f"batch={batch}: expected at least 1 target point")

@@ -1,0 +1,347 @@
+r"""f-divergences :math:`D_f(\rho|\nu)=\int f(d\rho/d\nu)\,d\nu`, model first and data second.
+
+The rows are the entropies of the S-JKO, UOTM and GWF papers. All are centred (:math:`f(1)=0`, :math:`f^*(0)=0`,
+:math:`(f^*)'(0)=1`) unless a class says otherwise. :math:`f^*(u)=\sup_{p\ge0}(pu-f(p))` is nondecreasing, and its slope
+at the optimal :math:`\varphi` is the density ratio :math:`d\rho/d\nu`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from wgflow._typing import Info, Scalar
+from wgflow.errors import BadInput, Unsupported
+from wgflow.functionals.base import FUNCTIONALS, Functional, Potential, check_batch, register_functional
+from wgflow.measures import Measure, Particles, StandardNormal
+
+LOG2 = math.log(2)
+# Above this log ratio the exponential conjugates go on along their tangent: the conjugate of the same f restricted to
+# p <= e^20. One misranked data point then costs a large finite gradient instead of an overflow.
+LOG_RATIO_CAP = 20.0
+
+
+@dataclass(frozen=True)
+class FDivergence(Functional):
+    r"""An f-divergence to a target, by its conjugate (samples of the target) or by its density ratio.
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\nu`, the data.
+    batch : int
+        Target points in one realisation.
+    """
+
+    target: Measure
+    batch: int = 256
+
+    needs_density = True
+    reference = ("choi2024scalable", "caucheteux2026unifying")
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch)
+
+    def f(self, p: Tensor) -> Tensor:
+        """Entropy function at the density ratio ``p >= 0``, elementwise."""
+        raise Unsupported(f"{type(self).__name__} must define f")
+
+    def f_star(self, u: Tensor) -> Tensor:
+        r"""Conjugate :math:`f^*(u)`, elementwise."""
+        raise Unsupported(f"{type(self).__name__} must define f_star")
+
+    def ratio(self, u: Tensor) -> Tensor:
+        r"""Slope :math:`(f^*)'(u)`: the density ratio that the potential value ``u`` stands for, elementwise."""
+        raise Unsupported(f"{type(self).__name__} must define ratio")
+
+    def perspective(self, log_r: Tensor) -> Tensor:
+        r"""Return :math:`f(r)/r` from :math:`\log r`, elementwise; its mean under :math:`\rho` is :math:`D_f`."""
+        r = log_r.exp()
+        return self.f(r) / r
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`E_\rho[f(r)/r]`, :math:`r=\rho/\nu` from the densities.
+
+        Raises
+        ------
+        Unsupported
+            When ``rho.log_rho`` is missing or the target has no density: use ``Critic``, which needs neither.
+        """
+        if rho.log_rho is None:
+            raise Unsupported(
+                f"{type(self).__name__}.value needs the density of the particles (log_rho) and it is not known. Use the "
+                "Critic estimator, which needs samples only."
+            )
+        return rho.mean(self.perspective(rho.log_rho - self.target.log_prob(rho.x)))
+
+    def conjugate(self, phi: Potential) -> Scalar:
+        r"""Return :math:`F^*(\varphi)=E_\nu f^*(\varphi)` on the target points; computed in at least float32."""
+        nu = self._sample()
+        return nu.mean(self.f_star(phi(nu.x)))
+
+    def diagnostics(self, net: Potential) -> Info:
+        r"""Return ``mass`` :math:`=E_\nu (f^*)'(\varphi)`: 1 at the optimum, so a cheap test of how good the critic is."""
+        nu = self._sample()
+        return {"mass": nu.mean(self.ratio(self.witness(net(nu.x))))}
+
+    def _sample(self) -> Particles:
+        if not isinstance(self.target, Particles):
+            raise Unsupported("draw the target first: F.freeze(rng) returns the functional on one fixed batch")
+        return self.target
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "FDivergence":
+        """Return the divergence to a standard normal."""
+        return cls(StandardNormal(*event_shape), batch=64)
+
+
+def _capped_exp(u: Tensor) -> Tensor:
+    """Return e^u, continued along its tangent above the cap."""
+    low = u.clamp(max=LOG_RATIO_CAP)
+    return low.exp() * (1 + u - low)
+
+
+@register_functional("identity")
+@dataclass(frozen=True)
+class Identity(FDivergence):
+    r"""Hard constraint :math:`\rho=\nu`: :math:`f=0` at 1, :math:`\infty` elsewhere; :math:`f^*(u)=u`.
+
+    Under ``JKO`` with one step it is OTM (Rout et al. 2022). Constants in the critic are undetermined and nothing bounds
+    it: train with R1.
+    """
+
+    def f(self, p: Tensor) -> Tensor:
+        """Zero at 1, infinite elsewhere."""
+        return torch.where(p == 1, 0.0, torch.inf)
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return u."""
+        return u
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """One."""
+        return torch.ones_like(u)
+
+
+@register_functional("kl")
+@dataclass(frozen=True)
+class KL(FDivergence):
+    r"""Kullback–Leibler :math:`\mathrm{KL}(\rho|\nu)`: :math:`f(p)=p\log p-p+1`, :math:`f^*(u)=e^u-1`.
+
+    The ratio is unbounded: a critic that misranks data meets :math:`e^u`. Above :math:`u=20` the conjugate continues
+    along its tangent. :class:`KLDonskerVaradhan` has no such term.
+    """
+
+    def f(self, p: Tensor) -> Tensor:
+        """Return p log p - p + 1."""
+        return torch.xlogy(p, p) - p + 1
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return e^u - 1."""
+        return torch.where(u < 1, torch.expm1(u.clamp(max=1)), _capped_exp(u) - 1)
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return e^u."""
+        return u.clamp(max=LOG_RATIO_CAP).exp()
+
+    def perspective(self, log_r: Tensor) -> Tensor:
+        """Return log r: the estimator with the lighter tail (f(r)/r has 1/r in it, whose mean is a constant)."""
+        return log_r
+
+
+@register_functional("kl_uncentred")
+@dataclass(frozen=True)
+class KLUncentred(KL):
+    r"""The same functional from :math:`f(p)=p\log p`, :math:`f^*(u)=e^{u-1}`: the critic is shifted by 1 (GWF's ``KL``)."""
+
+    def f(self, p: Tensor) -> Tensor:
+        """Return p log p."""
+        return torch.xlogy(p, p)
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return e^(u-1)."""
+        return _capped_exp(u - 1)
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return e^(u-1)."""
+        return (u - 1).clamp(max=LOG_RATIO_CAP).exp()
+
+
+@register_functional("kl_dv")
+@dataclass(frozen=True)
+class KLDonskerVaradhan(KL):
+    r"""KL by Donsker and Varadhan: :math:`F^*(\varphi)=\log E_\nu e^{\varphi}`, the constant of the critic optimised out.
+
+    Never below the bound of :class:`KL` for the same critic, invariant under :math:`\varphi\to\varphi+a`, free of
+    overflow, but biased for a finite batch. Source: Caucheteux et al. (2026), Eq. 11.
+    """
+
+    def conjugate(self, phi: Potential) -> Scalar:
+        r"""Return :math:`\log\sum_j w_j e^{\varphi(y_j)}`."""
+        nu = self._sample()
+        return torch.logsumexp(phi(nu.x) + nu.w.log(), 0)
+
+    def diagnostics(self, net: Potential) -> Info:
+        """Return nothing: the weights are a softmax, so their mass is always 1."""
+        return {}
+
+
+@register_functional("chi2")
+@dataclass(frozen=True)
+class Chi2(FDivergence):
+    r"""Pearson :math:`\chi^2`: :math:`f(p)=(p-1)^2`, :math:`f^*(u)=u+u^2/4` for :math:`u\ge-2` and :math:`-1` below.
+
+    Data points with :math:`u<-2` get no gradient.
+    """
+
+    def f(self, p: Tensor) -> Tensor:
+        """Return (p - 1)^2."""
+        return (p - 1).square()
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return u + u^2/4, constant below -2."""
+        u = u.clamp(min=-2)
+        return u + u.square() / 4
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return max(1 + u/2, 0)."""
+        return (1 + u / 2).clamp(min=0)
+
+
+@register_functional("chi2_signed")
+@dataclass(frozen=True)
+class Chi2Signed(Chi2):
+    r""":math:`\chi^2` with :math:`f(p)=(p-1)^2` on all of :math:`\mathbb R`: :math:`f^*(u)=u+u^2/4` everywhere (GWF's ``chi2``).
+
+    The ratio :math:`1+u/2` can be negative: a confident critic on data is pushed back.
+    """
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return u + u^2/4."""
+        return u + u.square() / 4
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return 1 + u/2."""
+        return 1 + u / 2
+
+
+@register_functional("chi2_tight")
+@dataclass(frozen=True)
+class Chi2Tight(Chi2):
+    r""":math:`\chi^2` by its scale-free variational form (GWF's ``chi2_tight``).
+
+    .. math:: \chi^2(\rho|\nu)=\sup_{d\ge0}\frac{(E_\rho d-E_\nu d)^2}{\operatorname{Var}_\nu d},
+       \qquad d=\operatorname{softplus}(-v).
+
+    The variance is floored at 1e-4. Not linear in :math:`\rho`: the moving measure descends the same ratio. The
+    supremum is reached at :math:`d\propto d\rho/d\nu`.
+    """
+
+    def variational(self, net: Potential, rho: Particles) -> Scalar:
+        """Return the ratio on the batch."""
+        nu = self._sample()
+        d_nu = nnf.softplus(-net(nu.x))
+        mean = nu.mean(d_nu)
+        variance = nu.mean((d_nu - mean).square()).clamp(min=1e-4)
+        return (rho.mean(nnf.softplus(-net(rho.x))) - mean).square() / variance
+
+    def surrogate(self, net: Potential, rho: Particles) -> Scalar:
+        """Return the same ratio: every part of it moves with the model."""
+        return self.variational(net, rho)
+
+
+@register_functional("softplus")
+@dataclass(frozen=True)
+class Softplus(FDivergence):
+    r""":math:`f(p)=p\log p+(2-p)\log(2-p)` on :math:`[0,2]`, :math:`\infty` above; :math:`f^*(u)=2\,\mathrm{softplus}(u)-2\log 2`.
+
+    Equal to :math:`2\,\mathrm{JS}(\rho,2\nu-\rho)`. The ratio lies in (0, 2), so gradients are bounded: numerically the
+    safest entropy. It also *imposes* :math:`d\rho/d\nu\le2`: one step, however small, must jump inside :math:`2\nu`.
+    """
+
+    def f(self, p: Tensor) -> Tensor:
+        """Return p log p + (2-p) log(2-p), infinite above 2."""
+        inside = torch.xlogy(p, p) + torch.xlogy(2 - p.clamp(max=2), 2 - p.clamp(max=2))
+        return torch.where(p <= 2, inside, torch.inf)
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return 2 softplus(u) - 2 log 2."""
+        return 2 * nnf.softplus(u) - 2 * LOG2
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return 2 sigmoid(u)."""
+        return 2 * u.sigmoid()
+
+
+@register_functional("js_exact")
+@dataclass(frozen=True)
+class JSExact(FDivergence):
+    r"""Twice the Jensen–Shannon divergence: :math:`f(p)=p\log p-(p+1)\log\frac{p+1}2`, :math:`f^*(u)=-\log(2-e^u)`, :math:`u<\log2`.
+
+    The critic is a logit: :math:`\varphi=\log 2-\mathrm{softplus}(v)`. What it ascends is the usual GAN objective; the
+    moving measure descends the saturating generator loss. At most :math:`2\log2`, so its gradient vanishes for disjoint
+    supports. :class:`JSNonSaturating` is what the public S-JKO-JSD code follows.
+    """
+
+    def f(self, p: Tensor) -> Tensor:
+        """Return p log p - (p+1) log((p+1)/2)."""
+        return torch.xlogy(p, p) - torch.xlogy(p + 1, (p + 1) / 2)
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return -log(2 - e^u) for u < log 2, infinite above."""
+        inside = -LOG2 - torch.log(-torch.expm1(u.clamp(max=LOG2) - LOG2))
+        return torch.where(u < LOG2, inside, torch.inf)
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return e^u / (2 - e^u)."""
+        return u.exp() / (2 - u.exp())
+
+    def witness(self, v: Tensor) -> Tensor:
+        """Return log 2 - softplus(v)."""
+        return LOG2 - nnf.softplus(v)
+
+    def variational(self, net: Potential, rho: Particles) -> Scalar:
+        r"""Return :math:`2\log2-E_\rho\,\mathrm{softplus}(v)-E_\nu\,\mathrm{softplus}(-v)`: no digits lost for large :math:`|v|`."""
+        nu = self._sample()
+        return 2 * LOG2 - rho.mean(nnf.softplus(net(rho.x))) - nu.mean(nnf.softplus(-net(nu.x)))
+
+
+@register_functional("js_nonsat")
+@dataclass(frozen=True)
+class JSNonSaturating(JSExact):
+    r"""What the non-saturating GAN generator descends: :math:`2\,\mathrm{KL}(\tfrac{\rho+\nu}2|\nu)`.
+
+    :math:`f(p)=(p+1)\log\frac{p+1}2-(p-1)`; :math:`f^*(u)=2e^u-u-2` for :math:`u\ge-\log2` and :math:`\log2-1` below. The
+    critic ascends the same GAN objective as :class:`JSExact` and the moving measure sees
+    :math:`\varphi=\mathrm{softplus}(-v)-\log2`, the first variation of this functional at the critic's optimum: an
+    adversarial game whose equilibrium is this functional's, not a saddle point of it. This is the S-JKO-JSD of Choi et
+    al. (2024), Algorithm 3.
+    """
+
+    def f(self, p: Tensor) -> Tensor:
+        """Return (p+1) log((p+1)/2) - (p-1)."""
+        return torch.xlogy(p + 1, (p + 1) / 2) - (p - 1)
+
+    def f_star(self, u: Tensor) -> Tensor:
+        """Return 2 e^u - u - 2, constant below -log 2."""
+        u = u.clamp(min=-LOG2)
+        return 2 * _capped_exp(u) - u - 2
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """Return max(2 e^u - 1, 0)."""
+        return (2 * u.clamp(max=LOG_RATIO_CAP).exp() - 1).clamp(min=0)
+
+    def witness(self, v: Tensor) -> Tensor:
+        """Return softplus(-v) - log 2."""
+        return nnf.softplus(-v) - LOG2
+
+
+def entropy(name: str, target: Measure, batch: int = 256) -> FDivergence:
+    """Return the f-divergence called ``name`` in the registry; raises ``BadInput`` for a functional of another kind."""
+    cls = FUNCTIONALS[name]
+    if not issubclass(cls, FDivergence):
+        known = [n for n in FUNCTIONALS if issubclass(FUNCTIONALS[n], FDivergence)]
+        raise BadInput(f"{name!r} is not an f-divergence; expected one of {', '.join(known)}")
+    return cls(target, batch)

@@ -1,0 +1,123 @@
+"""Stacks of 8-bit images, their float form, and resizing."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wgflow.errors import BadInput
+
+CHUNK_PIXELS = 2**22  # bounds what is held in float at any time (16 MB in float32)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ``BadInput`` unless ``images`` is a non-empty uint8 tensor (n, c, h, w)."""
+    if not isinstance(images, Tensor):
+        raise BadInput(f"images must be a torch.Tensor, got {type(images).__name__}")
+    if images.dtype != torch.uint8:
+        raise BadInput(f"images must be uint8 (0 to 255), got {images.dtype}; wgflow's to_uint8 converts from [-1, 1]")
+    if images.dim() != 4:
+        raise BadInput(f"images must have shape (n, c, h, w), got {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise BadInput(f"the set of images is empty: shape {tuple(images.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images in memory with what is known about them.
+
+    Attributes
+    ----------
+    images : Tensor, uint8, shape (n, c, h, w)
+        Grey levels or RGB, 0 to 255.
+    labels : Tensor, int64, shape (n,), or None
+        Class of each image, an index into ``classes`` where these are known.
+    name : str
+        Name of the set, or of the file or folder it was read from.
+    classes : tuple of str, or None
+        Names of the classes.
+
+    Raises
+    ------
+    BadInput
+        For images that are not uint8 (n, c, h, w) or are none at all, and for labels that are not int64 (n,).
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor | None = field(repr=False)
+    name: str
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        labels = self.labels
+        if labels is not None and (labels.dtype != torch.int64 or labels.shape != self.images.shape[:1]):
+            raise BadInput(
+                f"labels must be int64 of shape ({len(self.images)},), one an image, got {labels.dtype} of "
+                f"shape {tuple(labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    r"""Return :math:`x / 127.5 - 1` in float32: 0 becomes -1 and 255 becomes 1. Any shape.
+
+    Raises
+    ------
+    BadInput
+        When ``images`` is not uint8: scaling twice would pass unnoticed.
+
+    Examples
+    --------
+    >>> to_unit(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-1.,  1.])
+    """
+    if images.dtype != torch.uint8:
+        raise BadInput(f"to_unit expects uint8 images (0 to 255), got {images.dtype}")
+    return images.to(torch.float32).div_(127.5).sub_(1)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    r"""Return :math:`\mathrm{round}(127.5\,(x + 1))` cut to 0 ... 255, as uint8. Any shape.
+
+    The inverse of :func:`to_unit`. Halves are rounded to even levels; what is not a number has no colour, and
+    its byte is arbitrary.
+
+    Raises
+    ------
+    BadInput
+        When ``x`` is not of a floating-point type.
+
+    Examples
+    --------
+    >>> to_uint8(torch.tensor([-1.0, 0.0, 7.0]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    if not x.is_floating_point():
+        raise BadInput(f"to_uint8 expects floating-point images in [-1, 1], got {x.dtype}")
+    return x.detach().to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return square images (n, c, h, h) as (n, c, size, size): bilinear, antialiased and rounded.
+
+    Raises
+    ------
+    BadInput
+        When the images are not square: stretching them would distort what they show.
+    """
+    n, c, h, w = images.shape
+    if h != w:
+        raise BadInput(f"size={size} needs square images, these are {h} x {w}: crop them first, or leave size out")
+    if h == size:
+        return images
+    out = images.new_empty(n, c, size, size)
+    step = max(1, CHUNK_PIXELS // (c * max(h, size) ** 2))
+    for i in range(0, n, step):
+        x = images[i : i + step].to(torch.float32)
+        x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        out[i : i + step] = x.round_()
+    return out

@@ -1,0 +1,354 @@
+"""Networks whose features Fréchet and kernel distances compare; each says in its ``id`` what it is."""
+
+import copy
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wgflow._imports import require
+from wgflow._rng import generator
+from wgflow.errors import BadInput, DataNotFound
+
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of the weights of the FID network; both public files hold the same bytes."""
+INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+"""The names under which torch-fidelity and pytorch-fid store them."""
+INCEPTION_VARIABLE = "WGFLOW_FID_WEIGHTS"
+"""Environment variable that may hold their path."""
+
+
+class FeatureExtractor(Protocol):
+    """A fixed function from images to vectors.
+
+    Attributes
+    ----------
+    num_features : int
+        Length D of a vector.
+    id : str
+        Network, hash of its weights, resize and scale: two sets of features may be compared only if their ids agree.
+    """
+
+    num_features: int
+    id: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map uint8 images (n, 1 or 3, h, w) to floating-point features (n, D); grey is repeated to RGB."""
+        ...
+
+
+class _Frozen(nn.Module):
+    """Shared parts: evaluation mode for good, no gradients, checked input."""
+
+    num_features: int
+    id: str
+
+    def train(self, mode: bool = True) -> "_Frozen":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 images (n, 1 or 3, h, w) to features (n, D)."""
+        return self._features(as_rgb(images))
+
+    def _features(self, rgb: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Return uint8 images (n, 1 or 3, h, w) with three channels, grey repeated.
+
+    Raises
+    ------
+    BadInput
+        For another dtype or shape.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+        got = f"{tuple(images.shape)} of {images.dtype}"
+        raise BadInput(f"feature networks take uint8 images (n, 1 or 3, h, w), got {got}")
+    return images.expand(-1, 3, -1, -1)
+
+
+def device_of(features: FeatureExtractor) -> torch.device:
+    """Return where an extractor computes: the device of its first parameter or buffer, the CPU without any."""
+    if isinstance(features, nn.Module):
+        for tensor in (*features.parameters(), *features.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+def embed(features: FeatureExtractor, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the features of each batch of uint8 images, float64 (n, D), on the device of the extractor.
+
+    Raises
+    ------
+    BadInput
+        When the extractor does not return (n, ``num_features``) finite numbers.
+    """
+    device = device_of(features)
+    for images in batches:
+        with torch.no_grad():
+            found = features(images.to(device))
+        expected = (len(images), features.num_features)
+        if tuple(found.shape) != expected:
+            raise BadInput(f"{features.id} must return features of shape {expected}, got {tuple(found.shape)}")
+        if not bool(torch.isfinite(found).all()):
+            raise BadInput(f"{features.id} returned features that are not finite")
+        yield found.double()
+
+
+class InceptionFeatures(_Frozen):
+    """The 2048 features ``pool3`` of the Inception network of the FID, in the protocol of pytorch-fid.
+
+    Images are scaled to [0, 1], resized to 299 x 299 by plain bilinear interpolation (half-pixel centres, no
+    antialiasing) and scaled to [-1, 1]. The network is that of torch-fidelity. Other tools resize otherwise
+    and get other numbers: the ``id`` says which protocol this is.
+
+    Parameters
+    ----------
+    weights : path, optional
+        The weights file. Without it, the path in the environment variable ``WGFLOW_FID_WEIGHTS`` is taken, then
+        either of the two known names in the ``checkpoints`` folder of torch hub.
+    allow_download : bool
+        Fetch the file into that folder when it is nowhere. Never done otherwise.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no file; the message says its name, hash and how to get it.
+    BadInput
+        When the SHA-256 of the file is not that of the published weights; it is then not loaded.
+    MissingDependency
+        Without torch-fidelity.
+    """
+
+    num_features = 2048
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None, *, allow_download: bool = False) -> None:
+        super().__init__()
+        network = require("torch_fidelity.feature_extractor_inceptionv3", extra="metrics")
+        path = find_inception_weights(weights, download_from=network.URL_INCEPTION_V3 if allow_download else None)
+        found = sha256(path)
+        if found != INCEPTION_SHA256:
+            raise BadInput(
+                f"{path} is not the published Inception weights file: its SHA-256 begins {found[:8]}, expected "
+                f"{INCEPTION_SHA256[:8]}. It was not loaded; delete it and get the file again"
+            )
+        # torch-fidelity unpickles whatever it is given. It gets the tensors that the restricted loader found.
+        plain = io.BytesIO()
+        torch.save(torch.load(path, map_location="cpu", weights_only=True), plain)
+        plain.seek(0)
+        net = network.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], plain)
+        self.layers = nn.Sequential(*(child for name, child in net.named_children() if name != "fc"))
+        self.requires_grad_(False).eval()
+        self.id = f"inception-v3-fid pool3 bilinear-299 scale=2x-1 sha256:{INCEPTION_SHA256[:8]}"
+
+    def _features(self, rgb: Tensor) -> Tensor:
+        x = F.interpolate(rgb.float() / 255, size=(299, 299), mode="bilinear", align_corners=False)
+        return self.layers(2 * x - 1).flatten(1)
+
+
+def find_inception_weights(weights: str | os.PathLike[str] | None = None, download_from: str | None = None) -> Path:
+    """Return the path of the Inception weights: argument, environment variable, torch hub folder, download.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no such file. A path given by argument or variable is never replaced by another one.
+    """
+    for origin, named in (("argument weights", weights), (INCEPTION_VARIABLE, os.environ.get(INCEPTION_VARIABLE))):
+        if named:
+            if Path(named).is_file():
+                return Path(named)
+            raise DataNotFound(f"there is no Inception weights file at {named} (from {origin})")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    for name in INCEPTION_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if download_from is None:
+        raise DataNotFound(
+            f"the FID needs the Inception weights {INCEPTION_FILES[0]} (also published as {INCEPTION_FILES[1]}; 96 MB, "
+            f"SHA-256 begins {INCEPTION_SHA256[:8]}); neither is in {folder}. Either call with allow_download=True, or "
+            f"get the file from the releases of torch-fidelity or pytorch-fid and put it there or name it in the "
+            f"environment variable {INCEPTION_VARIABLE}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(download_from, str(folder / INCEPTION_FILES[0]), INCEPTION_SHA256)
+    return folder / INCEPTION_FILES[0]
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class CifarResNetFeatures(_Frozen):
+    r"""The 64 features before the linear layer of a CIFAR-10 ResNet (He et al. 2016, Section 4.2).
+
+    Depth 6n + 2 with n basic blocks in each of three stages of widths 16, 32, 64; shortcuts of type A (every second
+    pixel, zero channels), global mean. Input is scaled to [0, 1] and normalised by the ImageNet means
+    (0.485, 0.456, 0.406) and deviations (0.229, 0.224, 0.225); there is no resize.
+
+    A Fréchet distance in these features compares runs with each other. It is not a FID.
+
+    Parameters
+    ----------
+    path : path
+        ``.npz`` file that holds the state dictionary as arrays, named ``conv1.weight``, ``layer1.0.conv1.weight``, …,
+        ``linear.bias``. The depth is read off.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no such file.
+    BadInput
+        When it does not hold such a network; for images that are not 32 x 32.
+    """
+
+    num_features = 64
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        state = _load_arrays(path)
+        blocks = len({m[1] for name in state if (m := re.match(r"layer1\.(\d+)\.", name))})
+        self.conv1 = nn.utils.skip_init(nn.Conv2d, 3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, blocks)
+        self.layer2 = _stage(16, 32, blocks)
+        self.layer3 = _stage(32, 64, blocks)
+        classes = len(state.get("linear.bias", ()))
+        self.linear = nn.utils.skip_init(nn.Linear, 64, classes)
+        try:
+            missing, unknown = self.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise BadInput(f"{path} does not hold a CIFAR ResNet: {error}") from error
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        if missing or unknown or not blocks:
+            raise BadInput(f"{path} does not hold a CIFAR ResNet: without {missing[:3]}, with unknown {unknown[:3]}")
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+        self.id = f"cifar-resnet{6 * blocks + 2}-features sha256:{sha256(path)[:12]}"
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores (n, 10) before the softmax, in the order of the CIFAR-10 labels."""
+        return self.linear(self.forward(images))
+
+    def _features(self, rgb: Tensor) -> Tensor:
+        if rgb.shape[-2:] != (32, 32):
+            raise BadInput(f"{self.id} takes images of 32 x 32, got {tuple(rgb.shape[-2:])}; use another extractor")
+        x = (rgb.float() / 255 - self.mean) / self.std
+        x = self.bn1(self.conv1(x)).relu()
+        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.stride, self.padding = width // width_in, (width - width_in) // 2
+        self.conv1 = nn.utils.skip_init(nn.Conv2d, width_in, width, 3, stride=self.stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.utils.skip_init(nn.Conv2d, width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        shortcut = F.pad(x[..., :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+        return (y + shortcut).relu()
+
+
+def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(width if i else width_in, width) for i in range(blocks)))
+
+
+def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise DataNotFound(f"there is no file of network weights at {path}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (ValueError, OSError, EOFError, AttributeError) as error:
+        raise BadInput(f"{path} is not an .npz file of arrays: {error}") from error
+
+
+class RandomConvFeatures(_Frozen):
+    """A seeded random convolutional network: works everywhere, means little; a proxy for smoke tests.
+
+    Three 3x3 convolutions of stride 2 (widths 64, 128, 256) with Kaiming-normal weights and ReLU, global mean.
+    Its ``id`` begins ``proxy-random-conv``.
+
+    Parameters
+    ----------
+    seed : int
+        Of the weights, which are drawn on the CPU.
+    """
+
+    num_features = 256
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        rng, widths, digest = generator(seed), (3, 64, 128, 256), hashlib.sha256()
+        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+            weight = torch.randn(after, before, 3, 3, generator=rng) * (2 / (9 * before)) ** 0.5
+            digest.update(weight.numpy().tobytes())
+            self.register_buffer(f"weight{i}", weight)
+        self.id = f"proxy-random-conv seed={seed} sha256:{digest.hexdigest()[:12]}"
+        self.eval()
+
+    def _features(self, rgb: Tensor) -> Tensor:
+        x = rgb.float() / 127.5 - 1
+        for weight in self.buffers():
+            x = F.conv2d(x, weight, stride=2, padding=1).relu()
+        return x.mean((2, 3))
+
+
+class ModuleFeatures(_Frozen):
+    """Any network of the user as an extractor; a private copy in evaluation mode.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Returns features (n, ``num_features``).
+    num_features : int
+        D.
+    id : str
+        Name the network, its weights and the preprocessing: equal ids are taken to be comparable.
+    preprocess : callable, optional
+        From uint8 RGB images (n, 3, h, w) to what ``module`` takes; scaling to [-1, 1] when None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pixels = ModuleFeatures(torch.nn.Flatten(), num_features=12, id="pixels in [-1, 1]")
+    >>> pixels(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).unique()
+    tensor([1.])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        num_features: int,
+        id: str,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_features < 1 or not id:
+            raise BadInput(f"expected num_features >= 1 and a nonempty id, got {num_features} and {id!r}")
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.num_features, self.id, self.preprocess = num_features, id, preprocess
+
+    def _features(self, rgb: Tensor) -> Tensor:
+        return self.module(self.preprocess(rgb) if self.preprocess else rgb.float() / 127.5 - 1)

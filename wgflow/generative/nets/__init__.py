@@ -1,0 +1,39 @@
+"""Ready-made generators and critics; any ``nn.Module`` with the same conventions works in their place.
+
+A generator maps a batch from the source (n, *source_shape), and auxiliary noise (n, *noise_shape) where
+``noise_shape`` is not None, to data; ``reference()`` is the fixed map from source to data that stands for it
+before the first step. A critic maps data to values (n,).
+"""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from wgflow.generative.nets.large import LargeCritic, LargeGenerator
+from wgflow.generative.nets.small import SmallCritic, SmallGenerator
+from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
+
+__all__ = [
+    "NETWORKS",
+    "LargeCritic",
+    "LargeGenerator",
+    "NetworkPair",
+    "SmallCritic",
+    "SmallGenerator",
+    "ToyCritic",
+    "ToyGenerator",
+]
+
+
+class NetworkPair(NamedTuple):
+    """A generator and the critic of matching size, as classes; their sizes are keyword arguments."""
+
+    generator: type[nn.Module]
+    critic: type[nn.Module]
+
+
+NETWORKS: dict[str, NetworkPair] = {
+    "toy": NetworkPair(generator=ToyGenerator, critic=ToyCritic),
+    "small": NetworkPair(generator=SmallGenerator, critic=SmallCritic),
+    "large": NetworkPair(generator=LargeGenerator, critic=LargeCritic),
+}

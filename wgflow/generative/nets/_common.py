@@ -1,0 +1,131 @@
+"""What the networks share: checks of sizes and batches, and layers that PyTorch lacks."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from wgflow.errors import BadInput
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise :class:`BadInput` unless every named size is a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise BadInput(f"{name}={size!r}: expected a positive integer")
+
+
+def check_image_shape(image_shape: tuple[int, int, int], smallest: int) -> tuple[int, int, int]:
+    """Return ``image_shape`` as a tuple, or raise :class:`BadInput` unless it is (channels, size, size)."""
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(isinstance(side, int) and side >= 1 for side in shape) or shape[1] != shape[2]:
+        raise BadInput(f"image_shape={shape}: expected (channels, size, size), three positive integers, square images")
+    if shape[1] < smallest:
+        raise BadInput(f"image_shape={shape}: expected images of at least {smallest} x {smallest}; enlarge or pad them")
+    return shape
+
+
+def check_batch(name: str, batch: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Raise :class:`BadInput` unless ``batch`` has shape ``(n, *event_shape)``."""
+    if tuple(batch.shape[1:]) != event_shape:
+        expected = ", ".join(("n", *map(str, event_shape)))
+        raise BadInput(f"{name} has shape {tuple(batch.shape)}, but this network expects ({expected})")
+
+
+class SumPoolHead(nn.Module):
+    """Sum over all pixels, then one linear unit: features (n, channels, h, w) to values (n,).
+
+    Computed in the precision of the weights also under autocast: a sum over pixels followed by a value that
+    enters an exponential is the wrong place for the 8 bits of bfloat16.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return one value per image, shape (n,)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.linear(features.sum((2, 3), dtype=self.linear.weight.dtype)).squeeze(-1)
+
+
+class MinibatchDeviation(nn.Module):
+    r"""Append one channel that tells a critic how much the images of a batch differ.
+
+    Image i belongs to group :math:`i \bmod m` with :math:`m = \lceil n / \text{group} \rceil`; a batch that
+    ``group`` does not divide has smaller groups, their sizes differing by one at most. The channel holds, for
+    each group, the mean over features and pixels of :math:`\sqrt{\mathrm{Var} + 10^{-8}}`, variance over the
+    group (divided by its size).
+
+    Reference: Karras et al., "Progressive Growing of GANs", ICLR 2018, section 3.
+
+    Parameters
+    ----------
+    group : int
+        Largest number of images in a group.
+
+    Examples
+    --------
+    >>> import torch
+    >>> MinibatchDeviation(4)(torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1))[:, 1].flatten()
+    tensor([1., 1.])
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        check_sizes(group=group)
+        self.group = group
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map features (n, c, h, w) to (n, c + 1, h, w)."""
+        n = h.shape[0]
+        groups = -(-n // self.group)
+        members = -(-n // groups)
+        # Half precision would lose the small differences that this is about.
+        values = h.to(torch.promote_types(h.dtype, torch.float32))
+        # Zeros of weight 0 fill up the incomplete groups; position k of group j is image k * groups + j.
+        values = nnf.pad(values, (0, 0, 0, 0, 0, 0, 0, members * groups - n)).unflatten(0, (members, groups))
+        filled = torch.arange(members * groups, device=h.device) < n
+        weight = filled.to(values.dtype).reshape(members, groups, 1, 1, 1)
+        weight = weight / weight.sum(0)
+        mean = (weight * values).sum(0)
+        variance = (weight * (values - mean).square()).sum(0)
+        deviation = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(h.dtype)
+        channel = deviation.repeat(members)[:n].reshape(n, 1, 1, 1).expand(n, 1, *h.shape[2:])
+        return torch.cat([h, channel], dim=1)
+
+
+class FIRResample(nn.Module):
+    r"""Halve or double images with the separable FIR filter (1, 3, 3, 1), zeros outside the image.
+
+    Equal to diffusers' ``downsample_2d`` and ``upsample_2d`` with that kernel, as one depthwise convolution
+    whose kernel lives on the device; diffusers builds it on the CPU and copies it over in every call, which
+    makes the host wait.
+
+    Reference: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019.
+
+    Parameters
+    ----------
+    up : bool
+        Double if True, halve if False.
+
+    Examples
+    --------
+    >>> import torch
+    >>> FIRResample(up=False)(torch.ones(1, 1, 6, 6))[0, 0, 1]
+    tensor([0.8750, 1.0000, 0.8750])
+    """
+
+    def __init__(self, *, up: bool) -> None:
+        super().__init__()
+        self.up = up
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        # Doubling puts three zeros next to each pixel, hence four times the weight.
+        kernel = torch.outer(taps, taps) / (16.0 if up else 64.0)
+        self.register_buffer("kernel", kernel[None, None], persistent=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, c, 2h, 2w) or to (n, c, h // 2, w // 2)."""
+        c = h.shape[1]
+        kernel = self.kernel.expand(c, 1, 4, 4)
+        resample = nnf.conv_transpose2d if self.up else nnf.conv2d
+        return resample(h, kernel, stride=2, padding=1, groups=c)

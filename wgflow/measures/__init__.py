@@ -1,0 +1,33 @@
+"""Measures: what a flow moves (particles, pushforwards) and where it goes (targets)."""
+
+from wgflow.measures.base import Measure, MovingMeasure, Successor
+from wgflow.measures.particles import Particles
+from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
+from wgflow.measures.targets import (
+    Dataset,
+    Gaussian,
+    GaussianMixture,
+    Smoothed,
+    StandardNormal,
+    Unnormalised,
+    instance_noise,
+    twenty_five_gaussians,
+)
+
+__all__ = [
+    "Dataset",
+    "Gaussian",
+    "GaussianMixture",
+    "Measure",
+    "MovingMeasure",
+    "Particles",
+    "Pushforward",
+    "Regression",
+    "Smoothed",
+    "StandardNormal",
+    "Successor",
+    "Unnormalised",
+    "ema_decay",
+    "instance_noise",
+    "twenty_five_gaussians",
+]

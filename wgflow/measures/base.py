@@ -1,0 +1,122 @@
+"""What can be drawn from, and what a solver can move."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Points
+from wgflow.errors import Unsupported
+
+if TYPE_CHECKING:
+    from wgflow.measures.particles import Particles
+
+
+class Measure(ABC):
+    """A probability measure that can be drawn from.
+
+    Attributes
+    ----------
+    event_shape : torch.Size
+        Shape of one point: ``(d,)`` for vectors, ``(c, h, w)`` for images.
+    device : torch.device
+        Where its points live.
+    """
+
+    event_shape: torch.Size
+    can_draw: ClassVar[bool] = True
+    """False for a density without a sampler."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where draws of this measure live."""
+        return torch.device("cpu")
+
+    @abstractmethod
+    def draw(self, n: int, rng: torch.Generator) -> "Particles":
+        """Return ``n`` points ``(n, *event)`` with their weights, drawn with ``rng`` and nothing else."""
+
+    def log_prob(self, x: Points) -> Tensor:
+        r"""Log density at ``x``, shape ``(n,)``, possibly up to a constant.
+
+        Raises
+        ------
+        Unsupported
+            When the density is not known.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} has no density at a point. Use a functional that needs draws only (an f-divergence "
+            "under Critic), or a target with log_prob such as Gaussian."
+        )
+
+    def at(self, k: int, t: float) -> "Measure":
+        """Return the measure of time step ``k`` (time ``t``); itself unless it changes along the flow."""
+        return self
+
+    @classmethod
+    def supports(cls, method: str) -> bool:
+        """Whether this class implements an optional method, such as ``"log_prob"``."""
+        return getattr(cls, method) is not getattr(Measure, method)
+
+
+class MovingMeasure(Measure):
+    """A measure that a solver can move, either by an explicit displacement or by training a successor."""
+
+    tracks_points: ClassVar[bool] = False
+    """The same points persist between steps, so noise, momentum and weights can be attached to them."""
+    replays_moves: ClassVar[bool] = False
+    """Moves are applied again to fresh points later, so they must be pointwise maps."""
+
+    def start(self, rng: torch.Generator) -> "MovingMeasure":
+        """Return a private copy ready to move: what ``rng`` initialises is built, nothing is shared with ``self``."""
+        raise Unsupported(f"{type(self).__name__} cannot start a flow")
+
+    def follow(self, move: Callable[["Particles"], Points], rng: torch.Generator) -> "MovingMeasure":
+        """Return the measure after the explicit displacement ``x -> move(x)``."""
+        raise Unsupported(f"{type(self).__name__} cannot follow an explicit move; use an implicit solver such as JKO")
+
+    def inference(self) -> "Measure":
+        """View this measure as one samples it after training; itself where training and sampling do not differ."""
+        return self
+
+    def propose(self, rng: torch.Generator, last: "Successor | None" = None) -> "Successor":
+        """Return a trainable successor. ``last`` is the accepted one of the step before, for a warm start."""
+        raise Unsupported(f"{type(self).__name__} has no trainable successor; use an explicit solver (ForwardEuler)")
+
+
+class Successor(ABC):
+    r"""A trainable :math:`\rho'` that is coupled to its predecessor :math:`\rho`.
+
+    It holds no reference to :math:`\rho`: a checkpoint would hold the network twice and lose aliases on loading.
+    """
+
+    persistent: ClassVar[bool] = False
+    """It is trained further in the next step, together with its optimiser (the S-JKO warm start)."""
+
+    @abstractmethod
+    def parameters(self) -> list[Tensor]:
+        """What the implicit solver minimises over."""
+
+    @abstractmethod
+    def couple(self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str) -> tuple["Particles", "Particles"]:
+        r"""Draw ``(x, y)`` with :math:`x \sim \rho` (no gradient) and :math:`y = T(x) \sim \rho'` (differentiable).
+
+        ``latent`` is ``"shared"`` or ``"independent"``: whether both maps see the same auxiliary noise.
+        """
+
+    @abstractmethod
+    def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> "Particles":
+        r"""Draw from :math:`\rho'` without gradient."""
+
+    @abstractmethod
+    def accept(self, rho: MovingMeasure, snapshot: str) -> MovingMeasure:
+        r"""Return :math:`\rho'` as a measure. ``rho`` is consumed: its memory may be reused."""
+
+    @abstractmethod
+    def measure(self, rho: MovingMeasure) -> MovingMeasure:
+        r"""View :math:`\rho'` as a measure while it is still being trained."""
+
+    def trained(self, rho: MovingMeasure) -> None:
+        """Take note of one finished update (running averages); nothing by default."""

@@ -1,0 +1,159 @@
+"""Weighted particles: the only thing that travels between components, and the simplest measure that moves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.measures.base import Measure, MovingMeasure, Successor
+
+
+@dataclass(frozen=True, eq=False)
+class Particles(MovingMeasure):
+    r"""The empirical measure :math:`\sum_i w_i \delta_{x_i}`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, \*event)
+        Positions.
+    log_w : Tensor, shape (n,), optional
+        Logarithms of the weights, which need not sum to one: :attr:`w` normalises. None means :math:`1/n`.
+    log_rho : Tensor, shape (n,), optional
+        Log density of the underlying measure at ``x``, where it is known.
+    source : Measure, optional
+        The measure this is a draw of; a draw answers :meth:`log_prob` through it.
+
+    Raises
+    ------
+    BadInput
+        For no particles, a scalar ``x``, an integer dtype or a mismatch of shapes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> p = Particles(torch.tensor([[0.0], [1.0]]), log_w=torch.tensor([0.25, 0.75]).log())
+    >>> p.mean(p.x[:, 0])
+    tensor(0.7500)
+    """
+
+    x: Points
+    log_w: Tensor | None = None
+    log_rho: Tensor | None = None
+    source: Measure | None = field(default=None, repr=False)
+
+    tracks_points: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        x = self.x
+        if not isinstance(x, Tensor) or x.dim() < 2 or len(x) == 0:
+            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise BadInput(f"particles need positions of shape (n, *event) with n >= 1, got {shape}")
+        if not x.is_floating_point():
+            raise BadInput(f"particles need floating-point positions, got {x.dtype}: convert with x.float()")
+        for name in ("log_w", "log_rho"):
+            value = getattr(self, name)
+            if value is not None and value.shape != x.shape[:1]:
+                raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {tuple(value.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of one point."""
+        return self.x.shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the positions live."""
+        return self.x.device
+
+    @property
+    def w(self) -> Tensor:
+        r"""Normalised weights, shape (n,): :math:`w_i = e^{\ell_i}/\sum_j e^{\ell_j}`."""
+        if self.log_w is None:
+            return self.x.new_full((len(self),), 1 / len(self))
+        return self.log_w.softmax(0)
+
+    def mean(self, f: Tensor) -> Scalar:
+        r"""Return :math:`\sum_i w_i f_i` for ``f`` of shape (n,).
+
+        Raises
+        ------
+        BadInput
+            When ``f`` is not one number a particle: an ``(n, 1)`` would broadcast silently.
+        """
+        if f.shape != self.x.shape[:1]:
+            raise BadInput(f"expected one value a particle, shape ({len(self)},), got {tuple(f.shape)}")
+        return f.mean() if self.log_w is None else (self.w * f).sum()
+
+    def draw(self, n: int, rng: torch.Generator) -> "Particles":
+        """Return ``n`` of the particles, distinct, with their relative weights; all of them when ``n`` is as many."""
+        if n >= len(self):
+            return self
+        index = torch.randperm(len(self), generator=rng, device=rng.device)[:n].to(self.device)
+        pick = lambda t: None if t is None else t[index]  # noqa: E731
+        return replace(self, x=self.x[index], log_w=pick(self.log_w), log_rho=pick(self.log_rho))
+
+    def log_prob(self, x: Points) -> Tensor:
+        """Log density of the measure that this is a draw of."""
+        if self.source is None:
+            return super().log_prob(x)
+        return self.source.log_prob(x)
+
+    def start(self, rng: torch.Generator) -> "Particles":
+        """Return a private copy of the positions, weights and log densities."""
+        copy = lambda t: None if t is None else t.detach().clone()  # noqa: E731
+        return Particles(self.x.detach().clone(), copy(self.log_w), copy(self.log_rho))
+
+    def follow(self, move: Callable[["Particles"], Points], rng: torch.Generator) -> "Particles":
+        """Move every particle; the density is no longer known afterwards."""
+        return replace(self, x=move(self).detach(), log_rho=None)
+
+    def propose(self, rng: torch.Generator, last: Successor | None = None) -> "ParticlesSuccessor":
+        """Positions that start where the particles are."""
+        return ParticlesSuccessor(self.x.clone().requires_grad_(True))
+
+
+@dataclass(eq=False)
+class ParticlesSuccessor(Successor):
+    """The positions themselves are the parameters: a proximal-point step of every particle."""
+
+    y: Tensor
+
+    def parameters(self) -> list[Tensor]:
+        """The positions."""
+        return [self.y]
+
+    def couple(
+        self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
+    ) -> tuple[Particles, Particles]:
+        """All particles before and after, in the same order and with the same weights."""
+        assert isinstance(rho, Particles)
+        return rho, replace(rho, x=self.y, log_rho=None)
+
+    def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:
+        """At most ``n`` of the particles at their present trial positions."""
+        return self.measure(rho).draw(n, rng)
+
+    def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Particles:
+        """Particles at the trial positions."""
+        return self.measure(rho)
+
+    def measure(self, rho: MovingMeasure) -> Particles:
+        """Particles at the trial positions, detached."""
+        assert isinstance(rho, Particles)
+        return replace(rho, x=self.y.detach().clone(), log_rho=None)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Plain form."""
+        return {"y": self.y.detach()}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Restore in place: the optimiser holds the same tensor."""
+        with torch.no_grad():
+            self.y.copy_(saved["y"])

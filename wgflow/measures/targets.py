@@ -1,0 +1,257 @@
+"""Static measures: targets and latents."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Points
+from wgflow.errors import BadInput
+from wgflow.measures.base import Measure
+from wgflow.measures.particles import Particles
+
+
+class StandardNormal(Measure):
+    r"""The standard normal :math:`N(0, I)` on any event shape; the usual latent measure.
+
+    Parameters
+    ----------
+    \*event_shape : int
+        Shape of one point, for example ``StandardNormal(3, 32, 32)``.
+    device, dtype
+        Of the draws.
+
+    Examples
+    --------
+    >>> import torch
+    >>> StandardNormal(2).draw(5, torch.Generator().manual_seed(0)).x.shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, *event_shape: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None):
+        if not event_shape or min(event_shape) < 1:
+            raise BadInput(f"StandardNormal{event_shape}: expected the sizes of one point, each at least 1")
+        self.event_shape = torch.Size(event_shape)
+        self.dtype = dtype or torch.get_default_dtype()
+        self._device = torch.device(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where draws live."""
+        return self._device
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` independent points."""
+        shape = (n, *self.event_shape)
+        return Particles(torch.randn(shape, generator=rng, device=self._device, dtype=self.dtype), source=self)
+
+    def log_prob(self, x: Points) -> Tensor:
+        r"""Return :math:`-\tfrac12|x|^2-\tfrac d2\log 2\pi`, shape (n,)."""
+        d = math.prod(self.event_shape)
+        return -0.5 * x.flatten(1).square().sum(1) - 0.5 * d * math.log(2 * math.pi)
+
+
+class Gaussian(Measure):
+    r"""The Gaussian :math:`N(m, C)` on vectors.
+
+    Parameters
+    ----------
+    mean : Tensor, shape (d,)
+        :math:`m`.
+    cov : Tensor, shape (d, d)
+        :math:`C`, a covariance (not a standard deviation), symmetric positive definite.
+
+    Raises
+    ------
+    BadInput
+        For mismatched shapes or a matrix that is not positive definite.
+    """
+
+    def __init__(self, mean: Tensor, cov: Tensor) -> None:
+        if mean.dim() != 1 or cov.shape != (len(mean), len(mean)):
+            raise BadInput(f"Gaussian: expected mean (d,) and cov (d, d), got {tuple(mean.shape)}, {tuple(cov.shape)}")
+        self.mean, self.cov = mean, cov
+        self._chol, failed = torch.linalg.cholesky_ex(cov)
+        if failed:
+            raise BadInput(f"Gaussian: cov is not positive definite:\n{cov}")
+        self.event_shape = mean.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where draws live."""
+        return self.mean.device
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` independent points."""
+        z = torch.randn(n, len(self.mean), generator=rng, device=self.device, dtype=self.mean.dtype)
+        return Particles(self.mean + z @ self._chol.T, source=self)
+
+    def log_prob(self, x: Points) -> Tensor:
+        """Normalised log density, shape (n,)."""
+        r = torch.linalg.solve_triangular(self._chol, (x - self.mean).T, upper=False)
+        d = len(self.mean)
+        return -0.5 * r.square().sum(0) - self._chol.diagonal().log().sum() - 0.5 * d * math.log(2 * math.pi)
+
+
+class GaussianMixture(Measure):
+    r"""The mixture :math:`\sum_j p_j N(m_j, \sigma^2 I)`.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+        Centres :math:`m_j`.
+    std : float
+        Common standard deviation :math:`\sigma` (not a variance).
+    weights : Tensor, shape (k,), optional
+        Probabilities; equal when None.
+    stratified : bool
+        Draw every component as equally often as ``n`` allows, as the public S-JKO toys do (equal weights only);
+        the floor of a comparison between samples falls a lot.
+    """
+
+    def __init__(self, means: Tensor, std: float, weights: Tensor | None = None, *, stratified: bool = False) -> None:
+        if means.dim() != 2 or std <= 0:
+            raise BadInput(f"GaussianMixture: expected means (k, d) and std > 0, got {tuple(means.shape)} and {std}")
+        if weights is not None and (weights.shape != means.shape[:1] or bool((weights < 0).any())):
+            raise BadInput(f"GaussianMixture: expected {len(means)} nonnegative weights, got {weights}")
+        if stratified and weights is not None:
+            raise BadInput("GaussianMixture: stratified draws are for equal weights; leave weights out")
+        self.means, self.std, self.stratified = means, std, stratified
+        self.weights = torch.full_like(means[:, 0], 1 / len(means)) if weights is None else weights / weights.sum()
+        self.event_shape = means.shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        """Where draws live."""
+        return self.means.device
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` points: independent, or with every component in turn when stratified."""
+        if self.stratified:
+            j = torch.arange(n, device=self.device) % len(self.means)
+        else:
+            j = torch.multinomial(self.weights, n, replacement=True, generator=rng)
+        z = torch.randn(n, *self.event_shape, generator=rng, device=self.device, dtype=self.means.dtype)
+        return Particles(self.means[j] + self.std * z, source=self)
+
+    def log_prob(self, x: Points) -> Tensor:
+        """Normalised log density, shape (n,); memory n k d."""
+        d = self.means.shape[1]
+        z = (x[:, None] - self.means) / self.std
+        log_normal = -0.5 * z.square().sum(-1) - d * math.log(self.std * math.sqrt(2 * math.pi))
+        return torch.logsumexp(self.weights.log() + log_normal, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Measure):
+    r"""The empirical measure of a tensor of points; a draw takes independent points with replacement.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, \*event), floating point
+        The points. They stay on their device, so a draw is an index, not a transfer.
+    """
+
+    x: Points
+
+    def __post_init__(self) -> None:
+        Particles(self.x)  # checks the shape and the dtype
+        if not bool(torch.isfinite(self.x).all()):
+            bad = int((~torch.isfinite(self.x.flatten(1))).any(1).sum())
+            raise BadInput(
+                f"{bad} of the {len(self.x)} points of this Dataset are not finite: drop or repair them first"
+            )
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of one point."""
+        return self.x.shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the points live."""
+        return self.x.device
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` points drawn with replacement."""
+        index = torch.randint(len(self.x), (n,), generator=rng, device=rng.device)
+        return Particles(self.x[index.to(self.device)])
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothed(Measure):
+    r"""The convolution :math:`\nu * N(0, \varepsilon_k^2 I)` at time step :math:`k`: instance noise, said as a measure.
+
+    Parameters
+    ----------
+    base : Measure
+        :math:`\nu`.
+    std : callable
+        :math:`k \mapsto \varepsilon_k`, a standard deviation per coordinate. The public S-JKO code uses
+        :math:`\varepsilon_k = 1/(32(k+1))` (:func:`instance_noise`).
+    k : int
+        The time step in force; :meth:`at` sets it.
+    """
+
+    base: Measure
+    std: Callable[[int], float]
+    k: int = 0
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of one point."""
+        return self.base.event_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where draws live."""
+        return self.base.device
+
+    def at(self, k: int, t: float) -> "Smoothed":
+        """Return the measure of step ``k``."""
+        return replace(self, base=self.base.at(k, t), k=k)
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` points of the base measure plus independent noise."""
+        p = self.base.draw(n, rng)
+        noise = torch.randn(p.x.shape, generator=rng, device=p.x.device, dtype=p.x.dtype)
+        return Particles(p.x + self.std(self.k) * noise, log_w=p.log_w)
+
+
+def instance_noise(k: int) -> float:
+    """Standard deviation 1 / (32 (k + 1)) of the noise that the public S-JKO code puts on real data in phase ``k``."""
+    return 1 / (32 * (k + 1))
+
+
+class Unnormalised(Measure):
+    r"""A density known up to a constant, :math:`\pi \propto e^{-V}`; it cannot be drawn from.
+
+    Parameters
+    ----------
+    log_prob : callable
+        :math:`x \mapsto -V(x)`, from (n, \*event) to (n,).
+    \*event_shape : int
+        Shape of one point.
+    """
+
+    can_draw = False
+
+    def __init__(self, log_prob: Callable[[Points], Tensor], *event_shape: int) -> None:
+        self._log_prob = log_prob
+        self.event_shape = torch.Size(event_shape)
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Raise ``BadInput``: there is no sampler."""
+        raise BadInput("an Unnormalised target cannot be drawn from; use a functional that needs its log density only")
+
+    def log_prob(self, x: Points) -> Tensor:
+        """Log density up to a constant, shape (n,)."""
+        return self._log_prob(x)
+
+
+def twenty_five_gaussians(device: torch.device | str = "cpu") -> GaussianMixture:
+    r"""The 25-Gaussians toy of Choi et al.: means :math:`\{-6,-3,0,3,6\}^2`, covariance :math:`0.005\,I`, stratified."""
+    side = torch.tensor([-6.0, -3.0, 0.0, 3.0, 6.0], device=device)
+    return GaussianMixture(torch.cartesian_prod(side, side), math.sqrt(0.005), stratified=True)

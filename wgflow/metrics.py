@@ -1,0 +1,411 @@
+"""Numbers that say how far a measure has come, computed beside the flow and never by it."""
+
+import hashlib
+import math
+import statistics
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from wgflow._rng import generator
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.measures.base import Measure
+from wgflow.measures.particles import Particles
+
+if TYPE_CHECKING:
+    from wgflow.functionals.base import Functional
+
+MAX_POINTS = 20_000
+"""Largest cloud of :func:`sinkhorn_divergence`, whose cost matrices are dense."""
+
+_MASS_TOLERANCE = 1e-5
+_MAX_ROUNDS = 100
+
+
+class Metric(Protocol):
+    """What a driver may evaluate along a flow.
+
+    A metric draws from ``rho`` with the generator it is handed and with nothing else. The caller keeps that
+    generator apart from the flow's, so that evaluating more often never changes the flow.
+    """
+
+    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
+        """Return plain floats by name."""
+        ...
+
+
+def sinkhorn_divergence(
+    x: Points,
+    y: Points,
+    *,
+    blur: float,
+    p: int = 2,
+    scaling: float = 0.9,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+) -> Scalar:
+    r"""Debiased Sinkhorn divergence between two weighted clouds, by geomloss.
+
+    .. math::
+        S_\varepsilon(\alpha,\beta) &= \mathrm{OT}_\varepsilon(\alpha,\beta)
+        - \tfrac12\mathrm{OT}_\varepsilon(\alpha,\alpha) - \tfrac12\mathrm{OT}_\varepsilon(\beta,\beta), \\
+        \mathrm{OT}_\varepsilon(\alpha,\beta) &= \min_\pi \int \tfrac1p\lVert x-y\rVert^p\,d\pi
+        + \varepsilon\,\mathrm{KL}(\pi\,|\,\alpha\otimes\beta), \qquad \varepsilon = \text{blur}^p .
+
+    The cost is **1/p times** the p-th power of the Euclidean norm, summed (not averaged) over the
+    coordinates of the flattened events: at p = 2 a translation by t costs :math:`\tfrac12|t|^2` at every
+    blur, and the value tends to :math:`\tfrac12 W_2^2` as blur → 0.
+
+    geomloss has no tolerance: it anneals the length from the diameter down to ``blur``, by ``scaling`` a
+    sweep, and stops there. At 0.9 values are good to about 1 % and gradients to about 10 %: enough to
+    measure, too little to drive a flow.
+
+    Parameters
+    ----------
+    x, y : Tensor, shapes (n, \*event) and (m, \*event)
+        float32 or float64, of one dtype and device. The result is differentiable in them (first order).
+    blur : float
+        A length in the units of the flattened points; :class:`SinkhornMetric` says how to choose it.
+    p : int
+        1 or 2. At p = 1 geomloss counts distances below 1e-4 as 1e-4.
+    scaling : float
+        Ratio of successive annealing lengths, in (0, 1); nearer to 1 is more accurate and slower.
+    a, b : Tensor, shapes (n,) and (m,), optional
+        Weights, each summing to one; uniform when None.
+
+    Returns
+    -------
+    Tensor
+        A 0-d tensor. It can be slightly negative for nearly equal clouds.
+
+    Raises
+    ------
+    BadInput
+        For mismatched shapes, dtypes or devices, points that are not finite, weights that are negative or
+        do not sum to one (geomloss would return a meaningless number), or more than :data:`MAX_POINTS`
+        points: the method holds (n + m)² cost entries and about as many again while it sums.
+
+    Notes
+    -----
+    Feydy, Séjourné, Vialard, Amari, Trouvé and Peyré, *Interpolating between optimal transport and MMD using
+    Sinkhorn divergences*, AISTATS 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> shift = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    >>> round(float(sinkhorn_divergence(x + shift, x, blur=0.5)), 6)
+    0.5
+    """
+    _check_parameters(blur, p, scaling)
+    _check_clouds(x, y)
+    x, y = x.flatten(1), y.flatten(1)
+    a, b = _weights(a, x, "a"), _weights(b, y, "b")
+    both = torch.cat([x.detach(), y.detach()])
+    centre = both.mean(0)  # geomloss expands |x-y|², which cancels badly far from the origin
+    x, y, both = x - centre, y - centre, both - centre
+    if not bool(torch.isfinite(4 * both.square().sum(1)).all()):
+        raise BadInput(f"squared distances overflow {x.dtype}: rescale the points")
+    # geomloss starts its annealing at the diameter: at 0, when all points coincide, it would return NaN.
+    diameter = max(float((both.amax(0) - both.amin(0)).norm()), blur)
+
+    from geomloss import SamplesLoss
+
+    # backend="auto" would switch, beyond 5000 points, to one that fails or returns NaN without KeOps.
+    loss = SamplesLoss("sinkhorn", p=p, blur=blur, scaling=scaling, diameter=diameter, backend="tensorized")
+    wants_grad = torch.is_grad_enabled()
+    with torch.set_grad_enabled(wants_grad):  # geomloss leaves it on, or off when it fails midway
+        value = loss(a, x, b, y)
+    return value if wants_grad else value.detach()
+
+
+def _check_parameters(blur: float, p: int, scaling: float) -> None:
+    if not (math.isfinite(blur) and blur > 0):
+        raise BadInput(f"blur must be a positive length in the units of the flattened points, got {blur}")
+    if p not in (1, 2):
+        raise BadInput(f"p must be 1 or 2 (the cost is |x-y|^p/p), got {p}")
+    if not 0 < scaling < 1:
+        raise BadInput(f"scaling must lie between 0 and 1, for example 0.9, got {scaling}")
+
+
+def _check_clouds(x: Points, y: Points) -> None:
+    for name, points in (("x", x), ("y", y)):
+        if points.dim() < 2 or len(points) == 0:
+            raise BadInput(f"{name} must have shape (n, *event) with n >= 1, got {tuple(points.shape)}")
+        if points.dtype not in (torch.float32, torch.float64):
+            raise BadInput(f"{name} must be float32 or float64, got {points.dtype}: convert with .float()")
+    for what in ("shape of a point", "dtype", "device"):
+        ours, theirs = ((t.shape[1:] if what.startswith("shape") else getattr(t, what)) for t in (x, y))
+        if ours != theirs:
+            raise BadInput(f"x and y must agree in the {what}, got {ours} and {theirs}")
+    if max(len(x), len(y)) > MAX_POINTS:
+        gigabytes = 2 * (len(x) + len(y)) ** 2 * x.element_size() / 1e9
+        raise BadInput(
+            f"{len(x)} against {len(y)} points need about {gigabytes:.0f} GB of memory for dense costs; "
+            f"the limit is {MAX_POINTS} a side. Use random subsets (2000 points are common) and average"
+        )
+    for name, points in (("x", x), ("y", y)):
+        bad = int((~torch.isfinite(points.flatten(1))).any(1).sum())
+        if bad:
+            raise BadInput(f"{bad} of the {len(points)} points of {name} are not finite")
+
+
+def _weights(w: Tensor | None, x: Tensor, name: str) -> Tensor:
+    if w is None:
+        return x.new_full((len(x),), 1 / len(x))
+    if w.shape != x.shape[:1]:
+        raise BadInput(f"{name} must have shape ({len(x)},), one weight a point, got {tuple(w.shape)}")
+    total, least = float(w.detach().sum()), float(w.detach().min())
+    if not (least >= 0 and abs(total - 1) <= _MASS_TOLERANCE):
+        raise BadInput(f"{name} must be nonnegative and sum to 1; its sum is {total}, its minimum {least}")
+    return w.to(x)
+
+
+@dataclass(frozen=True, eq=False)
+class SinkhornMetric:
+    r"""Sinkhorn divergence to real data, beside the value that real data itself has.
+
+    With :math:`A` one fixed sample of ``n`` real points, :math:`B_1,\dots,B_J` fixed samples of ``n`` other
+    real points, and :math:`X\sim\rho` drawn anew in each call:
+
+    ====================  =========================================================================
+    ``sinkhorn``          :math:`S_\varepsilon(X, A)`, mean over ``repeats`` draws of X
+    ``sinkhorn_floor``    :math:`\frac1J\sum_j S_\varepsilon(B_j, A)`, computed once
+    ``sinkhorn_excess``   the first minus the second
+    ====================  =========================================================================
+
+    Between samples the divergence of equal laws is far from 0: on Fashion-MNIST (n = 1000, blur 1) real
+    against real is 59, where white noise against real is 437. So only the excess has a meaning of its own.
+    Every term has the same :math:`A`, because *given* :math:`A` the two have the same expectation when
+    :math:`\rho` is the law of the data: the excess is unbiased there, comparable from call to call, and may
+    come out negative. (A floor from independent pairs would be right only on average over :math:`A`: the
+    offset of this particular :math:`A` would stay in every value.) Near 0 its standard error is about
+    ``floor_std * sqrt(1/repeats + 1/floor_pairs)``.
+
+    Points of :math:`A` are never used in :math:`B_j`: draws with replacement from a finite data set would
+    share points with :math:`A`, as no draw of a model does, and pull the floor down. So the reference must
+    hold 2n distinct points. A model that memorises the reference can go below 0; a held-out reference shows
+    that.
+
+    Computed in float64, so that neither TF32 nor automatic mixed precision reaches the costs.
+
+    Parameters
+    ----------
+    reference : Measure
+        Real data.
+    n : int
+        Points a cloud; at most :data:`MAX_POINTS`.
+    blur : float
+        :math:`\varepsilon=\text{blur}^p`: a length in the units of the flattened event, for images of the
+        pixel vector in [-1, 1]. Finer differences are not seen; a much smaller one only costs time. Take a
+        tenth to a quarter of the typical distance to the nearest neighbour, which is
+        ``torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1).median()`` for ``x`` of shape (n, d).
+        Fashion-MNIST has 9.3 at n = 1000: blur 1 to 2. (Blur 8 removes 95 % of the floor, and 60 % of the
+        signal with it.)
+    p, scaling
+        See :func:`sinkhorn_divergence`.
+    repeats : int
+        Draws of the model averaged in a call.
+    floor_pairs : int
+        :math:`J`.
+    seed : int
+        Of the real samples, which do not depend on the generator handed to a call.
+
+    Raises
+    ------
+    BadInput
+        On construction for bad parameters or too few distinct real points; in a call for a model with another
+        event shape, with fewer than ``n`` points, or with points that are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.measures import StandardNormal
+    >>> metric = SinkhornMetric(StandardNormal(2), n=100, blur=0.3)
+    >>> sorted(metric(StandardNormal(2), torch.Generator().manual_seed(1)))
+    ['sinkhorn', 'sinkhorn_excess', 'sinkhorn_floor']
+    """
+
+    reference: Measure
+    n: int = 1000
+    blur: float = field(kw_only=True)
+    p: int = 2
+    scaling: float = 0.9
+    repeats: int = 1
+    floor_pairs: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_parameters(self.blur, self.p, self.scaling)
+        if not 2 <= self.n <= MAX_POINTS:
+            raise BadInput(f"n must lie between 2 and {MAX_POINTS} (dense cost matrices), got {self.n}")
+        if self.repeats < 1 or self.floor_pairs < 2:
+            raise BadInput(f"expected repeats >= 1 and floor_pairs >= 2, got {self.repeats}, {self.floor_pairs}")
+        self._others(0)  # too few points: fails here, not at the first evaluation of a long run
+
+    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
+        """Return the three numbers for ``rho``."""
+        value = statistics.fmean(self._to_real(self._model(rho, rng)) for _ in range(self.repeats))
+        return {"sinkhorn": value, "sinkhorn_floor": self.floor, "sinkhorn_excess": value - self.floor}
+
+    @property
+    def floor(self) -> float:
+        """Mean divergence of real from real."""
+        return statistics.fmean(self._floor_values)
+
+    @property
+    def floor_std(self) -> float:
+        """Standard deviation of one divergence of real from real."""
+        return statistics.stdev(self._floor_values)
+
+    @property
+    def protocol(self) -> str:
+        """All that is needed to compare the numbers with others."""
+        return (
+            f"geomloss {version('geomloss')} sinkhorn debiased p={self.p} blur={self.blur:g} "
+            f"scaling={self.scaling:g} n={self.n} repeats={self.repeats} floor_pairs={self.floor_pairs} "
+            f"seed={self.seed} float64 cost=|x-y|^{self.p}/{self.p} "
+            f"units=flattened{tuple(self.reference.event_shape)}"
+        )
+
+    @cached_property
+    def _real(self) -> Particles:
+        """Sample A."""
+        return _distinct(self.reference, self.n, self._own_generator("A"), set())
+
+    def _others(self, j: int) -> Particles:
+        """Sample B_j."""
+        taken = set(_keys(self._real.x))
+        return _distinct(self.reference, self.n, self._own_generator(f"B{j}"), taken)
+
+    def _own_generator(self, sample: str) -> torch.Generator:
+        # Hashed: a caller's generator of the same small seed would draw the model as a copy of the real sample.
+        digest = hashlib.sha256(f"wgflow sinkhorn {self.seed} {sample}".encode()).digest()
+        return generator(int.from_bytes(digest[:7]), self.reference.device)
+
+    @cached_property
+    def _floor_values(self) -> list[float]:
+        return [self._to_real(self._others(j)) for j in range(self.floor_pairs)]
+
+    def _model(self, rho: Measure, rng: torch.Generator) -> Particles:
+        with torch.no_grad():
+            drawn = rho.draw(self.n, rng)
+        ours, theirs = tuple(drawn.event_shape), tuple(self.reference.event_shape)
+        if ours != theirs:
+            raise BadInput(f"the model has points of shape {ours}, the reference of {theirs}")
+        if len(drawn) != self.n:
+            raise BadInput(
+                f"the model gave {len(drawn)} points instead of n = {self.n}, and the floor holds for equal "
+                f"sizes: set n to {len(drawn)}"
+            )
+        return _flat(drawn)
+
+    def _to_real(self, points: Particles) -> float:
+        x, real = points.x, self._real
+        y, b = real.x.to(x.device), real.w.to(x.device)
+        with torch.no_grad():
+            value = sinkhorn_divergence(x, y, blur=self.blur, p=self.p, scaling=self.scaling, a=points.w, b=b)
+        return float(value)
+
+
+def _flat(p: Particles) -> Particles:
+    return Particles(p.x.detach().flatten(1).double(), None if p.log_w is None else p.log_w.detach().double())
+
+
+def _keys(x: Tensor) -> list[bytes]:
+    """One hashable key a row."""
+    return [row.tobytes() for row in x.cpu().numpy()]
+
+
+def _distinct(reference: Measure, n: int, rng: torch.Generator, taken: set[bytes]) -> Particles:
+    """Draw ``n`` points (flat, float64) that differ from each other and from those ``taken``."""
+    seen, parts, missing = set(taken), [], n
+    for _ in range(_MAX_ROUNDS):
+        with torch.no_grad():
+            drawn = _flat(reference.draw(n, rng))
+        fresh = []
+        for i, key in enumerate(_keys(drawn.x)):
+            if key not in seen and len(fresh) < missing:
+                seen.add(key)
+                fresh.append(i)
+        parts.append((drawn.x[fresh], None if drawn.log_w is None else drawn.log_w[fresh]))
+        missing -= len(fresh)
+        if not missing:
+            xs, log_ws = zip(*parts, strict=True)
+            return Particles(torch.cat(xs), None if log_ws[0] is None else torch.cat(log_ws))
+    raise BadInput(
+        f"the reference has too few distinct points: the floor needs two samples of n = {n} that share none, "
+        f"and {len(seen)} points were found. Set n to at most {len(seen) // 2}"
+    )
+
+
+@dataclass(frozen=True)
+class Moments:
+    r"""Size of the mean and of the spread, for toy problems.
+
+    =============  ==================================================================================
+    ``mean_norm``  :math:`|m|`, :math:`m=\sum_i w_i x_i`
+    ``std_mean``   :math:`\sqrt{\mathrm{tr}\,C/d}`, :math:`C=\sum_i w_i (x_i-m)(x_i-m)^\top`
+    ``std_min``    root of the smallest eigenvalue of C: a collapsed direction shows here
+    ``std_max``    root of the largest
+    =============  ==================================================================================
+
+    There is no n/(n-1) correction.
+
+    Parameters
+    ----------
+    n : int
+        Points drawn; ``std_min`` means something only when n is well above the dimension d.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.measures import Particles
+    >>> square = Particles(torch.tensor([[0.0, 1.0], [0.0, -1.0], [2.0, 1.0], [2.0, -1.0]]))
+    >>> {k: round(v, 6) for k, v in Moments()(square, torch.Generator()).items()}
+    {'mean_norm': 1.0, 'std_mean': 1.0, 'std_min': 1.0, 'std_max': 1.0}
+    """
+
+    n: int = 1000
+
+    @torch.no_grad()
+    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
+        """Return the four numbers for ``rho``."""
+        drawn = rho.draw(self.n, rng)
+        x, w = drawn.x.flatten(1).double(), drawn.w.double()
+        mean, d = w @ x, x.shape[1]
+        std = torch.linalg.svdvals(w.sqrt()[:, None] * (x - mean))  # roots of the eigenvalues of C
+        return {
+            "mean_norm": float(mean.norm()),
+            "std_mean": float(std.norm()) / math.sqrt(d),
+            "std_min": float(std[-1]) if len(std) == d else 0.0,
+            "std_max": float(std[0]),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionalValue:
+    r"""Monte-Carlo value of :math:`F(\rho)`, under the key ``functional``.
+
+    Parameters
+    ----------
+    F : Functional
+        One that has ``value``. Each call freezes it anew, so its batches of targets differ between calls.
+    n : int
+        Points drawn from the measure.
+    """
+
+    F: "Functional"
+    n: int = 1000
+
+    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
+        """Return ``{"functional": F(rho)}``."""
+        with torch.no_grad():
+            drawn = rho.draw(self.n, rng)
+        return {"functional": float(self.F.freeze(rng).value(drawn).detach())}

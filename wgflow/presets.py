@@ -1,0 +1,162 @@
+"""Paper names as compositions of parts: sentences, not classes."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from wgflow._typing import NetSource
+from wgflow.errors import BadInput
+from wgflow.estimators import R1, Critic
+from wgflow.functionals import Functional, entropy
+from wgflow.measures import Measure, MovingMeasure, Pushforward, Smoothed, instance_noise
+from wgflow.optim import Adam, Cosine
+from wgflow.solution import Solution
+from wgflow.solve import StepSize, solve
+from wgflow.solvers import JKO, Solver
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A functional, a solver and a start with their step size: everything :func:`solve` asks for.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow import Particles, PotentialEnergy, ForwardEuler
+    >>> V = PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> Flow(V, ForwardEuler(), Particles(torch.ones(1, 1)), step_size=0.5, num_steps=1).solve().measure.x
+    tensor([[0.5000]])
+    """
+
+    functional: Functional
+    solver: Solver
+    initial: MovingMeasure
+    step_size: StepSize
+    num_steps: int
+
+    def solve(self, **options: Any) -> Solution:
+        """Run it; ``options`` are those of :func:`solve` (seed, callbacks, checkpoint, ...)."""
+        return solve(
+            self.functional, self.solver, self.initial, step_size=self.step_size, num_steps=self.num_steps, **options
+        )
+
+
+def s_jko(
+    target: Measure,
+    latent: Measure,
+    generator: NetSource,
+    critic: NetSource,
+    *,
+    noise: Measure | None = None,
+    reference: Any = None,
+    divergence: str = "kl",
+    variant: Literal["wgflow", "paper", "code"] = "wgflow",
+    step_size: float = 0.1,
+    num_steps: int | None = None,
+    first_iters: int = 10_000,
+    iters: int = 2_000,
+    batch: int = 256,
+    lr: tuple[float, float] = (2e-4, 1e-4),
+    lr_floor: float | None = 5e-5,
+    r1: float | None = None,
+    ema: float = 0.9999,
+) -> Flow:
+    r"""S-JKO (Choi, Choi and Kang 2024): one generator and one critic through all JKO steps of an f-divergence.
+
+    The defaults are the CIFAR-10 settings. ``step_size`` is the paper's :math:`h`, with the cost averaged over
+    coordinates (:math:`h_{JKO}=d\,h`).
+
+    Parameters
+    ----------
+    target, latent, noise : Measure
+        Data, source of the generator, and its auxiliary noise if it takes any.
+    generator, critic : nn.Module or callable
+        The two networks or their factories.
+    reference : nn.Module, optional
+        The map :math:`Q` before the first step (identity or upsampling); the generator's own start when None.
+    divergence : str
+        Name of an f-divergence: ``kl``, ``softplus``, ``js_nonsat`` (S-JKO-JSD), ...
+    variant : {"wgflow", "paper", "code"}
+        Where the sources disagree. ``wgflow``: shared auxiliary noise, :math:`\gamma=0.2`, 50 steps. ``paper``:
+        independent noise, :math:`\lambda E\lVert\nabla v\rVert^2` with :math:`\lambda=0.2` (:math:`\gamma=0.4`), 50 steps. ``code``:
+        independent noise, :math:`\gamma=0.2`, instance noise :math:`1/(32(k+1))` on data, 100 steps.
+    num_steps, first_iters, iters, batch : int
+        JKO steps, updates in the first and in the others, batch size.
+    lr : (float, float)
+        Learning rates of generator and critic.
+    lr_floor : float or None
+        Where a cosine over the whole run takes both; None keeps them constant.
+    r1 : float, optional
+        :math:`\gamma` of R1 instead of the variant's; 0 for none.
+    ema : float
+        Decay per update of the generator's running average.
+    """
+    settings = {"wgflow": ("shared", 0.2, 50), "paper": ("independent", 0.4, 50), "code": ("independent", 0.2, 100)}
+    if variant not in settings:
+        raise BadInput(f"variant={variant!r}: expected one of {', '.join(settings)}")
+    coupling, gamma, steps = settings[variant]
+    gamma = gamma if r1 is None else r1
+    steps = steps if num_steps is None else num_steps
+    schedule = None if lr_floor is None else Cosine(first_iters + (steps - 1) * iters, lr_floor)
+    if variant == "code":
+        target = Smoothed(target, instance_noise)
+    return Flow(
+        functional=entropy(divergence, target, batch),
+        solver=JKO(
+            Critic(critic, Adam(lr[1], schedule=schedule), r1=R1(gamma) if gamma else None),
+            optim=Adam(lr[0], schedule=schedule),
+            iters=iters,
+            first_iters=first_iters,
+            batch=batch,
+            cost="mean",
+            latent=coupling,
+        ),
+        initial=Pushforward(latent, generator, noise=noise, reference=reference, ema=ema),
+        step_size=step_size,
+        num_steps=steps,
+    )
+
+
+def uotm_source_fixed(
+    target: Measure,
+    latent: Measure,
+    generator: NetSource,
+    critic: NetSource,
+    *,
+    tau: float = 1e-3,
+    iters: int = 108_000,
+    divergence: str = "kl",
+    **options: Any,
+) -> Flow:
+    r"""Source-fixed UOTM: unbalanced optimal transport with a hard source marginal, cost :math:`\tau\lVert x-y\rVert^2` (sum).
+
+    One JKO step of size :math:`h_{JKO}=1/(2\tau)` from the reference map. ``options`` are those of :func:`s_jko`.
+    """
+    if not tau >= 0:
+        raise BadInput(f"tau={tau}: expected a nonnegative cost weight")
+    flow = s_jko(
+        target, latent, generator, critic, divergence=divergence, num_steps=1, first_iters=iters, iters=iters, **options
+    )
+    solver = replace(flow.solver, cost="sum")
+    return replace(flow, solver=solver, step_size=math.inf if tau == 0 else 1 / (2 * tau))
+
+
+def otm(target: Measure, latent: Measure, generator: NetSource, critic: NetSource, **options: Any) -> Flow:
+    """OTM (Rout, Korotin and Burnaev 2022): the semi-dual of plain optimal transport, both marginals hard.
+
+    Source-fixed UOTM with the entropy ``identity``; ``options`` are those of :func:`uotm_source_fixed`.
+    """
+    return uotm_source_fixed(target, latent, generator, critic, divergence="identity", **options)
+
+
+def f_gan(
+    target: Measure, latent: Measure, generator: NetSource, critic: NetSource, *, divergence: str = "kl", **options: Any
+) -> Flow:
+    """f-GAN (Nowozin et al. 2016), model first and data second: one JKO step of infinite size, so without a cost.
+
+    ``js_nonsat`` is the usual non-saturating GAN. ``options`` are those of :func:`uotm_source_fixed`, without ``tau``.
+    """
+    return uotm_source_fixed(target, latent, generator, critic, tau=0.0, divergence=divergence, **options)
+
+
+PRESETS = {"s_jko": s_jko, "uotm_source_fixed": uotm_source_fixed, "otm": otm, "f_gan": f_gan}

@@ -1,0 +1,66 @@
+"""What a solve returns, and what it keeps on the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wgflow.measures import MovingMeasure, Particles
+from wgflow.solvers import State
+
+
+def snapshot(state: State) -> Any:
+    """Particles on the CPU for a flow of particles, None otherwise: the default of :class:`Save`."""
+    m = state.measure
+    if not isinstance(m, Particles):
+        return None
+    return Particles(m.x.detach().cpu().clone(), None if m.log_w is None else m.log_w.detach().cpu().clone())
+
+
+@dataclass(frozen=True)
+class Save:
+    """What to keep of the states.
+
+    Parameters
+    ----------
+    every : int
+        Keep ``fn(state)`` after every so many time steps, besides the first and the last state; 0 keeps nothing.
+    fn : callable
+        From a state to anything; tensors it returns must be copies, since states are changed in place.
+    """
+
+    every: int = 1
+    fn: Callable[[State], Any] = snapshot
+
+
+@dataclass
+class Solution:
+    """A solved flow.
+
+    Attributes
+    ----------
+    measure : MovingMeasure
+        The last law.
+    times : list of float
+        Times of the saved states.
+    saved : list
+        What ``save.fn`` returned at those times.
+    history : list of dict
+        One record a completed time step: ``k``, ``t``, ``seconds``, means over the step of what its updates reported,
+        and metrics.
+    state : State
+        Pass it back as ``solve(..., state=...)`` to go on.
+    status : {"done", "stopped", "diverged"}
+        All steps done, stopped by a callback, or a quantity ceased to be finite.
+    """
+
+    measure: MovingMeasure
+    state: State
+    times: list[float] = field(default_factory=list)
+    saved: list[Any] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    status: Literal["done", "stopped", "diverged"] = "done"
+
+    def curve(self, key: str) -> tuple[list[float], list[float]]:
+        """Return the times and the values of one key of the history, where it was recorded."""
+        rows = [r for r in self.history if key in r]
+        return [r["t"] for r in rows], [r[key] for r in rows]

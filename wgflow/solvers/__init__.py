@@ -1,0 +1,17 @@
+"""Solvers: the time discretizations."""
+
+from wgflow.solvers.base import SOLVERS, Solver, State, advance, register_solver
+from wgflow.solvers.explicit import ForwardEuler
+from wgflow.solvers.jko import JKO, JKOState, transport_cost
+
+__all__ = [
+    "JKO",
+    "SOLVERS",
+    "ForwardEuler",
+    "JKOState",
+    "Solver",
+    "State",
+    "advance",
+    "register_solver",
+    "transport_cost",
+]

@@ -1,0 +1,86 @@
+"""Time discretizations: frozen configuration, explicit state, one smallest unit of work."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from wgflow._registry import Registry
+from wgflow._typing import Info
+from wgflow.estimators import Estimator
+from wgflow.functionals import Functional
+from wgflow.measures import MovingMeasure
+
+SOLVERS: "Registry[Solver]" = Registry("solver")
+register_solver = SOLVERS.register
+
+
+@dataclass(eq=False)
+class State:
+    """Everything that changes along a flow, and nothing else.
+
+    Attributes
+    ----------
+    measure : MovingMeasure
+        The law after ``k`` completed time steps.
+    k : int
+        Completed time steps.
+    t : float
+        Time, the sum of the step sizes.
+    rng : torch.Generator
+        The only source of randomness.
+    estimator : object
+        What the estimator keeps: networks and optimisers.
+    """
+
+    measure: MovingMeasure
+    k: int
+    t: float
+    rng: torch.Generator
+    estimator: Any = None
+
+    @property
+    def present(self) -> MovingMeasure:
+        """The law to look at now: inside an implicit step, the one being trained."""
+        return self.measure
+
+
+class Solver(ABC):
+    """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``."""
+
+    estimator: Estimator
+    order: ClassVar[int | None] = None
+    """Order of the global error in the step size, for smooth fields."""
+    implicit: ClassVar[bool] = False
+    """It trains a successor (:meth:`MovingMeasure.propose`) rather than moving points (:meth:`MovingMeasure.follow`)."""
+    needs_tracked_points: ClassVar[bool] = False
+    """It attaches noise, momentum or weights to points, so the same points must persist."""
+    reference: ClassVar[tuple[str, ...]] = ()
+
+    def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> State:
+        """Return the state before the first step; ``measure`` itself is left untouched."""
+        return State(measure.start(rng), 0, 0.0, rng, self.estimator.init(F, rng))
+
+    @abstractmethod
+    def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
+        """Do the smallest unit of work after which the state is consistent and can be saved.
+
+        ``state`` is consumed: networks and optimisers change in place. ``h`` is the size of the current time step.
+        """
+
+    def updates(self, k: int) -> int:
+        """How many updates time step number ``k`` (from 0) takes."""
+        return 1
+
+    def step(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
+        """Complete one time step: update until ``state.k`` increases. Returns the info of the last update."""
+        k, info = state.k, {}
+        while state.k == k:
+            state, info = self.update(F, state, h)
+        return state, info
+
+
+def advance(state: State, measure: MovingMeasure, h: float) -> State:
+    """Return the state after a completed step of size ``h`` that led to ``measure``."""
+    return replace(state, measure=measure, k=state.k + 1, t=state.t + h)
