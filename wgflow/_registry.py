@@ -1,6 +1,7 @@
 """Named families (functionals, solvers, estimators) with near misses and plugins from other packages."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -21,7 +22,8 @@ class Registry(Generic[T]):
     """Classes by name.
 
     Names are for the border only (command line, recipes, the docs table, test parametrisation); in code one passes
-    objects. Another package adds its own entries through the entry-point group ``wgflow.<kind>s``, loaded on first use.
+    objects. Another package adds its own entries through the entry-point group ``wgflow.<kind>s``, loaded on first use;
+    one that fails to load, or takes a name that is taken, is left out with a warning.
 
     Parameters
     ----------
@@ -52,7 +54,12 @@ class Registry(Generic[T]):
             return
         self._plugins_loaded = True
         for point in entry_points(group=f"wgflow.{self.kind}s"):
-            self.register(point.name)(point.load())
+            try:
+                self.register(point.name)(point.load())
+            except Exception as error:
+                warnings.warn(
+                    f"the {self.kind} {point.name!r} of the plugin {point.value} was left out: {error}", stacklevel=3
+                )
 
     def __getitem__(self, name: str) -> type[T]:
         """Return the class called ``name``; raises ``BadInput`` that lists near misses."""

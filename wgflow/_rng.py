@@ -1,7 +1,8 @@
 """Random generators: every draw names its own, and building a network is part of the seed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,21 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
+@contextmanager
+def global_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Start the global generators of the CPU and of ``device`` at ``seed``, and put them back at the end.
+
+    ``torch.manual_seed`` would also seed the other devices, which nobody puts back.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 def seeded(factory: Callable[[], T], rng: torch.Generator) -> T:
     """Call ``factory`` with the global generators seeded from ``rng``, and put the global generators back after.
 
@@ -25,8 +41,7 @@ def seeded(factory: Callable[[], T], rng: torch.Generator) -> T:
     ``rng`` and leaves no trace elsewhere.
     """
     seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
-    with torch.random.fork_rng(devices=[rng.device] if rng.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with global_generators(seed, rng.device):
         return factory()
 
 

@@ -114,9 +114,7 @@ def test_every_parameter_receives_a_gradient(case):
     generator, critic = make_generator(case), make_critic(case)
     critic(generator(*inputs(generator, 4))).sum().backward()
     for net in (generator, critic):
-        missing = [
-            name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()
-        ]
+        missing = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not missing
 
 
@@ -129,9 +127,7 @@ def test_channels_last_changes_the_layout_and_not_the_values(case):
     generator, critic = (net.to(memory_format=torch.channels_last) for net in (generator, critic))
     batches = [b.contiguous(memory_format=torch.channels_last) if b.ndim == 4 else b for b in batches]
     torch.testing.assert_close(generator(*batches), y, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        critic(y.contiguous(memory_format=torch.channels_last)), v, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(critic(y.contiguous(memory_format=torch.channels_last)), v, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", SIZES)
@@ -251,9 +247,7 @@ def test_small_generator_block_is_residual_and_does_not_apply_its_stack_twice():
     torch.testing.assert_close(block(h) - upsampled, block.stack(h))
 
 
-@pytest.mark.parametrize(
-    ("size", "start", "blocks"), [(8, 4, 1), (28, 7, 2), (32, 4, 3), (64, 4, 4), (80, 5, 4)]
-)
+@pytest.mark.parametrize(("size", "start", "blocks"), [(8, 4, 1), (28, 7, 2), (32, 4, 3), (64, 4, 4), (80, 5, 4)])
 def test_small_generator_starts_from_the_smallest_side(size, start, blocks):
     net = SmallGenerator(image_shape=(1, size, size), channels=2)
     assert net.dense.out_features == 2 * start**2
@@ -264,9 +258,7 @@ def test_small_generator_starts_from_the_smallest_side(size, start, blocks):
 def test_small_reference_map(shape, side):
     reference = SmallGenerator(image_shape=shape, channels=2).reference().double()
     used = shape[0] * side**2
-    assert torch.allclose(
-        reference(torch.full((2, 192), 0.7, dtype=torch.float64)), torch.tensor(0.7).double()
-    )
+    assert torch.allclose(reference(torch.full((2, 192), 0.7, dtype=torch.float64)), torch.tensor(0.7).double())
     x = torch.randn(2, 192, generator=rng(), dtype=torch.float64).requires_grad_()
     y = reference(x)
     expected = nnf.interpolate(x[:, :used].reshape(2, shape[0], side, side), shape[1:], mode="bicubic")
@@ -295,9 +287,7 @@ def test_small_critic_pools_twice_and_sums_over_pixels():
 def test_small_critic_values_images_independently():
     critic = make_critic("small-28")
     y = torch.randn(4, 1, 28, 28, generator=rng())
-    torch.testing.assert_close(
-        critic(y), torch.cat([critic(y[i : i + 1]) for i in range(4)]), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(critic(y), torch.cat([critic(y[i : i + 1]) for i in range(4)]), rtol=1e-4, atol=1e-4)
 
 
 def test_head_keeps_full_precision_under_autocast():

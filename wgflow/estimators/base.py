@@ -19,10 +19,10 @@ Draw = Callable[[torch.Generator], Particles]
 
 
 class Estimator(ABC):
-    r"""A scalar :math:`s(\rho)` with the derivatives of :math:`F`: :math:`\partial s/\partial w_i=\varphi_i` and
-    :math:`\partial s/\partial x_i=w_i\nabla\varphi(x_i)`.
+    r"""A scalar :math:`s(\rho)` with the derivatives of :math:`F`.
 
-    Configuration only; what changes is the state that :meth:`init` returns and the others are handed.
+    :math:`\partial s/\partial w_i=\varphi_i` and :math:`\partial s/\partial x_i=w_i\nabla\varphi(x_i)`, where
+    :math:`\varphi=\delta F/\delta\rho`. Configuration only; what changes is the state that :meth:`init` returns and the others are handed.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()

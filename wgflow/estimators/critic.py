@@ -34,10 +34,10 @@ class R1:
         if self.gamma < 0 or self.every < 1:
             raise BadInput(f"R1 needs gamma >= 0 and every >= 1, got {self.gamma} and {self.every}")
 
-    def __call__(self, v: Tensor, y: Points) -> Scalar:
-        """Penalty from the critic's values ``v`` (n,) at points ``y`` that require gradient."""
-        (grad,) = torch.autograd.grad(v.sum(), y, create_graph=True)
-        return self.gamma / 2 * self.every * grad.flatten(1).square().sum(1).mean()
+    def __call__(self, v: Tensor, nu: Particles) -> Scalar:
+        """Penalty from the critic's values ``v`` (n,) at the data ``nu``, whose points require gradient."""
+        (grad,) = torch.autograd.grad(v.sum(), nu.x, create_graph=True)
+        return self.gamma / 2 * self.every * nu.mean(grad.flatten(1).square().sum(1))
 
 
 @dataclass(eq=False)
@@ -106,11 +106,11 @@ class Critic(Estimator):
             data.x.requires_grad_(True)
         objective = F.variational(net, rho)
         loss = F.critic_penalty(net, rho) - objective
-        info = {"critic/objective": objective, "critic/model": net(rho.x).mean()}
+        info = {"critic/objective": objective, "critic/model": rho.mean(net(rho.x))}
         if isinstance(data, Particles):
-            info["critic/data"] = net(data.x).mean()
+            info["critic/data"] = data.mean(net(data.x))
         if penalise:
-            info["critic/r1"] = self.r1(net(data.x), data.x)
+            info["critic/r1"] = self.r1(net(data.x), data)
             loss = loss + info["critic/r1"]
         info |= {f"critic/{name}": value for name, value in F.diagnostics(net).items()}
         es.descent.minimise(loss)

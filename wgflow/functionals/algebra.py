@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput, Unsupported
@@ -46,6 +47,10 @@ class Scaled(Functional):
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`c\,F^*(\varphi/c)`."""
         return self.c * self.term.conjugate(lambda y: phi(y) / self.c)
+
+    def witness(self, v: Tensor) -> Tensor:
+        """Return ``c`` times the term's."""
+        return self.c * self.term.witness(v)
 
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         """Return ``c`` times the term's: one critic output stands for the term's own witness."""
@@ -138,10 +143,14 @@ class Sum(Functional):
             names = ", ".join(type(t).__name__ for t in rest if not isinstance(t, PotentialEnergy))
             raise Unsupported(f"the conjugate of this sum is not known: {names} is not a potential energy")
 
-        def shifted(y: Points) -> torch.Tensor:
+        def shifted(y: Points) -> Tensor:
             return phi(y) - torch.stack([v(y) for v in linear]).sum(0)
 
         return dual.conjugate(shifted)
+
+    def witness(self, v: Tensor) -> Tensor:
+        """Return the critic term's: the part of the first variation that the critic stands for."""
+        return self._split()[0].witness(v)
 
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         """Return the critic term's objective: the other terms do not depend on the critic."""
@@ -198,6 +207,5 @@ def _linear_part(term: Functional) -> Potential | None:
 
     if isinstance(term, PotentialEnergy):
         return term.potential
-    if isinstance(term, Scaled) and isinstance(term.term, PotentialEnergy):
-        return lambda y: term.c * term.term.potential(y)  # type: ignore[attr-defined]
-    return None
+    inner = _linear_part(term.term) if isinstance(term, Scaled) else None
+    return None if inner is None else lambda y: term.c * inner(y)  # type: ignore[attr-defined]

@@ -251,6 +251,10 @@ class Chi2Tight(Chi2):
         """Return the same ratio: every part of it moves with the model."""
         return self.variational(net, rho)
 
+    def diagnostics(self, net: Potential) -> Info:
+        """Return nothing: the critic's scale is free, so its mass says nothing."""
+        return {}
+
 
 @register_functional("softplus")
 @dataclass(frozen=True)
@@ -295,8 +299,8 @@ class JSExact(FDivergence):
         return torch.where(u < LOG2, inside, torch.inf)
 
     def ratio(self, u: Tensor) -> Tensor:
-        """Return e^u / (2 - e^u)."""
-        return u.exp() / (2 - u.exp())
+        """Return e^u / (2 - e^u), at most e^20: it overflows at the end of its domain."""
+        return 1 / torch.expm1(LOG2 - u).clamp(min=math.exp(-LOG_RATIO_CAP))
 
     def witness(self, v: Tensor) -> Tensor:
         """Return log 2 - softplus(v)."""

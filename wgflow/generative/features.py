@@ -5,8 +5,11 @@ import hashlib
 import io
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -135,14 +138,14 @@ class InceptionFeatures(_Frozen):
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, *, allow_download: bool = False) -> None:
         super().__init__()
-        network = require("torch_fidelity.feature_extractor_inceptionv3", extra="metrics")
-        path = find_inception_weights(weights, download_from=network.URL_INCEPTION_V3 if allow_download else None)
+        path = find_inception_weights(weights, allow_download=allow_download)
         found = sha256(path)
         if found != INCEPTION_SHA256:
             raise BadInput(
                 f"{path} is not the published Inception weights file: its SHA-256 begins {found[:8]}, expected "
                 f"{INCEPTION_SHA256[:8]}. It was not loaded; delete it and get the file again"
             )
+        network = _torch_fidelity()
         # torch-fidelity unpickles whatever it is given. It gets the tensors that the restricted loader found.
         plain = io.BytesIO()
         torch.save(torch.load(path, map_location="cpu", weights_only=True), plain)
@@ -157,7 +160,11 @@ class InceptionFeatures(_Frozen):
         return self.layers(2 * x - 1).flatten(1)
 
 
-def find_inception_weights(weights: str | os.PathLike[str] | None = None, download_from: str | None = None) -> Path:
+def _torch_fidelity() -> ModuleType:
+    return require("torch_fidelity.feature_extractor_inceptionv3", extra="metrics")
+
+
+def find_inception_weights(weights: str | os.PathLike[str] | None = None, *, allow_download: bool = False) -> Path:
     """Return the path of the Inception weights: argument, environment variable, torch hub folder, download.
 
     Raises
@@ -174,7 +181,7 @@ def find_inception_weights(weights: str | os.PathLike[str] | None = None, downlo
     for name in INCEPTION_FILES:
         if (folder / name).is_file():
             return folder / name
-    if download_from is None:
+    if not allow_download:
         raise DataNotFound(
             f"the FID needs the Inception weights {INCEPTION_FILES[0]} (also published as {INCEPTION_FILES[1]}; 96 MB, "
             f"SHA-256 begins {INCEPTION_SHA256[:8]}); neither is in {folder}. Either call with allow_download=True, or "
@@ -182,8 +189,9 @@ def find_inception_weights(weights: str | os.PathLike[str] | None = None, downlo
             f"environment variable {INCEPTION_VARIABLE}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    torch.hub.download_url_to_file(download_from, str(folder / INCEPTION_FILES[0]), INCEPTION_SHA256)
-    return folder / INCEPTION_FILES[0]
+    path = folder / INCEPTION_FILES[0]
+    torch.hub.download_url_to_file(_torch_fidelity().URL_INCEPTION_V3, str(path), INCEPTION_SHA256)
+    return path
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -221,19 +229,20 @@ class CifarResNetFeatures(_Frozen):
         super().__init__()
         state = _load_arrays(path)
         blocks = len({m[1] for name in state if (m := re.match(r"layer1\.(\d+)\.", name))})
+        if not blocks or "linear.bias" not in state:
+            raise BadInput(f"{path} does not hold a CIFAR ResNet: its arrays are {', '.join(sorted(state)[:4])} ...")
         self.conv1 = nn.utils.skip_init(nn.Conv2d, 3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, blocks)
         self.layer2 = _stage(16, 32, blocks)
         self.layer3 = _stage(32, 64, blocks)
-        classes = len(state.get("linear.bias", ()))
-        self.linear = nn.utils.skip_init(nn.Linear, 64, classes)
+        self.linear = nn.utils.skip_init(nn.Linear, 64, len(state["linear.bias"]))
         try:
             missing, unknown = self.load_state_dict(state, strict=False)
         except RuntimeError as error:
             raise BadInput(f"{path} does not hold a CIFAR ResNet: {error}") from error
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-        if missing or unknown or not blocks:
+        if missing or unknown:
             raise BadInput(f"{path} does not hold a CIFAR ResNet: without {missing[:3]}, with unknown {unknown[:3]}")
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
@@ -280,7 +289,7 @@ def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (ValueError, OSError, EOFError, AttributeError) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is not an .npz file of arrays: {error}") from error
 
 
@@ -301,7 +310,7 @@ class RandomConvFeatures(_Frozen):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         rng, widths, digest = generator(seed), (3, 64, 128, 256), hashlib.sha256()
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             weight = torch.randn(after, before, 3, 3, generator=rng) * (2 / (9 * before)) ** 0.5
             digest.update(weight.numpy().tobytes())
             self.register_buffer(f"weight{i}", weight)

@@ -94,7 +94,7 @@ class Particles(MovingMeasure):
     def draw(self, n: int, rng: torch.Generator) -> "Particles":
         """Return ``n`` of the particles, distinct, with their relative weights; all of them when ``n`` is as many."""
         if n >= len(self):
-            return self
+            return replace(self, x=self.x.detach())  # a gradient penalty marks the points of a draw, never these
         index = torch.randperm(len(self), generator=rng, device=rng.device)[:n].to(self.device)
         pick = lambda t: None if t is None else t[index]  # noqa: E731
         return replace(self, x=self.x[index], log_w=pick(self.log_w), log_rho=pick(self.log_rho))

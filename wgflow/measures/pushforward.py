@@ -100,19 +100,24 @@ class Pushforward(MovingMeasure):
             )
         return self.net
 
-    def latents(self, n: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw the inputs of the network: ``(x,)`` or ``(x, z)``."""
-        x = self.latent.draw(n, rng).x
-        return (x,) if self.noise is None else (x, self.noise.draw(n, rng).x)
+    def latents(self, n: int, rng: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Draw the inputs of the network, ``(x,)`` or ``(x, z)``, with the logarithms of their weights (None: equal)."""
+        p = self.latent.draw(n, rng)
+        if self.noise is None:
+            return (p.x,), p.log_w
+        q = self.noise.draw(len(p), rng)
+        return (p.x, q.x), _joint(p.log_w, q.log_w)
 
-    def _apply_map(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def apply(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Map drawn latents to points: ``inputs`` is ``(x,)`` or ``(x, z)``."""
         # The fixed reference is a map of the source alone.
         return self.map(inputs[0]) if self.map is self.reference else self.map(*inputs)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
-        """Return ``n`` equally weighted points, without gradient."""
+        """Return ``n`` points with the weights of their latents, without gradient."""
+        inputs, log_w = self.latents(n, rng)
         with torch.no_grad():
-            return Particles(self._apply_map(self.latents(n, rng)))
+            return Particles(self.apply(inputs), log_w)
 
     def start(self, rng: torch.Generator) -> "Pushforward":
         """Return a private copy with its network built and its optimiser made."""
@@ -127,13 +132,13 @@ class Pushforward(MovingMeasure):
         assert self.regression is not None
         assert isinstance(self.net, nn.Module)
         live = self._live
-        inputs = self.latents(self.regression.batch, rng)
+        inputs, log_w = self.latents(self.regression.batch, rng)
         with torch.no_grad():
-            before = self._apply_map(inputs)
-        target = move(Particles(before)).detach()
+            before = Particles(self.apply(inputs), log_w)
+        target = move(before).detach()
         for _ in range(self.regression.persistent):
             error = self.net(*inputs) - target
-            live.descent.minimise(error.square().flatten(1).sum(1).mean() / 2)
+            live.descent.minimise(before.mean(error.square().flatten(1).sum(1)) / 2)
             self.update_average(self.net)
         live.moved = True
         return self
@@ -217,18 +222,21 @@ class PushforwardSuccessor(Successor):
         Algorithm 2 of Choi et al.; the cost then also holds the conditional variances of both maps.
         """
         assert isinstance(rho, Pushforward)
-        inputs = old = rho.latents(n, rng)
+        inputs, log_w = rho.latents(n, rng)
+        old = inputs
         if latent == "independent" and rho.noise is not None:
-            old = (inputs[0], rho.noise.draw(n, rng).x)
+            z = rho.noise.draw(len(inputs[0]), rng)
+            old, log_w = (inputs[0], z.x), _joint(log_w, z.log_w)
         with torch.no_grad():
-            before = rho._apply_map(old)
-        return Particles(before), Particles(self.net(*inputs))
+            before = rho.apply(old)
+        return Particles(before, log_w), Particles(self.net(*inputs), log_w)
 
     def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:
         """The fake batch of a critic step, without gradient."""
         assert isinstance(rho, Pushforward)
+        inputs, log_w = rho.latents(n, rng)
         with torch.no_grad():
-            return Particles(self.net(*rho.latents(n, rng)))
+            return Particles(self.net(*inputs), log_w)
 
     def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Pushforward:
         """Copy the weights (``"raw"``) or their running average (``"ema"``) into the frozen network of ``rho``."""
@@ -272,6 +280,11 @@ def ema_decay(half_life: float, batch: int) -> float:
     if half_life <= 0 or batch < 1:
         raise BadInput(f"expected half_life > 0 and batch >= 1, got {half_life} and {batch}")
     return 0.5 ** (batch / half_life)
+
+
+def _joint(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Log weights of independent pairs: the sum, where None stands for equal weights."""
+    return b if a is None else a if b is None else a + b
 
 
 def _freeze(net: nn.Module) -> nn.Module:

@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 from torch import nn
 
+from wgflow.generative.nets.conv import ConvCritic, ConvGenerator
 from wgflow.generative.nets.large import LargeCritic, LargeGenerator
 from wgflow.generative.nets.small import SmallCritic, SmallGenerator
 from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
 
 __all__ = [
     "NETWORKS",
+    "ConvCritic",
+    "ConvGenerator",
     "LargeCritic",
     "LargeGenerator",
     "NetworkPair",
@@ -34,6 +37,7 @@ class NetworkPair(NamedTuple):
 
 NETWORKS: dict[str, NetworkPair] = {
     "toy": NetworkPair(generator=ToyGenerator, critic=ToyCritic),
+    "conv": NetworkPair(generator=ConvGenerator, critic=ConvCritic),
     "small": NetworkPair(generator=SmallGenerator, critic=SmallCritic),
     "large": NetworkPair(generator=LargeGenerator, critic=LargeCritic),
 }

@@ -115,6 +115,8 @@ class FIRResample(nn.Module):
     tensor([0.8750, 1.0000, 0.8750])
     """
 
+    kernel: Tensor
+
     def __init__(self, *, up: bool) -> None:
         super().__init__()
         self.up = up

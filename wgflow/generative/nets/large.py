@@ -8,6 +8,7 @@ below. The U-Net is that of diffusers.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -219,7 +220,7 @@ def _unet(image_shape: tuple[int, int, int], channels: int, multipliers: tuple[i
     return unet
 
 
-def _adapt_skip_blocks(unet: nn.Module, c: int) -> None:
+def _adapt_skip_blocks(unet: Any, c: int) -> None:
     """Give the skip blocks our resampling, and ``c`` image channels where diffusers has 3 in the code."""
     for block in (*unet.down_blocks, *unet.up_blocks):
         going_up = hasattr(block, "upsampler")
@@ -234,8 +235,8 @@ def _adapt_skip_blocks(unet: nn.Module, c: int) -> None:
             block.downsamplers = nn.ModuleList([FIRResample(up=False)])
         if c != 3:
             old = block.skip_conv
-            sizes = (old.in_channels, c) if going_up else (c, old.out_channels)
-            block.skip_conv = nn.Conv2d(*sizes, old.kernel_size, padding=old.padding)
+            inputs, outputs = (old.in_channels, c) if going_up else (c, old.out_channels)
+            block.skip_conv = nn.Conv2d(inputs, outputs, old.kernel_size, padding=old.padding)
 
 
 def _check_levels(image_shape: tuple[int, int, int], channels: int, multipliers: tuple[int, ...]) -> None:
@@ -259,8 +260,8 @@ def _critic_multipliers(size: int) -> tuple[int, ...]:
 
 
 def _near_zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """Shrink the weights to almost 0; exact zeros would give the features below no gradient."""
+    """Shrink weights and bias to almost 0; exact zeros would give the features below no gradient."""
     with torch.no_grad():
-        conv.weight.mul_(1e-5)
-        conv.bias.zero_()
+        for parameter in conv.parameters():
+            parameter.mul_(1e-5)
     return conv

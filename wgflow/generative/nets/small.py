@@ -68,7 +68,7 @@ class SmallGenerator(nn.Module):
         c, size, _ = self.data_shape
         if latent_dim < c:
             raise BadInput(f"latent_dim={latent_dim}: expected at least one coordinate for each of {c} channels")
-        start, doublings = _factorise(size)
+        start, doublings = factorise(size)
         self.source_shape = (latent_dim,)
         self.noise_shape = None
         self.dense = nn.Linear(latent_dim, channels * start * start)
@@ -89,7 +89,7 @@ class SmallGenerator(nn.Module):
         coordinates this is 8×8 for three channels, where every coordinate is used, and 13×13 for one channel,
         where the last 23 are not. :math:`Q` has no parameters and is not clipped to [-1, 1].
         """
-        return _BicubicEmbedding(self.source_shape[0], self.data_shape)
+        return BicubicEmbedding(self.source_shape[0], self.data_shape)
 
 
 class SmallCritic(nn.Module):
@@ -171,7 +171,9 @@ class _CriticBlock(nn.Module):
         return self.pool(self.stack(h)) + self.skip(self.pool(h))
 
 
-class _BicubicEmbedding(nn.Module):
+class BicubicEmbedding(nn.Module):
+    """The map Q: the first coordinates of a latent as a small image, enlarged."""
+
     def __init__(self, latent_dim: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         c, size, _ = image_shape
@@ -180,12 +182,13 @@ class _BicubicEmbedding(nn.Module):
         self.small_shape = (c, side, side)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map latents (n, latent_dim) to images."""
         check_batch("x", x, (self.latent_dim,))
         small = x[:, : math.prod(self.small_shape)].unflatten(1, self.small_shape)
         return nnf.interpolate(small, size=(self.size, self.size), mode="bicubic", align_corners=False)
 
 
-def _factorise(size: int) -> tuple[int, int]:
+def factorise(size: int) -> tuple[int, int]:
     """Return (s, b) with size = s 2^b and 4 <= s <= 7."""
     doublings = max(size.bit_length() - 3, 0)
     if size % 2**doublings:

@@ -1,0 +1,488 @@
+"""Fréchet and kernel distances against closed forms, feature networks against published numbers."""
+
+import io
+import pickle
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wgflow.errors import BadInput, DataNotFound
+from wgflow.generative import features as features_module
+from wgflow.generative import fid as fid_module
+from wgflow.generative.data import ImageData, ImageSet, to_unit
+from wgflow.generative.features import (
+    INCEPTION_FILES,
+    INCEPTION_VARIABLE,
+    CifarResNetFeatures,
+    InceptionFeatures,
+    ModuleFeatures,
+    RandomConvFeatures,
+    sha256,
+)
+from wgflow.generative.fid import FID, ReferenceStats, frechet_distance, reference_stats
+from wgflow.measures import Particles
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n, *, high=101, channels=3, size=2, seed=0):
+    return torch.randint(high, (n, channels, size, size), dtype=torch.uint8, generator=rng(seed))
+
+
+def exactly(uint8):
+    """A model whose draw of all images is the given set."""
+    return Particles(to_unit(uint8))
+
+
+def stats(mean, cov, n=100, id="toy"):
+    return ReferenceStats(torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(cov, dtype=torch.float64), n, id)
+
+
+PIXELS = ModuleFeatures(nn.Flatten(), 12, "pixels, 0 to 255", preprocess=torch.Tensor.double)
+
+
+# ---------------------------------------------------------------- the distance
+
+
+def test_between_two_gaussians_that_do_not_commute():
+    """Test vector of the closed-form catalogue: W2² of N(m, C) and N(m*, A⁻¹)."""
+    cov = np.linalg.inv([[2.0, 0.5], [0.5, 1.0]])
+    value = frechet_distance(stats([-1, 2], [[1, -0.3], [-0.3, 2]]), stats([1, -1], cov))
+    assert value == pytest.approx(13.189686016821, abs=1e-11)
+
+
+def test_is_symmetric_and_zero_at_itself_also_for_singular_covariances():
+    """20 images in 48 dimensions: roots of eigenvalues would leave an error of about 1e-6 here."""
+    net = ModuleFeatures(nn.Flatten(), 48, "pixels in [-1, 1]")
+    a, b = (reference_stats(net, images(20, size=4, seed=s)) for s in (1, 2))
+    assert abs(frechet_distance(a, a)) < 1e-12
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+    assert frechet_distance(a, b) > 1
+
+
+def test_statistics_are_the_mean_and_the_unbiased_covariance():
+    x = images(50)
+    found = reference_stats(PIXELS, x, batch=7)
+    flat = x.flatten(1).numpy()
+    np.testing.assert_allclose(found.mu.numpy(), flat.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.sigma.numpy(), np.cov(flat.T), rtol=0, atol=1e-9)
+    assert (found.n, found.id) == (50, PIXELS.id)
+
+
+@pytest.mark.parametrize("batch", [7, 60])
+def test_model_with_a_known_shift(batch):
+    """Every pixel 10 brighter: equal covariances, 12 · 10²."""
+    x = images(60)
+    assert FID(PIXELS, x, n=60, batch=60)(exactly(x + 10), rng())["frechet"] == pytest.approx(1200, rel=1e-10)
+    assert FID(PIXELS, x, n=60, batch=batch).stats.mu.allclose(x.flatten(1).double().mean(0))
+
+
+def test_model_with_a_known_dilation():
+    """Twice the value everywhere: |m|² + tr C, for any law of the pixels."""
+    x = images(60)
+    flat = x.flatten(1).double()
+    expected = (flat.mean(0).square().sum() + flat.var(0).sum()).item()
+    assert FID(PIXELS, x, n=60, batch=60)(exactly(2 * x), rng())["frechet"] == pytest.approx(expected, rel=1e-10)
+
+
+def test_rounding_to_8_bits_loses_nothing():
+    """All levels, through [-1, 1] in float32 and back."""
+    x = torch.arange(256, dtype=torch.uint8).repeat(12)[torch.randperm(3072, generator=rng())].view(256, 3, 2, 2)
+    assert abs(FID(PIXELS, x, n=256, batch=256)(exactly(x), rng())["frechet"]) < 1e-8
+
+
+def test_equals_torchmetrics():
+    fid = pytest.importorskip("torchmetrics.image.fid").FrechetInceptionDistance
+    x, y = images(300), images(300, high=201, seed=1)
+    theirs = fid(feature=PIXELS)
+    theirs.update(x, real=True)
+    theirs.update(y, real=False)
+    ours = FID(PIXELS, x, n=300, batch=300)(exactly(y), rng())["frechet"]
+    assert ours == pytest.approx(theirs.compute().item(), rel=1e-9)
+
+
+def test_kernel_distance_is_the_unbiased_mmd():
+    """With at most 1000 images every subset is the whole set."""
+    x, y = images(40), images(40, high=201, seed=1)
+    values = FID(PIXELS, x, n=40, batch=40, kid=True)(exactly(y), rng())
+    kernel = lambda a, b: (a @ b.T / 12 + 1) ** 3  # noqa: E731
+    a, b = x.flatten(1).double().numpy(), y.flatten(1).double().numpy()
+    within = sum((k := kernel(c, c)).sum() - np.trace(k) for c in (a, b)) / (40 * 39)
+    assert values["kernel"] == pytest.approx(within - 2 * kernel(a, b).mean(), rel=1e-9)
+    assert values["kernel_std"] == pytest.approx(0, abs=1e-6 * values["kernel"])
+    assert {type(v) for v in values.values()} == {float}
+
+
+def test_one_pass_of_the_network_serves_both_distances_and_the_reference_is_kept():
+    class Counting(nn.Flatten):
+        seen = 0
+
+        def forward(self, x):
+            Counting.seen += len(x)
+            return super().forward(x)
+
+    metric = FID(ModuleFeatures(Counting(), 12, "counting"), images(30), n=20, batch=8, kid=True)
+    model = ImageData(images(50, seed=1))
+    first = metric(model, rng(1))
+    assert Counting.seen == 30 + 20
+    assert metric(model, rng(1)) == first
+    assert Counting.seen == 30 + 20 + 20
+
+
+def test_depends_on_its_generator_only(monkeypatch):
+    monkeypatch.setattr(fid_module, "KID_SUBSETS", 3)
+    model, x = ImageData(images(3000, seed=1)), images(1500)
+    before = torch.get_rng_state()
+    metric = FID(PIXELS, x, n=1500, batch=500, kid=True)
+    first = metric(model, rng(1))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    assert metric(model, rng(1)) == first
+    assert first["kernel_std"] > 0
+    assert metric(model, rng(2))["frechet"] != first["frechet"]
+
+
+def test_saved_statistics_give_the_same_distance(tmp_path):
+    data, model = ImageSet(images(60), None, "sixty"), exactly(images(60, seed=1))
+    from_images = FID(PIXELS, data, n=60, batch=60)
+    from_images.stats.save(tmp_path / "real.npz")
+    loaded = ReferenceStats.load(tmp_path / "real.npz")
+    assert [f.name for f in tmp_path.iterdir()] == ["real.npz"]
+    assert (loaded.n, loaded.id, loaded.source) == (60, PIXELS.id, "sixty")
+    from_stats = FID(PIXELS, loaded, n=60, batch=60)
+    assert from_stats(model, rng()) == from_images(model, rng())
+    assert from_stats.protocol == from_images.protocol
+    for part in (PIXELS.id, "not FID", "n_real=60", "n_fake=60", "sixty"):
+        assert part in from_stats.protocol
+
+
+def test_protocols_are_not_mixed():
+    other = stats(torch.zeros(12), torch.eye(12), id="other network")
+    with pytest.raises(BadInput, match=r"other network.*pixels, 0 to 255"):
+        FID(PIXELS, other)
+    with pytest.raises(BadInput, match=r"toy.*other network"):
+        frechet_distance(replace(other, id="toy"), other)
+
+
+def test_kernel_distance_refuses_statistics():
+    with pytest.raises(BadInput, match="needs the real images"):
+        FID(PIXELS, reference_stats(PIXELS, images(5)), kid=True)
+
+
+def test_files_that_are_not_statistics(tmp_path):
+    with pytest.raises(DataNotFound, match="no feature statistics"):
+        ReferenceStats.load(tmp_path / "none.npz")
+    reference_stats(PIXELS, images(5)).save(tmp_path / "good.npz")
+    whole = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.savez(tmp_path / "foreign.npz", mu=np.zeros(2), sigma=np.eye(2))
+    np.savez(tmp_path / "nan.npz", mu=np.full(2, np.nan), sigma=np.eye(2), n=5, id="a", source="")
+    np.savez(tmp_path / "pickle.npz", mu=np.array([{}], dtype=object))
+    for name in ("cut", "foreign", "nan", "pickle"):
+        with pytest.raises(BadInput, match=f"{name}.npz does not hold feature statistics"):
+            ReferenceStats.load(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mu": torch.zeros(2, 2).double()}, r"mu \(D,\)"),
+        ({"sigma": torch.eye(3).double()}, r"\(2,\) and \(3, 3\)"),
+        ({"mu": torch.zeros(2)}, "float64"),
+        ({"n": 1}, "n >= 2"),
+        ({"id": ""}, "protocol id"),
+    ],
+)
+def test_bad_statistics(arguments, message):
+    with pytest.raises(BadInput, match=message):
+        replace(stats([0, 0], np.eye(2)), **arguments)
+
+
+X = images(8)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Particles(to_unit(X), log_w=torch.arange(8.0)), "weighted"),
+        (Particles(to_unit(X).masked_fill(X[0, 0, 0, 0] == X, torch.nan)), "not finite"),
+        (exactly(images(8, channels=2)), "1 or 3"),
+        (exactly(images(8, size=3)), r"shape \(8, 12\), got \(8, 27\)"),
+        (Particles(torch.zeros(8, 12)), "1 or 3"),
+    ],
+)
+def test_bad_draws(model, message):
+    with pytest.raises(BadInput, match=message):
+        FID(PIXELS, X, n=8, batch=8)(model, rng())
+
+
+def test_bad_sizes():
+    with pytest.raises(BadInput, match="n >= 2"):
+        FID(PIXELS, X, n=1)
+    with pytest.raises(BadInput, match="batch >= 1"):
+        FID(PIXELS, X, batch=0)
+    with pytest.raises(BadInput, match="at least two images"):
+        FID(PIXELS, X[:1])
+    with pytest.raises(BadInput, match="n >= 2 images"):
+        reference_stats(PIXELS, X[:1])
+
+
+def test_features_that_are_not_finite():
+    broken = ModuleFeatures(nn.Flatten(), 12, "broken", preprocess=lambda x: x.float().log())
+    with pytest.raises(BadInput, match="broken returned features that are not finite"):
+        reference_stats(broken, torch.zeros_like(X))
+
+
+# ---------------------------------------------------------------- random and user networks
+
+
+def test_random_network_is_a_function_of_its_seed():
+    x = images(4, size=16, high=256)
+    before = torch.get_rng_state()
+    a, b, c = RandomConvFeatures(1), RandomConvFeatures(1), RandomConvFeatures(2)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(a(x), b(x))
+    assert not torch.equal(a(x), c(x))
+    assert a.id == b.id != c.id
+    assert a.id.startswith("proxy-random-conv")
+    assert a(x).shape == (4, a.num_features)
+
+
+def test_grey_images_are_repeated():
+    grey = images(4, channels=1, size=8)
+    net = RandomConvFeatures()
+    assert torch.equal(net(grey), net(grey.repeat(1, 3, 1, 1)))
+    with pytest.raises(BadInput, match="uint8"):
+        net(grey.float())
+
+
+def test_user_network_is_copied_and_stays_in_evaluation_mode():
+    module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 5))
+    net = ModuleFeatures(module, 5, "mine").train()
+    assert module.training
+    assert module[2].weight.requires_grad
+    out = net(X)
+    assert torch.equal(out, net(X))
+    assert not out.requires_grad
+    torch.testing.assert_close(out, module[2](to_unit(X).flatten(1)))
+
+
+# ---------------------------------------------------------------- the CIFAR classifier
+
+
+def cifar_test(shared_data, parts):
+    """The first 2000 · parts test images, uint8 (n, 3, 32, 32), and their labels."""
+    folder = shared_data("cifar10")
+    sys.path.insert(0, str(folder.parent))
+    try:
+        import imgpack
+    finally:
+        sys.path.pop(0)
+    x = np.concatenate([imgpack.load(folder / f"test_{i}.npz") for i in range(parts)])
+    y = np.load(folder / "labels.npz")["test"][: len(x)]
+    return torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(y.astype(np.int64))
+
+
+@pytest.fixture(scope="module")
+def resnet20(shared_data):
+    return CifarResNetFeatures(shared_data("cifar10_resnet") / "resnet20.npz")
+
+
+def accuracy(net, x, y):
+    return sum(
+        int((net.logits(a).argmax(1) == b).sum()) for a, b in zip(x.split(100), y.split(100), strict=True)
+    ) / len(x)
+
+
+def test_resnet20_reaches_its_published_accuracy(resnet20, shared_data):
+    """91.73 % of all 10000; of the first 500, within three binomial standard deviations."""
+    x, y = cifar_test(shared_data, 1)
+    assert abs(accuracy(resnet20, x[:500], y[:500]) - 0.9173) < 3 * (0.9173 * 0.0827 / 500) ** 0.5
+    assert abs(accuracy(resnet20, x[:500].flip(2), y[:500]) - 0.9173) > 0.1  # upside down it must not
+
+
+@pytest.mark.slow
+def test_resnet20_reaches_its_published_accuracy_on_all_test_images(resnet20, shared_data):
+    assert accuracy(resnet20, *cifar_test(shared_data, 5)) == pytest.approx(0.9173, abs=2e-4)
+
+
+def test_depth_is_read_from_the_file(resnet20, shared_data):
+    resnet56 = CifarResNetFeatures(shared_data("cifar10_resnet") / "resnet56.npz")
+    assert (
+        resnet20.id == f"cifar-resnet20-features sha256:{sha256(shared_data('cifar10_resnet') / 'resnet20.npz')[:12]}"
+    )
+    assert resnet56.id.startswith("cifar-resnet56-features")
+    # 0.27 M and 0.85 M parameters: He et al. 2016, Table 6
+    assert [round(sum(p.numel() for p in net.parameters()) / 1e6, 2) for net in (resnet20, resnet56)] == [0.27, 0.85]
+
+
+def test_resnet_features_feed_its_linear_layer_and_its_distance_is_not_called_fid(resnet20):
+    x = images(40, high=256, size=32)
+    found = resnet20(x)
+    assert found.shape == (40, 64)
+    torch.testing.assert_close(resnet20.logits(x), found @ resnet20.linear.weight.T + resnet20.linear.bias)
+    metric = FID(resnet20, x, n=40, batch=40)
+    assert set(metric(exactly(x.flip(2)), rng())) == {"frechet"}
+    assert "not FID" in metric.protocol
+    with pytest.raises(BadInput, match="32 x 32"):
+        resnet20(images(2, size=28))
+
+
+def test_files_that_are_not_a_resnet(tmp_path, shared_data):
+    with pytest.raises(DataNotFound, match="no file of network weights"):
+        CifarResNetFeatures(tmp_path / "none.npz")
+    with np.load(shared_data("cifar10_resnet") / "resnet20.npz") as z:
+        good = dict(z)
+    cases = {
+        "without": {k: v for k, v in good.items() if k != "layer3.2.bn2.weight"},
+        "unknown": good | {"layer4.0.conv1.weight": np.zeros(1, np.float32)},
+        "size mismatch": good | {"conv1.weight": np.zeros((16, 1, 3, 3), np.float32)},
+        "no blocks": {"conv1.weight": good["conv1.weight"]},
+    }
+    for name, arrays in cases.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        with pytest.raises(BadInput, match="does not hold a CIFAR ResNet"):
+            CifarResNetFeatures(tmp_path / f"{name}.npz")
+    (tmp_path / "text.npz").write_text("not an archive")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "without.npz").read_bytes()[:5000])
+    for name in ("text.npz", "array.npy", "cut.npz"):
+        with pytest.raises(BadInput, match=r"is not an \.npz file"):
+            CifarResNetFeatures(tmp_path / name)
+
+
+# ---------------------------------------------------------------- Inception
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty torch hub folder, no variable, and no way to the network."""
+
+    def refused(*args, **kwargs):
+        raise AssertionError("tried to reach the network")
+
+    monkeypatch.delenv(INCEPTION_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for name in ("download_url_to_file", "load_state_dict_from_url", "load", "urlopen"):
+        monkeypatch.setattr(torch.hub, name, refused)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_missing_weights_say_what_to_do_and_nothing_is_downloaded(hub, monkeypatch, tmp_path):
+    with pytest.raises(DataNotFound) as caught:
+        InceptionFeatures()
+    for part in (*INCEPTION_FILES, "6726825d", str(hub), INCEPTION_VARIABLE, "allow_download=True"):
+        assert part in str(caught.value)
+    with pytest.raises(DataNotFound, match=r"nowhere\.pth \(from argument weights\)"):
+        InceptionFeatures(tmp_path / "nowhere.pth")
+    monkeypatch.setenv(INCEPTION_VARIABLE, str(tmp_path / "gone.pth"))
+    with pytest.raises(DataNotFound, match=rf"gone\.pth \(from {INCEPTION_VARIABLE}\)"):
+        InceptionFeatures()
+
+
+def test_weights_are_looked_up_in_order(hub, monkeypatch, tmp_path):
+    find = features_module.find_inception_weights
+    for path in (hub / INCEPTION_FILES[1], hub / INCEPTION_FILES[0], tmp_path / "variable", tmp_path / "argument"):
+        path.touch()
+        if path.name == "variable":
+            monkeypatch.setenv(INCEPTION_VARIABLE, str(path))
+        assert find(path if path.name == "argument" else None) == path
+
+
+@pytest.mark.parametrize("where", ["argument", "variable", "hub"])
+def test_wrong_file_is_refused_before_it_is_loaded(hub, monkeypatch, tmp_path, where):
+    path = hub / INCEPTION_FILES[1] if where == "hub" else tmp_path / "weights.pth"
+    torch.save({"fc.bias": torch.zeros(1008)}, path)
+    if where == "variable":
+        monkeypatch.setenv(INCEPTION_VARIABLE, str(path))
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("loaded before its hash was checked"))
+    with pytest.raises(BadInput, match=r"expected 6726825d\. It was not loaded"):
+        InceptionFeatures(path if where == "argument" else None)
+
+
+def test_download_only_when_allowed_and_checked_by_its_hash(hub, monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    asked = []
+
+    def download(url, destination, hash_prefix):
+        asked.append((url, hash_prefix))
+        open(destination, "wb").close()
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert features_module.find_inception_weights(allow_download=True) == hub / INCEPTION_FILES[0]
+    ((url, digest),) = asked
+    assert url.endswith(INCEPTION_FILES[0])
+    assert digest.startswith("6726825d")
+    assert len(digest) == 64
+
+
+class Payload:
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Payload, "ran", True)
+
+
+def test_pickled_code_is_not_run(hub, monkeypatch, tmp_path):
+    """Even if its hash were right."""
+    pytest.importorskip("torch_fidelity")
+    path = tmp_path / "weights.pth"
+    torch.save({"fc.bias": Payload()}, path)
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(path))
+    with pytest.raises(pickle.UnpicklingError):
+        InceptionFeatures(path)
+    assert not Payload.ran
+
+
+def test_inception_is_torch_fidelitys_network_after_the_resize_of_pytorch_fid(hub, monkeypatch, tmp_path):
+    """Random weights in the published layout; torch-fidelity's own forward pass, with its first input replaced."""
+    network = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(network.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        theirs = network.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], empty)
+    with torch.no_grad():
+        for name, buffer in theirs.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(generator=rng(1), std=0.1)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(tmp_path / "weights.pth"))
+    ours = InceptionFeatures(tmp_path / "weights.pth")
+
+    x = images(2, high=256, size=32)
+    plain = nn.functional.interpolate(x.float() / 255, size=(299, 299), mode="bilinear", align_corners=False) * 2 - 1
+    theirs.Conv2d_1a_3x3.register_forward_pre_hook(lambda module, args: (plain,))
+    torch.testing.assert_close(ours(x), theirs(x)[0], rtol=1e-5, atol=1e-6)
+    assert ours(x).std() > 0
+    assert "bilinear-299" in ours.id
+
+
+class SmallInception(InceptionFeatures):
+    """Stands for the published network where only its name matters."""
+
+    num_features = 12
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.id = "inception-v3-fid stand-in"
+
+    def _features(self, rgb):
+        return rgb.flatten(1).double()
+
+
+def test_the_published_names_belong_to_the_inception_network():
+    metric = FID(SmallInception(), X, n=8, batch=8, kid=True)
+    values, other = metric(exactly(X + 1), rng()), FID(PIXELS, X, n=8, batch=8, kid=True)(exactly(X + 1), rng())
+    assert list(values) == ["fid", "kid", "kid_std"]
+    assert list(other) == ["frechet", "kernel", "kernel_std"]
+    assert list(values.values()) == list(other.values())
+    assert metric.protocol.startswith("FID: inception-v3-fid stand-in")

@@ -1,0 +1,35 @@
+"""The generative layer: image data, networks, training, sampling and metrics on the library's own driver."""
+
+from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
+from wgflow.generative.evaluate import evaluate, load_generator
+from wgflow.generative.fid import FID, ReferenceStats
+from wgflow.generative.monitor import Monitor
+from wgflow.generative.nets import NETWORKS, NetworkPair
+from wgflow.generative.recipe import RECIPES, Recipe
+from wgflow.generative.runtime import Runtime, Sharded, runtime
+from wgflow.generative.sample import sample, save_grid
+from wgflow.generative.train import fit, train
+
+__all__ = [
+    "FID",
+    "NETWORKS",
+    "RECIPES",
+    "ImageData",
+    "ImageSet",
+    "Monitor",
+    "NetworkPair",
+    "Recipe",
+    "ReferenceStats",
+    "Runtime",
+    "Sharded",
+    "evaluate",
+    "fit",
+    "load_generator",
+    "load_images",
+    "runtime",
+    "sample",
+    "save_grid",
+    "to_uint8",
+    "to_unit",
+    "train",
+]

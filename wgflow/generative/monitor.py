@@ -1,0 +1,152 @@
+"""What a person looks at while a generator trains: sample grids, curves and numbers."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wgflow._imports import require
+from wgflow._rng import generator
+from wgflow.callbacks import Callback
+from wgflow.errors import MissingDependency
+from wgflow.generative.sample import sample, save_grid
+from wgflow.measures import Pushforward
+from wgflow.metrics import Metric
+
+if TYPE_CHECKING:
+    from wgflow.solve import Run
+
+
+class Monitor(Callback):
+    """Evaluates, draws and exports the averaged generator at a fixed pace of updates.
+
+    Writes into the folder of the run: ``samples/update-*.png`` (the same latents every time), ``metrics.csv``,
+    ``curves.png``, ``generator.safetensors`` (averaged weights) and TensorBoard events. Of these, curves and
+    TensorBoard are left out with a note when their package is not installed.
+
+    Parameters
+    ----------
+    directory : Path
+        Folder of the run.
+    metrics : sequence of Metric
+        Evaluated with a generator that depends on the seed and the update only.
+    every : int
+        Updates between two evaluations; the start and the end are always evaluated.
+    images : int
+        Images on a grid.
+    """
+
+    def __init__(self, directory: Path, metrics: Sequence[Metric], every: int, images: int = 64) -> None:
+        self.directory, self.metrics, self.every, self.images = directory, metrics, every, images
+        self.rows: list[dict[str, float]] = []
+        self.windows: list[dict[str, float]] = []
+
+    def on_start(self, run: "Run") -> None:
+        """Look at the untrained generator."""
+        self.board = _tensorboard(self.directory / "tensorboard", run.updates)
+        if not self.rows:
+            self._look(run)
+
+    def on_log(self, run: "Run", window: dict[str, float]) -> None:
+        """Keep the window for the curves."""
+        self.windows.append({"update": run.updates, "k": run.state.k} | window)
+        if self.board is not None:
+            for name, value in window.items():
+                self.board.add_scalar(name, value, run.updates)
+
+    def on_update(self, run: "Run", info: Any) -> None:
+        """Look when it is time; the end of the run comes through :meth:`on_step`."""
+        if run.updates % self.every == 0 and run.state.k < run.num_steps:
+            self._look(run)
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> None:
+        """Look at the end of the run, and put the last numbers into the record of the step."""
+        if run.state.k == run.num_steps:
+            self._look(run)
+        if self.rows[-1]["update"] == run.updates:
+            run.record({k: v for k, v in self.rows[-1].items() if k not in ("update", "k", "t")})
+
+    def _look(self, run: "Run") -> None:
+        rho = present_generator(run)
+        row: dict[str, float] = {"update": run.updates, "k": run.state.k, "t": run.state.t}
+        for j, metric in enumerate(self.metrics):
+            row |= metric(rho, generator(run.seed + 7919 * (run.updates + 1) + j, rho.device))
+        self.rows.append(row)
+        grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
+        save_grid(sample(rho, self.images, seed=run.seed), grid)
+        export(rho, self.directory / "generator.safetensors")
+        with _atomic(self.directory / "metrics.csv") as path, open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(f"metrics/{name}", value, run.updates)
+        self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        try:
+            from wgflow.plotting import training_curves
+
+            figure = training_curves(self.windows, self.rows)
+        except MissingDependency:
+            return
+        with _atomic(self.directory / "curves.png") as path:
+            figure.savefig(path, format="png", dpi=120)
+
+    def on_end(self, run: "Run") -> None:
+        """Close the event file."""
+        if getattr(self, "board", None) is not None:
+            self.board.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows so far."""
+        return {"rows": self.rows, "windows": self.windows}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore the rows."""
+        self.rows, self.windows = saved["rows"], saved["windows"]
+
+
+def present_generator(run: "Run") -> Pushforward:
+    """Return the generator in training as one samples it: averaged weights, in evaluation mode.
+
+    Before the first update this is the untrained network, not the reference map that the flow starts from.
+    """
+    rho = run.state.successor.measure(run.state.measure) if hasattr(run.state, "successor") else run.state.measure
+    return rho.inference()
+
+
+def export(rho: Pushforward, path: Path) -> None:
+    """Write the weights of a generator as safetensors, without the wrappers of precision."""
+    save_file = require("safetensors.torch", extra="image").save_file
+    net = rho.map
+    weights = {name.removeprefix("net."): t.detach().contiguous() for name, t in net.state_dict().items()}
+    with _atomic(path) as temporary:
+        save_file(weights, temporary)
+
+
+class _atomic:
+    """Give a temporary path that takes the name of the file when all went well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.temporary = path, path.with_name(f".{path.name}.writing")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _tensorboard(directory: Path, updates: int) -> Any:
+    try:
+        writer = require("torch.utils.tensorboard", extra="log").SummaryWriter
+    except (MissingDependency, ImportError):
+        return None
+    return writer(directory, purge_step=updates or None)

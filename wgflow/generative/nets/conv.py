@@ -1,0 +1,98 @@
+"""Plain strided convolutions: the smallest pair that draws recognisable 28×28 images, made for a CPU."""
+
+from torch import Tensor, nn
+
+from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
+from wgflow.generative.nets.small import BicubicEmbedding, factorise
+
+
+class ConvGenerator(nn.Module):
+    r"""Generator from a dense Gaussian latent to images in [-1, 1], in the manner of DCGAN.
+
+    A dense layer to ``(2**(b-1) * channels, s, s)``, then ``b`` transposed 4×4 convolutions of stride 2 that each double
+    the size and halve the width, the last one to the image and tanh; BatchNorm and ReLU before each. The size of the
+    image is :math:`s\,2^b` with s from 4 to 7.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        ``(c, size, size)`` of the data.
+    channels : int
+        Width of the finest hidden layer.
+    latent_dim : int
+        Dimension of the source.
+
+    Raises
+    ------
+    BadInput
+        When a size is not a positive integer, the images are not square, or their size is not :math:`s\,2^b`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ConvGenerator(image_shape=(1, 28, 28), channels=8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 1, 28, 28])
+    """
+
+    def __init__(
+        self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32, latent_dim: int = 64
+    ) -> None:
+        super().__init__()
+        check_sizes(channels=channels, latent_dim=latent_dim)
+        self.data_shape = check_image_shape(image_shape, smallest=8)
+        c, size, _ = self.data_shape
+        start, doublings = factorise(size)
+        self.source_shape = (latent_dim,)
+        self.noise_shape = None
+        widths = [channels * 2**j for j in reversed(range(doublings))]
+        self.dense = nn.Sequential(
+            nn.Linear(latent_dim, widths[0] * start * start, bias=False), nn.Unflatten(1, (widths[0], start, start))
+        )
+        layers: list[nn.Module] = []
+        for width, following in zip(widths, [*widths[1:], c], strict=True):
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, following, 4, 2, 1)]
+        self.head = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
+        check_batch("x", x, self.source_shape)
+        return self.head(self.dense(x))
+
+    def reference(self) -> nn.Module:
+        r"""Return the fixed map :math:`Q` to blurry images, as that of :class:`SmallGenerator`."""
+        return BicubicEmbedding(self.source_shape[0], self.data_shape)
+
+
+class ConvCritic(nn.Module):
+    r"""Critic on images: 4×4 convolutions of stride 2 down to size 4 to 7, LeakyReLU(0.2), linear. No normalisation.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        ``(c, size, size)`` of the data, with size :math:`s\,2^b`, s from 4 to 7.
+    channels : int
+        Width of the first layer; doubled by every further one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ConvCritic(image_shape=(1, 28, 28), channels=8)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32) -> None:
+        super().__init__()
+        check_sizes(channels=channels)
+        self.data_shape = check_image_shape(image_shape, smallest=8)
+        width, size, _ = self.data_shape
+        start, halvings = factorise(size)
+        layers: list[nn.Module] = []
+        for j in range(halvings):
+            layers += [nn.Conv2d(width, channels * 2**j, 4, 2, 1), nn.LeakyReLU(0.2)]
+            width = channels * 2**j
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * start * start, 1))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map images ``y`` (n, c, size, size) to values (n,); BadInput on other shapes."""
+        check_batch("y", y, self.data_shape)
+        return self.body(y)[:, 0]

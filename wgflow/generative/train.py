@@ -1,0 +1,179 @@
+"""Training an image generator: a recipe or a flow, a folder, and the one driver of the library."""
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wgflow._describe import differences
+from wgflow.callbacks import Callback, JsonLog, Progress
+from wgflow.checkpoint import Checkpoint
+from wgflow.errors import BadInput
+from wgflow.generative.data import ImageData, load_images
+from wgflow.generative.monitor import Monitor
+from wgflow.generative.recipe import Recipe
+from wgflow.generative.runtime import Runtime, runtime
+from wgflow.metrics import Metric, SinkhornMetric
+from wgflow.presets import Flow
+from wgflow.solution import Solution
+from wgflow.solve import solve
+
+
+def train(
+    recipe: Recipe,
+    run: str | Path,
+    *,
+    device: str = "auto",
+    metrics: Sequence[Metric] = (),
+    checkpoint_seconds: float = 60.0,
+    progress: bool = True,
+) -> Solution:
+    """Train what a recipe says, in a folder of its own; the same call on the same folder goes on where it stopped.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to train.
+    run : path
+        Folder for checkpoints, logs, samples, curves and the exported generator. New, or of the same recipe.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; under ``torchrun`` every process takes its own GPU.
+    metrics : sequence of Metric
+        Besides the Sinkhorn divergence to the data.
+    checkpoint_seconds : float
+        Wall time between checkpoints.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    BadInput
+        When the folder holds another run (nothing is changed), or an argument is wrong.
+    DataNotFound, Diverged, CheckpointError
+        As :func:`wgflow.generative.data.load_images` and :func:`wgflow.solve`.
+    """
+    with runtime(device, recipe.precision) as here:
+        pictures = load_images(
+            recipe.data, recipe.data_root, size=recipe.image_size, download=recipe.download and here.first
+        )
+        data = ImageData(pictures.images.to(here.device), flip=recipe.flip)
+        return fit(
+            recipe.flow(data, here),
+            run,
+            here,
+            record=dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)},
+            metrics=[*sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur), *metrics],
+            every=recipe.evaluate_every,
+            seed=recipe.seed,
+            checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
+        )
+
+
+def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
+    """Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``."""
+    return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n else []
+
+
+def fit(
+    flow: Flow,
+    run: str | Path,
+    here: Runtime,
+    *,
+    record: dict[str, Any],
+    metrics: Sequence[Metric] = (),
+    every: int = 500,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    checkpoint_seconds: float = 60.0,
+    progress: bool = True,
+) -> Solution:
+    """Solve a flow of images with progress, logs, sample grids, curves, exports and checkpoints in one folder.
+
+    Parameters
+    ----------
+    flow : Flow
+        Any functional and solver on a ``Pushforward`` of images.
+    run : path
+        Folder of this run.
+    here : Runtime
+        Device and ranks; only the first rank writes.
+    record : dict
+        Plain values that identify the run, saved as ``recipe.json``; a folder with others is refused.
+    metrics, every, seed, callbacks, checkpoint_seconds, progress
+        What to evaluate and at which pace of updates; the seed; further callbacks; see :func:`train`.
+    """
+    folder = Path(run)
+    watchers: list[Callback] = list(callbacks)
+    if here.first:
+        claim_folder(folder, record)
+        watchers = [
+            *callbacks,
+            Progress(("critic/objective", "jko/transport"), disable=not progress),
+            JsonLog(folder / "log.jsonl"),
+            Monitor(folder, metrics, every),
+        ]
+    begun = time.perf_counter()
+    checkpoint = Checkpoint(folder / "checkpoints", every_seconds=checkpoint_seconds)
+    solution = solve(
+        flow.functional,
+        flow.solver,
+        flow.initial,
+        step_size=flow.step_size,
+        num_steps=flow.num_steps,
+        seed=seed,
+        callbacks=watchers,
+        checkpoint=checkpoint,
+    )
+    if here.first:
+        _report(folder, solution, metrics, here, time.perf_counter() - begun)
+    return solution
+
+
+def check_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Raise ``BadInput`` when a folder holds something else than this run; changes nothing."""
+    known = folder / "recipe.json"
+    if known.exists():
+        differ = differences(json.loads(json.dumps(record)), json.loads(known.read_text()))
+        if differ:
+            raise BadInput(
+                f"{folder} holds another run ({'; '.join(differ)}). Choose another folder with --run, or repeat that run's "
+                "options to go on with it."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder} exists and is not the folder of a wgflow run: choose a new folder with --run")
+
+
+def claim_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Make the folder of a new run, or check that it is of this one."""
+    check_folder(folder, record)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: Runtime, seconds: float) -> None:
+    from wgflow import __version__
+
+    last = solution.history[-1] if solution.history else {}
+    report = {
+        "status": solution.status,
+        "seconds_this_session": round(seconds, 1),
+        "last_step": last,
+        "protocols": [getattr(m, "protocol", type(m).__name__) for m in metrics],
+        "device": torch.cuda.get_device_name(here.device)
+        if here.device.type == "cuda"
+        else platform.processor() or "cpu",
+        "processes": here.world,
+        "versions": {"wgflow": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    if here.device.type == "cuda":
+        report["peak_memory_mb"] = round(torch.cuda.max_memory_allocated(here.device) / 2**20)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
