@@ -4,10 +4,15 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from wgflow._ranks import anywhere
 from wgflow._typing import Info
 from wgflow.errors import Diverged
+
+ADVICE = (
+    "Nothing after the last checkpoint is kept. A smaller step size or learning rate, a bounded entropy (softplus, "
+    "js_nonsat) or R1 helps."
+)
 
 
 class Ledger:
@@ -16,8 +21,8 @@ class Ledger:
     Updates hand in 0-d tensors on the device; :meth:`settle` moves all of them to the host in one transfer.
     """
 
-    def __init__(self) -> None:
-        self.updates = 0
+    def __init__(self, updates: int = 0) -> None:
+        self.updates = updates
         self.pending: list[tuple[int, int, Info]] = []
         self.window: dict[str, list[float]] = {}
         self.step: dict[str, list[float]] = {}
@@ -39,15 +44,16 @@ class Ledger:
         flat = [(u, k, name, value) for u, k, info in pending for name, value in info.items()]
         if not flat:
             return
-        held = [torch.as_tensor(value).detach().float() for *_, value in flat]
+        held = [torch.as_tensor(value).detach() for *_, value in flat]
         device = next((t.device for t in held if t.is_cuda), held[0].device)
-        values = torch.stack([t.to(device) for t in held])
-        _agree(values)
+        # In double precision what is finite in the flow's own precision stays finite.
+        values = torch.stack([t.to(device, torch.float64) for t in held])
+        bad = ~torch.isfinite(values)
+        values[anywhere(bad) & ~bad] = math.nan  # or the other ranks would wait for ever for the one that stops
         for (update, k, name, _), number in zip(flat, values.tolist(), strict=True):
             if not math.isfinite(number):
                 raise Diverged(
-                    f"{name} became {number} at update {update}, in time step {k}. Nothing after the last checkpoint "
-                    "is kept. A smaller step size or learning rate, a bounded entropy (softplus, js_nonsat) or R1 helps.",
+                    f"{name} became {number} at update {update}, in time step {k}. {ADVICE}",
                     term=name,
                     step=k,
                     update=update,
@@ -74,12 +80,3 @@ class Ledger:
         self.updates = saved["updates"]
         self.window = {k: list(v) for k, v in saved["window"].items()}
         self.step = {k: list(v) for k, v in saved["step"].items()}
-
-
-def _agree(values: torch.Tensor) -> None:
-    """Make a non-finite value on one rank known to all, or the others would wait for it for ever."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    bad = (~torch.isfinite(values)).float()
-    dist.all_reduce(bad, op=dist.ReduceOp.MAX)
-    values[bad.bool() & torch.isfinite(values)] = math.nan

@@ -6,15 +6,18 @@ Networks and optimisers are filled in place, so that aliases (an optimiser and i
 numbers are replaced.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wgflow.errors import CheckpointError
 
 _PLAIN = (int, float, str, bool, type(None))
+_LOGS = ("log_w", "log_rho")
 
 
 def state_dict(obj: Any) -> Any:
@@ -42,20 +45,52 @@ def state_dict(obj: Any) -> Any:
     raise CheckpointError(f"{type(obj).__name__} cannot be saved: give it state_dict() and load_state_dict()")
 
 
-def load_state(obj: Any, saved: Any, where: str = "state") -> Any:
+def plain(saved: Any, where: str) -> Any:
+    """Return ``saved`` with NumPy's scalars as Python numbers.
+
+    Raises
+    ------
+    CheckpointError
+        Naming what ``torch.load(weights_only=True)`` could not read back.
+    """
+    if isinstance(saved, Tensor) or saved is None:
+        return saved
+    if isinstance(saved, dict):
+        kept = copy.copy(saved)  # with the version numbers that nn.Module.state_dict() attaches
+        kept.update({key: plain(value, f"{where}[{key!r}]") for key, value in saved.items()})
+        return kept
+    if isinstance(saved, (list, tuple)):
+        kind = tuple if isinstance(saved, tuple) else list
+        return kind(plain(value, f"{where}[{i}]") for i, value in enumerate(saved))
+    if isinstance(saved, np.generic):
+        saved = saved.item()
+    for kind in (bool, int, float, str):
+        if isinstance(saved, kind):
+            return kind(saved)
+    name = f"{type(saved).__module__}.{type(saved).__qualname__}"
+    raise CheckpointError(f"{where} is a {name}: checkpoints hold tensors, numbers, strings, lists and dicts only")
+
+
+def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device | str = "cpu") -> Any:
     """Fill ``obj`` from ``saved`` and return it (or the value that replaces it).
+
+    A tensor goes to the device of the one it replaces, or to ``device`` where there was None: a log density that is
+    not known any more, weights that there are by now.
 
     Raises
     ------
     CheckpointError
         When the two do not have the same make; the message names the place.
     """
+    if isinstance(obj, (Tensor, type(None))) and isinstance(saved, (Tensor, type(None))):
+        return None if saved is None else saved.to(device if obj is None else obj.device)
     if isinstance(obj, Tensor):
-        if not isinstance(saved, Tensor):
-            raise CheckpointError(f"{where}: a tensor was expected, the checkpoint holds {type(saved).__name__}")
-        return saved.to(obj.device)
+        raise CheckpointError(f"{where}: a tensor was expected, the checkpoint holds {type(saved).__name__}")
     if isinstance(obj, torch.Generator):
-        obj.set_state(saved.cpu())
+        try:
+            obj.set_state(saved.cpu())
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{where}: {error}") from error
         return obj
     if hasattr(obj, "load_state_dict"):
         try:
@@ -66,15 +101,16 @@ def load_state(obj: Any, saved: Any, where: str = "state") -> Any:
     if dataclasses.is_dataclass(obj):
         fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
         _same_keys(fields, saved, where)
-        new = {name: load_state(value, saved[name], f"{where}.{name}") for name, value in fields.items()}
+        new = {name: load_state(value, saved[name], f"{where}.{name}", device) for name, value in fields.items()}
         return dataclasses.replace(obj, **new)
     if isinstance(obj, dict):
         _same_keys(obj, saved, where)
-        return {key: load_state(value, saved[key], f"{where}[{key!r}]") for key, value in obj.items()}
+        return {key: load_state(value, saved[key], f"{where}[{key!r}]", device) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
         if not isinstance(saved, list) or len(saved) != len(obj):
             raise CheckpointError(f"{where}: {len(obj)} entries were expected, the checkpoint holds {saved!r:.60}")
-        return type(obj)(load_state(v, s, f"{where}[{i}]") for i, (v, s) in enumerate(zip(obj, saved, strict=True)))
+        pairs = enumerate(zip(obj, saved, strict=True))
+        return type(obj)(load_state(v, s, f"{where}[{i}]", device) for i, (v, s) in pairs)
     if isinstance(obj, _PLAIN) and isinstance(saved, _PLAIN):
         return saved
     raise CheckpointError(f"{where}: cannot restore {type(obj).__name__} from {type(saved).__name__}")
@@ -89,10 +125,10 @@ def _same_keys(have: dict, saved: Any, where: str) -> None:
 def first_nonfinite(saved: Any) -> str | None:
     """Name of the first floating-point tensor of a plain form with an entry that is not finite; None if there is none.
 
-    Waits for the device once when all is well.
+    Log weights and log densities may be minus infinity. Waits for the device once when all is well.
     """
     named = [(name, t) for name, t in _named(saved) if t.is_floating_point()]
-    good = [torch.isfinite(t).all() for _, t in named]
+    good = [(torch.isfinite(t) | (t == -torch.inf) if n.endswith(_LOGS) else torch.isfinite(t)).all() for n, t in named]
     device = next((t.device for t in good if t.is_cuda), torch.device("cpu"))
     if not good or bool(torch.stack([g.to(device) for g in good]).all()):
         return None

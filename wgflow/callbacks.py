@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wgflow._rng import generator
+from wgflow._rng import generator, global_generators
 from wgflow._typing import Info
 from wgflow.errors import BadInput
 from wgflow.metrics import Metric
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Four moments of a run. A callback reads the state and never writes it; metrics use generators of their own."""
+    """The moments of a run. A callback reads the state and never writes it; metrics use generators of their own."""
 
-    def on_start(self, run: "Run") -> None:
-        """Before the first update, after a resume."""
+    def on_start(self, run: "Run") -> str | None:
+        """Before the first update, after a resume; may return ``run.STOP``."""
 
     def on_update(self, run: "Run", info: Info) -> None:
         """After every update. ``info`` holds 0-d tensors on the device: reading one waits for it."""
@@ -34,7 +35,7 @@ class Callback:
         """After every time step, with its record; may return ``run.STOP``."""
 
     def on_end(self, run: "Run") -> None:
-        """At the end, also of a run that failed."""
+        """At the end, also of a run that failed, if :meth:`on_start` did not."""
 
     def state_dict(self) -> dict[str, Any]:
         """Plain form of what must survive a resume; nothing by default."""
@@ -79,12 +80,18 @@ class Progress(Callback):
 class JsonLog(Callback):
     """Writes one JSON object a line: window means, time steps and metrics.
 
-    On a resume the file is cut back to where the checkpoint stood, so that every line is there once.
+    On a resume the file is cut back to where the checkpoint stood, so that every line is there once. A run that goes
+    on from a passed state appends.
 
     Parameters
     ----------
     path : path
-        A new file, or the one of the run that is resumed.
+        A new file, or the one of the run that goes on.
+
+    Raises
+    ------
+    BadInput
+        At the start of a new run, when the file holds something already.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -93,12 +100,21 @@ class JsonLog(Callback):
 
     def on_start(self, run: "Run") -> None:
         """Open the file, at the position of the checkpoint."""
-        if self.position is None and self.path.exists() and self.path.stat().st_size and run.updates:
-            self.position = self.path.stat().st_size
+        position, self.position = self.position, None
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if position is None and size and not run.updates:
+            raise BadInput(f"{self.path} holds the log of another run: give a new path, or remove it")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115
-        self.file.truncate(self.position or 0)
+        self.file.truncate(self._kept(size if position is None else position, size))
         self.file.seek(0, os.SEEK_END)
+
+    def _kept(self, position: int, size: int) -> int:
+        """Where to go on: at ``position``, or after the last whole line of a file that has lost its end."""
+        if position <= size:
+            return position
+        warnings.warn(f"{self.path} is shorter than when the checkpoint was written: some lines are lost", stacklevel=2)
+        return self.file.read().rfind(b"\n") + 1
 
     def _write(self, row: dict[str, Any]) -> None:
         self.file.write((json.dumps(row) + "\n").encode())
@@ -117,7 +133,8 @@ class JsonLog(Callback):
         self.file.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the length of the file."""
+        """Return the length of the file, once all of it is on the disk."""
+        os.fsync(self.file.fileno())
         return {"position": self.file.tell()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -153,12 +170,14 @@ class Evaluate(Callback):
         rho = run.state.present.inference()
         found: dict[str, float] = {}
         for j, metric in enumerate(self.metrics):
-            found |= metric(rho, generator(_mix(run.seed, run.state.k, j), rho.device))
+            seed = _mix(run.seed, run.state.k, j)
+            with global_generators(seed, rho.device):
+                found |= metric(rho, generator(seed, rho.device))
         return found
 
     def on_start(self, run: "Run") -> None:
-        """Evaluate the initial law of a fresh run."""
-        if run.updates == 0:
+        """Evaluate the initial law of a run that is not resumed."""
+        if run.resumed_from is None:
             self.initial = self.evaluate(run)
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> None:
@@ -179,6 +198,8 @@ class Evaluate(Callback):
 class StopWhen(Callback):
     """Stops the run after a time step whose record satisfies a condition.
 
+    A stopped run that is resumed stops again at once, unless the condition has changed.
+
     Parameters
     ----------
     condition : callable
@@ -186,6 +207,11 @@ class StopWhen(Callback):
     """
 
     condition: Callable[[dict[str, Any]], bool]
+
+    def on_start(self, run: "Run") -> str | None:
+        """Ask the condition about the last record of a resumed run."""
+        history = run.solution.history
+        return run.STOP if history and self.condition(history[-1]) else None
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
         """Ask the condition."""

@@ -1,32 +1,28 @@
 """Checkpoints: plain tensors, written to a temporary name and renamed, checked by digest, one run a folder."""
 
 import errno
-import hashlib
-import os
-import re
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from wgflow._describe import describe, differences
-from wgflow._state import first_nonfinite, load_state, state_dict, tensors
-from wgflow.errors import BadInput, CheckpointError, Diverged
+from wgflow._files import FORMAT, files, read, remove_strays, write
+from wgflow._ranks import from_first, parallel, rank
+from wgflow._state import load_state, plain, state_dict, tensors
+from wgflow.errors import BadInput, CheckpointError
 
 if TYPE_CHECKING:
     from wgflow.callbacks import Callback
     from wgflow.solve import Run
-
-FORMAT = 1
-_NAME = re.compile(r"update-(\d{10})-([0-9a-f]{16})\.pt")
 
 
 @dataclass(eq=False)
@@ -38,12 +34,16 @@ class Checkpoint:
     temporary name, flushed to the disk and renamed to ``update-<count>-<sha256>.pt``, so that a run killed at any
     moment leaves whole files only. On a CPU a resumed run ends bit for bit where an uninterrupted one ends.
 
+    The first file is written before the first update, so that a folder that cannot be used shows at once, and the last
+    one after the last update. A finished run that is started again returns its solution without further work.
+
     Parameters
     ----------
     directory : path
         Folder of this run and no other; it is locked while the run lasts.
     every_seconds : float
-        Wall time between two checkpoints; the last state is always saved.
+        Wall time between two checkpoints. Under ``torch.distributed`` the clock of the first rank is asked every
+        ``log_every`` updates.
     every_updates : int, optional
         Count of updates between two checkpoints, instead of the wall time.
     keep : int
@@ -54,21 +54,29 @@ class Checkpoint:
     every_seconds: float = 60.0
     every_updates: int | None = None
     keep: int = 2
-    _last: float = field(default=0.0, repr=False)
+    _last: float = field(default=0.0, init=False, repr=False)
+    _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _refused: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.directory = Path(self.directory)
         if self.keep < 2:
             raise BadInput(f"Checkpoint(keep={self.keep}): expected at least 2, so that one survives a damaged other")
+        if not self.every_seconds >= 0:
+            raise BadInput(f"Checkpoint(every_seconds={self.every_seconds}): expected a number from 0 up")
+        if self.every_updates is not None and self.every_updates < 1:
+            raise BadInput(f"Checkpoint(every_updates={self.every_updates}): expected at least 1, or None")
 
-    def due(self, run: "Run", last: bool) -> bool:
-        """Whether a checkpoint should be written now."""
+    def due(self, run: "Run", *, looked: bool, last: bool) -> bool:
+        """Whether a checkpoint should be written now; ``looked`` says that all ranks wait for each other anyway."""
         if last:
             return True
         if self.every_updates is not None:
             return run.updates % self.every_updates == 0
-        # All ranks must agree, and clocks differ; only the first rank writes, so only its clock is asked.
-        return _rank() == 0 and time.monotonic() - self._last >= self.every_seconds
+        if parallel() and not looked:
+            return False
+        # Clocks differ and all ranks must agree, so only the first one's is asked.
+        return from_first(time.monotonic() - self._last >= self.every_seconds, run.state.rng.device)
 
     @contextmanager
     def opened(self, run: "Run", callbacks: Sequence["Callback"]) -> Iterator[None]:
@@ -77,96 +85,113 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            When another process holds the folder, it holds another run, its files cannot be read, or the disk has no
-            room for the checkpoints of this run.
+            When another process holds the folder, it holds another run or a longer one, its files cannot be read, or
+            the disk has no room for the checkpoints of this run.
         """
-        if _rank() != 0:
-            self._restore(run, callbacks)
+        self._run = describe_run(run)
+        device, failed = run.state.rng.device, None
+        with ExitStack() as stack:
+            if rank() == 0:
+                try:
+                    stack.enter_context(self._locked())
+                    self._restore(run, callbacks)
+                    self._check_room(run)
+                    remove_strays(self.directory)
+                except CheckpointError as error:
+                    failed = error
+            reason, name = from_first((failed and str(failed), run.resumed_from), device)
+            if reason is not None:
+                raise failed or CheckpointError(reason)
+            if rank() != 0 and name is not None:
+                self._fill(run, callbacks, read(self.directory / name))
+                run.resumed_from = name
+            from_first(None, device)  # nobody goes on, and removes the file, before all have read it
+            self._last = time.monotonic()
             yield
-            return
-        self._make_folder()
-        lock = FileLock(self.directory / "run.lock")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.directory / "run.lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise CheckpointError(
                 f"{self.directory} is in use by another process: wait for it, or give this run a folder of its own"
             ) from None
+        except OSError as error:
+            raise CheckpointError(f"cannot write to the folder {self.directory}: {error.strerror or error}") from error
         try:
-            for stray in self.directory.glob(".writing-*"):
-                stray.unlink()
-            self._restore(run, callbacks)
-            self._check_room(run)
-            self._last = time.monotonic()
             yield
         finally:
             lock.release()
 
-    def _make_folder(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make the folder {self.directory}: {error.strerror}") from error
-
-    def files(self) -> list[Path]:
-        """Checkpoint files, the newest first."""
-        return sorted((p for p in self.directory.glob("update-*.pt")), reverse=True)
-
     def _restore(self, run: "Run", callbacks: Sequence["Callback"]) -> None:
-        files, refused = self.files(), []
-        for path in files:
+        refused: dict[Path, str] = {}
+        for path in files(self.directory):
             try:
                 saved = read(path)
-                differ = differences(describe_run(run), saved["run"])
+                differ = differences(self._run, saved["run"])
                 if differ:
                     raise CheckpointError(f"{path.name} is of another run: " + "; ".join(differ))
                 self._fill(run, callbacks, saved)
             except CheckpointError as error:
-                refused.append(str(error))
+                refused[path] = str(error)
                 continue
-            for reason in refused:
-                warnings.warn(f"checkpoint refused, the one before it is used: {reason}", stacklevel=2)
             run.resumed_from = path.name
-            return
-        if refused:
+            break
+        self._refused = set(refused)
+        if refused and run.resumed_from is None:
             raise CheckpointError(
                 f"{self.directory} holds checkpoints and none can be used. Give this run another folder, or remove them."
-                "\n  " + "\n  ".join(refused)
+                "\n  " + "\n  ".join(refused.values())
+            )
+        for reason in refused.values():
+            warnings.warn(f"checkpoint refused, the one before it is used: {reason}", stacklevel=2)
+        if run.updates > run.total_updates:
+            raise CheckpointError(
+                f"the run in {self.directory} has made {run.updates} updates and completed {run.state.k} time steps, "
+                f"more than the num_steps={run.num_steps} asked for"
             )
 
     def _fill(self, run: "Run", callbacks: Sequence["Callback"], saved: dict[str, Any]) -> None:
-        run.state = load_state(run.state, saved["state"])
+        device = run.state.rng.device
+        run.state = load_state(run.state, saved["state"], device=device)
         run.ledger.load_state_dict(saved["ledger"])
         run.solution.history[:] = saved["history"]
         run.solution.times[:] = saved["times"]
         run.solution.saved[:] = _unplain(saved["saved"])
-        for c, held in zip(callbacks, saved["callbacks"], strict=True):
-            c.load_state_dict(held)
+        for name, c in _named(callbacks).items():
+            if name in saved["callbacks"]:
+                c.load_state_dict(saved["callbacks"][name])
         torch.set_rng_state(saved["global_rng"]["cpu"])
-        if "cuda" in saved["global_rng"] and run.state.rng.device.type == "cuda":
-            torch.cuda.set_rng_state(saved["global_rng"]["cuda"], run.state.rng.device)
+        if "cuda" in saved["global_rng"] and device.type == "cuda":
+            torch.cuda.set_rng_state(saved["global_rng"]["cuda"], device)
 
     def _payload(self, run: "Run", callbacks: Sequence["Callback"]) -> dict[str, Any]:
         device = run.state.rng.device
         rng = {"cpu": torch.get_rng_state()}
         if device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(device)
-        return {
+        payload = {
             "wgflow_checkpoint": FORMAT,
-            "run": describe_run(run),
+            "run": self._run,
             "state": state_dict(run.state),
             "ledger": run.ledger.state_dict(),
             "history": run.solution.history,
             "times": run.solution.times,
             "saved": _plain(run.solution.saved),
-            "callbacks": [c.state_dict() for c in callbacks],
+            "callbacks": {name: c.state_dict() for name, c in _named(callbacks).items()},
             "global_rng": rng,
         }
+        return {name: plain(value, name) for name, value in payload.items()}
 
     def _check_room(self, run: "Run") -> None:
-        size = sum(t.nbytes for t in tensors(state_dict(run.state)))
+        state = sum(t.nbytes for t in tensors(state_dict(run.state)))
         # Adam has not made its moments before the first update: twice the weights more.
-        need, free = 3 * size * (self.keep + 1), shutil.disk_usage(self.directory).free
+        size = state if run.updates else 3 * state
+        held = sum(p.stat().st_size for p in files(self.directory) if p not in self._refused)
+        need, free = size * (self.keep + 1) - held, shutil.disk_usage(self.directory).free
         if need > free:
             raise CheckpointError(
                 f"{self.directory} has {free / 1e6:.0f} MB free and the {self.keep + 1} checkpoints of this run take up to "
@@ -183,90 +208,56 @@ class Checkpoint:
         CheckpointError
             When the file cannot be written; no partial file is left and the earlier ones stay.
         """
-        if _rank() != 0:
-            return None
+        run.check()
+        path, failed = None, None
+        if rank() == 0:
+            try:
+                path = self._write(run, callbacks)
+            except CheckpointError as error:
+                failed = error
+        reason = from_first(failed and str(failed), run.state.rng.device)
+        if reason is not None:
+            raise failed or CheckpointError(reason)
+        self._last = time.monotonic()
+        return path
+
+    def _write(self, run: "Run", callbacks: Sequence["Callback"]) -> Path:
         payload = self._payload(run, callbacks)
-        where = first_nonfinite(payload["state"])
-        if where is not None:
-            raise Diverged(
-                f"{where} is not finite after update {run.updates}, in time step {run.state.k}; the checkpoint before is "
-                f"kept in {self.directory}.",
-                term=where,
-                step=run.state.k,
-                update=run.updates,
-            )
-        temporary = self.directory / f".writing-{os.getpid()}"
         try:
-            path = self._save(payload, temporary, run.updates)
+            path = write(payload, self.directory, run.updates)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(self.directory).free < 2**20
             reason = "the disk is full" if full else str(error)
             raise CheckpointError(
                 f"no checkpoint could be written to {self.directory}: {reason}; earlier ones stay"
             ) from error
-        for old in self.files()[self.keep :]:
-            old.unlink()
-        self._last = time.monotonic()
+        self._refused.discard(path)
+        for old in [p for p in files(self.directory) if p not in self._refused][self.keep :]:
+            with suppress(OSError):  # it is tried again next time
+                old.unlink()
         return path
-
-    def _save(self, payload: dict[str, Any], temporary: Path, updates: int) -> Path:
-        with open(temporary, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        path = self.directory / f"update-{updates:010d}-{_digest(temporary)}.pt"
-        os.replace(temporary, path)
-        if os.name == "posix":  # a rename is durable only once its folder is
-            folder = os.open(self.directory, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        return path
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read one checkpoint file.
-
-    Raises
-    ------
-    CheckpointError
-        Naming the file, when it is not a checkpoint of wgflow, is truncated or altered, or of another format.
-    """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise CheckpointError(f"{path.name} does not have the name of a checkpoint of wgflow")
-    if _digest(path) != match[2]:
-        raise CheckpointError(f"{path.name} is truncated or altered: its bytes do not have the digest in its name")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(saved, dict) or saved.get("wgflow_checkpoint") != FORMAT:
-        raise CheckpointError(f"{path.name} is not a checkpoint of this version of wgflow (format {FORMAT})")
-    return saved
 
 
 def describe_run(run: "Run") -> dict[str, Any]:
-    """Return what makes two runs the same one; ``num_steps`` may grow, so it is not part of it."""
-    step = run.step_size
+    """Return what makes two runs the same one, before the first update; ``num_steps`` may grow: it is not part of it."""
     return {
         "functional": describe(run.F),
         "solver": describe(run.solver),
-        "step_size": describe(step),
+        "step_size": describe(run.step_size),
         "seed": run.seed,
         "measure": describe(run.state.measure),
     }
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+def _named(callbacks: Sequence["Callback"]) -> dict[str, "Callback"]:
+    """Callbacks by class name and turn, so that one may be added or left out when a run goes on."""
+    turns: Counter[str] = Counter()
+    named = {}
+    for c in callbacks:
+        name = type(c).__qualname__
+        turns[name] += 1
+        named[f"{name} {turns[name]}"] = c
+    return named
 
 
 def _plain(saved: list[Any]) -> list[Any]:

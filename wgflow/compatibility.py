@@ -1,5 +1,6 @@
 """The only compatibility logic: it reads what the classes declare and says why not, with advice."""
 
+from wgflow._rng import generator
 from wgflow.functionals import Functional
 from wgflow.measures import Measure, MovingMeasure, Pushforward, Unnormalised
 from wgflow.solvers import Solver
@@ -44,11 +45,21 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     return None
 
 
-def same_shape(target: Measure | None, measure: MovingMeasure) -> str | None:
-    """Return the reason when the points of the flow and of its target differ in shape or dtype."""
+def same_points(target: Measure | None, measure: MovingMeasure) -> str | None:
+    """Return the reason when the points of a started flow and of its target differ in shape, dtype or device."""
     if target is None:
         return None
-    ours, theirs = tuple(measure.event_shape), tuple(target.event_shape)
-    if ours != theirs:
-        return f"the moving measure has points of shape {ours}, the target of shape {theirs}: they must be equal."
+    if target.device.type != measure.device.type:
+        return f"the moving measure is on {measure.device}, the target on {target.device}: move one of them."
+    ours = measure.inference().draw(2, generator(0, measure.device)).x
+    if ours.shape[1:] != target.event_shape:
+        return (
+            f"the moving measure has points of shape {tuple(ours.shape[1:])}, the target of shape "
+            f"{tuple(target.event_shape)}: they must be equal."
+        )
+    if not target.can_draw:
+        return None
+    theirs = target.draw(2, generator(0, target.device)).x
+    if ours.dtype != theirs.dtype:
+        return f"the moving measure has points of {ours.dtype}, the target of {theirs.dtype}: convert one of them."
     return None

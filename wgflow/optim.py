@@ -37,8 +37,11 @@ class Cosine:
     floor: float
 
     def __post_init__(self) -> None:
-        if self.updates < 1:
-            raise BadInput(f"Cosine(updates={self.updates}): expected at least 1")
+        if self.updates < 1 or not 0 <= self.floor < math.inf:
+            raise BadInput(
+                f"Cosine(updates={self.updates}, floor={self.floor}): expected at least 1 update and a nonnegative, "
+                "finite learning rate"
+            )
 
     def __call__(self, update: int, lr: float) -> float:
         """Learning rate of update number ``update`` (counted from 0) that starts at ``lr``."""
@@ -75,12 +78,11 @@ class Adam:
     schedule: Cosine | None = None
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise BadInput(f"Adam(lr={self.lr}): expected a positive, finite learning rate")
+        _check_rate("Adam", self.lr)
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
-        """Return a fresh minimiser of these parameters."""
-        held = list(parameters)
+        """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
+        held = _some(parameters)
         # One kernel for all tensors on a GPU; on a CPU the plain loop is as fast and exists for every dtype.
         optimizer = torch.optim.Adam(held, self.lr, self.betas, self.eps, fused=held[0].is_cuda)
         return Descent(optimizer, self.lr, self.schedule)
@@ -94,9 +96,24 @@ class SGD:
     momentum: float = 0.0
     schedule: Cosine | None = None
 
+    def __post_init__(self) -> None:
+        _check_rate("SGD", self.lr)
+
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
-        """Return a fresh minimiser of these parameters."""
-        return Descent(torch.optim.SGD(list(parameters), self.lr, self.momentum), self.lr, self.schedule)
+        """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
+        return Descent(torch.optim.SGD(_some(parameters), self.lr, self.momentum), self.lr, self.schedule)
+
+
+def _check_rate(name: str, lr: float) -> None:
+    if not (lr > 0 and math.isfinite(lr)):
+        raise BadInput(f"{name}(lr={lr}): expected a positive, finite learning rate")
+
+
+def _some(parameters: Iterable[Tensor]) -> list[Tensor]:
+    held = list(parameters)
+    if not held:
+        raise BadInput("nothing to train: the network (or list) that an optimiser was asked for has no parameters")
+    return held
 
 
 class Descent:

@@ -1,20 +1,24 @@
 """The one driver: it starts, advances, saves, checks and stops, and knows nothing of any method."""
 
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from wgflow._ledger import Ledger
-from wgflow._rng import generator
+from wgflow._ledger import ADVICE, Ledger
+from wgflow._ranks import anywhere
+from wgflow._rng import generator, global_generators
+from wgflow._state import first_nonfinite, state_dict
 from wgflow._typing import Info
 from wgflow.callbacks import Callback
 from wgflow.checkpoint import Checkpoint
-from wgflow.compatibility import same_shape, why_not
-from wgflow.errors import BadInput, Diverged, Incompatible
+from wgflow.compatibility import same_points, why_not
+from wgflow.errors import BadInput, CheckpointError, Diverged, Incompatible
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
 from wgflow.solution import Save, Solution
@@ -34,7 +38,7 @@ class Run:
     num_steps: int
     seed: int
     save: Save
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: Ledger = field(init=False)
     solution: Solution = field(init=False)
     metrics: dict[str, float] = field(default_factory=dict)
     resumed_from: str | None = None
@@ -43,6 +47,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.solution = Solution(self.state.measure, self.state)
+        self.ledger = Ledger(sum(self.solver.updates(k) for k in range(self.state.k)))
 
     @property
     def updates(self) -> int:
@@ -54,20 +59,44 @@ class Run:
         """Updates of the whole flow."""
         return sum(self.solver.updates(k) for k in range(self.num_steps))
 
-    def h(self) -> float:
-        """Size of the current time step; raises ``BadInput`` unless it is positive."""
-        h = self.step_size(self.state.k) if callable(self.step_size) else self.step_size
+    def h(self, k: int) -> float:
+        """Size of time step number ``k``; raises ``BadInput`` unless it is a positive number."""
+        h = self.step_size(k) if callable(self.step_size) else self.step_size
+        try:
+            h = float(h)
+        except (TypeError, ValueError):
+            raise BadInput(f"step_size={h!r} at step {k}: expected a positive number") from None
         if not h > 0:
-            raise BadInput(f"step_size={h} at step {self.state.k}: expected a positive number")
+            raise BadInput(f"step_size={h} at step {k}: expected a positive number")
         if math.isinf(h) and not self.solver.implicit:
             raise BadInput(
                 f"step_size=inf: only an implicit solver has that limit, {type(self.solver).__name__} is explicit"
             )
         return h
 
+    def nonfinite(self) -> str | None:
+        """Name of a tensor of the state that is not finite, or None; waits for the device."""
+        try:
+            return first_nonfinite(state_dict(self.state))
+        except CheckpointError:  # a measure without a plain form; it cannot be saved either
+            return None
+
+    def check(self) -> None:
+        """Raise ``Diverged`` when a tensor of the state is not finite. All ranks must call it together."""
+        where = self.nonfinite()
+        if not anywhere(torch.tensor(where is not None, device=self.state.rng.device)):
+            return
+        where = where or "the state on another rank"
+        raise Diverged(
+            f"{where} is not finite after update {self.updates}, in time step {self.state.k}. {ADVICE}",
+            term=where,
+            step=self.state.k,
+            update=self.updates,
+        )
+
     def record(self, metrics: dict[str, float]) -> None:
         """Put numbers into the record of the time step in progress."""
-        self.metrics |= metrics
+        self.metrics |= {name: float(value) for name, value in metrics.items()}
 
     def keep(self, last: bool = False) -> None:
         """Save the state now, when it is its turn."""
@@ -105,7 +134,7 @@ def solve(
     step_size : float or callable
         :math:`h`, or a function of the step number :math:`k`. Infinite for the proximal-free limit of an implicit solver.
     num_steps : int
-        Time steps in all, those of a resumed or passed ``state`` included.
+        Time steps in all, those of a resumed run or a passed ``state`` included.
     seed : int
         Everything random is a function of it: network initialisation, batches, latents. The global generators are
         left as they were found.
@@ -118,7 +147,8 @@ def solve(
     state : State, optional
         Go on from the ``state`` of an earlier solution (consumed).
     log_every : int
-        Updates between looks at what they report (``on_log``), the only times the device is waited for.
+        Updates between looks at what they report (``on_log``). The device is waited for then, at the end of a time
+        step and for a checkpoint, and at no other time.
     throw : bool
         Raise :class:`Diverged`; when False return the solution with ``status="diverged"``.
 
@@ -129,9 +159,10 @@ def solve(
     Raises
     ------
     Incompatible
-        When the three parts do not work together; the message says what to use instead.
+        When the three parts do not work together; the message says what to use instead. Also when the points of the
+        flow and of its target differ in shape, dtype or device.
     BadInput
-        For a step size or a count that is not positive, or points of different shapes.
+        For a step size or a count that is not positive, or a start with entries that are not finite.
     Diverged
         When a reported quantity or a saved tensor is not finite; names the term, the step and the update.
     CheckpointError
@@ -146,36 +177,62 @@ def solve(
     >>> flow.measure.x
     tensor([[0.2500, 0.2500]])
     """
-    if num_steps < 1 or log_every < 1:
-        raise BadInput(f"num_steps={num_steps}, log_every={log_every}: expected at least 1")
+    num_steps, log_every = _whole("num_steps", num_steps, 1), _whole("log_every", log_every, 1)
+    seed = _whole("seed", seed, 0)
+    for name, value, kind in (("F", F, Functional), ("solver", solver, Solver)):
+        if not isinstance(value, kind):
+            raise BadInput(f"{name}={value!r:.60}: expected a {kind.__name__}")
     reason = why_not(F, solver, initial)
     if reason is not None:
         raise Incompatible(reason)
-    devices = [initial.device] if initial.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with global_generators(seed, initial.device):
         if state is None:
             state = solver.init(F, initial, generator(seed, initial.device))
-        reason = same_shape(F.data(), state.measure)
-        if reason is not None:
-            raise Incompatible(reason)
         run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save)
-        run.h()
+        _check_start(run)
         if checkpoint is None:
             return _drive(run, callbacks, None, log_every, throw)
         with checkpoint.opened(run, callbacks):
             return _drive(run, callbacks, checkpoint, log_every, throw)
 
 
+def _whole(name: str, value: int, least: int) -> int:
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise BadInput(f"{name}={value!r}: expected a whole number") from None
+    if not least <= n < 2**63:
+        raise BadInput(f"{name}={n}: expected a whole number from {least} up")
+    return n
+
+
+def _check_start(run: Run) -> None:
+    k = run.state.k
+    if k > run.num_steps:
+        raise BadInput(f"num_steps={run.num_steps} counts all time steps, and the state passed has completed {k}")
+    for step in range(k, run.num_steps) if callable(run.step_size) else [k]:
+        run.h(step)
+    reason = same_points(run.F.data(), run.state.measure)
+    if reason is not None:
+        raise Incompatible(reason)
+    where = run.nonfinite()
+    if where is not None:
+        raise BadInput(f"the flow cannot start: {where} has entries that are not finite")
+
+
 def _drive(
     run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int, throw: bool
 ) -> Solution:
-    solution = run.solution
-    run.keep()
-    for c in callbacks:
-        c.on_start(run)
+    solution, started, stops = run.solution, [], []
     try:
-        _advance(run, callbacks, checkpoint, log_every)
+        run.keep()
+        for c in callbacks:
+            stops.append(c.on_start(run) == Run.STOP)
+            started.append(c)
+        if checkpoint is not None and run.resumed_from is None:
+            checkpoint.write(run, callbacks)
+        if any(stops) or _advance(run, callbacks, checkpoint, log_every):
+            solution.status = "stopped"
     except Diverged as error:
         solution.status = "diverged"
         error.solution = solution
@@ -183,41 +240,46 @@ def _drive(
             raise
     finally:
         solution.state, solution.measure = run.state, run.state.measure
-        for c in callbacks:
-            c.on_end(run)
+        with ExitStack() as ends:  # all of them end, also when one fails
+            for c in reversed(started):
+                ends.callback(c.on_end, run)
     return solution
 
 
-def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int) -> None:
+def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int) -> bool:
+    """Update until all time steps are done; returns whether a callback has stopped the run before."""
     ledger, solution = run.ledger, run.solution
     begun = time.perf_counter()
     while run.state.k < run.num_steps:
         k = run.state.k
-        run.state, info = run.solver.update(run.F, run.state, run.h())
+        run.state, info = run.solver.update(run.F, run.state, run.h(k))
         ledger.add(k, info)
         for c in callbacks:
             c.on_update(run, info)
-        stop = False
-        if ledger.updates % log_every == 0:
+        looked, stepped, stop = ledger.updates % log_every == 0, run.state.k > k, False
+        last = run.state.k == run.num_steps
+        if looked or stepped:
             ledger.settle()
+        if looked or last or not info:  # where nothing is reported, the state itself is looked at
+            run.check()
+        if looked:
             window = ledger.mean_and_clear(ledger.window)
             for c in callbacks:
                 c.on_log(run, window)
-        if run.state.k > k:
-            ledger.settle()
+        if stepped:
             row = _record(run, time.perf_counter() - begun)
             begun = time.perf_counter()
             stop = Run.STOP in [c.on_step(run, row) for c in callbacks]
             row |= run.metrics
             run.metrics = {}
             solution.history.append(row)
-            run.keep(last=stop or run.state.k == run.num_steps)
-        if checkpoint is not None and checkpoint.due(run, last=stop or run.state.k == run.num_steps):
+            run.keep(last=stop or last)
+        if checkpoint is not None and checkpoint.due(run, looked=looked or stepped, last=stop or last):
             ledger.settle()
             checkpoint.write(run, callbacks)
         if stop:
-            solution.status = "stopped"
-            return
+            return True
+    return False
 
 
 def _record(run: Run, seconds: float) -> dict[str, Any]:

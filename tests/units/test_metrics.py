@@ -196,7 +196,7 @@ def test_real_samples_are_fixed_by_the_seed_and_the_model_by_the_generator(metri
     model = Gaussian(SHIFT, torch.eye(8, dtype=torch.float64))
     assert again(model, rng(3)) == metric(model, rng(3))
     assert again(model, rng(4))["sinkhorn"] != metric(model, rng(3))["sinkhorn"]
-    assert SinkhornMetric(NORMAL, n=200, blur=0.5, floor_pairs=2, seed=50).floor != metric.floor
+    assert replace(metric, seed=50).floor != metric.floor
 
 
 def test_values_are_plain_floats_and_add_up(metric):

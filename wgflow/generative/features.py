@@ -224,6 +224,8 @@ class CifarResNetFeatures(_Frozen):
     """
 
     num_features = 64
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__()
