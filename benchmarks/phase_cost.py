@@ -1,8 +1,9 @@
 """C16: what does phase k of S-JKO cost? Time, memory and network calls for k = 1 ... K, beside incremental maps.
 
-Every phase is first run in order (memory, network calls, a copy of the state at its start). Then each is run again from
-its start, all of them in a new random order in every round, so that a drift of the machine cannot look like a trend in
-k; the time of a phase is the median over the rounds.
+Every phase is first run in order (memory, network calls, a copy of the state at its start). Then all phases are run
+again from their starts side by side, one update of each in random order, so that neither a drift of the machine nor a
+burst of other work can look like a trend in k. The time of a phase is that of its median update, times their number,
+with the last update, which also accepts the step, taken for itself.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import copy
 import gc
 import random
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,31 +121,38 @@ def in_order(method: Any, args: argparse.Namespace, device: torch.device) -> Cos
     return costs
 
 
-def shuffled(found: dict[str, Any], args: argparse.Namespace, device: torch.device) -> dict[str, tuple[list, list]]:
-    """Time every phase of every method in random order, and again; return medians of work and wall seconds."""
+def interleaved(found: dict[str, Any], args: argparse.Namespace, device: torch.device) -> dict[str, list[list[float]]]:
+    """Return work and wall seconds of every phase, from single updates of all phases in random order."""
     clock, order = Clock(device), random.Random(0)
-    starts: dict[tuple[str, int], Any] = {}
-    for name, method in found.items():
-        state = method.begin(0, device)
-        for k in range(args.steps):
-            starts[name, k] = method.copy(state)
-            state = _phase(method, state, args.updates)
-    times: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in starts}
+    starts = {name: _starts(method, args, device) for name, method in found.items()}
+    times: dict[tuple[str, int, bool], list[tuple[float, float]]] = defaultdict(list)
     gc.collect()
     gc.disable()  # a collection would hit a phase by chance
     for turn in range(args.rounds):
-        due = sorted(key for key in starts if key[0] == "s_jko" or turn < BASELINE_ROUNDS)
-        for name, k in order.sample(due, len(due)):
-            state = found[name].copy(starts[name, k])
-            begun = clock()
-            _phase(found[name], state, args.updates)
-            times[name, k].append(tuple(b - a for a, b in zip(begun, clock(), strict=True)))
-            gc.collect(0)
+        due = [name for name in found if name == "s_jko" or turn < BASELINE_ROUNDS]
+        states = {(name, k): found[name].copy(start) for name in due for k, start in enumerate(starts[name])}
+        for i in range(args.updates):
+            for name, k in order.sample(sorted(states), len(states)):
+                begun = clock()
+                states[name, k] = found[name].update(states[name, k])
+                took = tuple(b - a for a, b in zip(begun, clock(), strict=True))
+                times[name, k, i + 1 == args.updates].append(took)
+        gc.collect()
     gc.enable()
-    return {
-        name: tuple([statistics.median(t[j] for t in times[name, k]) for k in range(args.steps)] for j in range(2))
-        for name in found
-    }
+
+    def phase(name: str, k: int, j: int) -> float:
+        usual, last = ([t[j] for t in times[name, k, accepts]] for accepts in (False, True))
+        return (args.updates - 1) * statistics.median(usual) + statistics.median(last)
+
+    return {name: [[phase(name, k, j) for k in range(args.steps)] for j in range(2)] for name in found}
+
+
+def _starts(method: Any, args: argparse.Namespace, device: torch.device) -> list[Any]:
+    state, starts = method.begin(0, device), []
+    for _ in range(args.steps):
+        starts.append(method.copy(state))
+        state = _phase(method, state, args.updates)
+    return starts
 
 
 def _phase(method: Any, state: Any, updates: int) -> Any:
@@ -246,8 +255,8 @@ def draw(all_costs: dict[str, Costs], results: dict[str, Any], path: Path) -> No
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("--steps", type=int, default=30, help="phases K")
-    options.add_argument("--updates", type=int, default=10, help="updates in a phase")
-    options.add_argument("--rounds", type=int, default=7, help="times that every phase is timed")
+    options.add_argument("--updates", type=int, default=8, help="updates in a phase")
+    options.add_argument("--rounds", type=int, default=8, help="times that every phase is run (baselines: 2)")
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--width", type=int, default=128, help="of the toy networks")
     options.add_argument("--buffer", type=int, default=2048, help="particles of the cached baseline")
@@ -259,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     device = torch.device(args.device)
     found = methods(args, device)
     all_costs = {name: in_order(method, args, device) for name, method in found.items()}
-    for name, (seconds, wall) in shuffled(found, args, device).items():
+    for name, (seconds, wall) in interleaved(found, args, device).items():
         all_costs[name].seconds, all_costs[name].wall_seconds = seconds, wall
     results = {
         name: report(costs, args.buffer if name == "cached_maps" else 0) for name, costs in all_costs.items()

@@ -103,8 +103,7 @@ class Checkpoint:
             if reason is not None:
                 raise failed or CheckpointError(reason)
             if rank() != 0 and name is not None:
-                self._fill(run, callbacks, read(self.directory / name))
-                run.resumed_from = name
+                self._fill(run, callbacks, read(self.directory / name), name)
             from_first(None, device)  # nobody goes on, and removes the file, before all have read it
             self._last = time.monotonic()
             yield
@@ -134,11 +133,10 @@ class Checkpoint:
                 differ = differences(self._run, saved["run"])
                 if differ:
                     raise CheckpointError(f"{path.name} is of another run: " + "; ".join(differ))
-                self._fill(run, callbacks, saved)
+                self._fill(run, callbacks, saved, path.name)
             except CheckpointError as error:
                 refused[path] = str(error)
                 continue
-            run.resumed_from = path.name
             break
         self._refused = set(refused)
         if refused and run.resumed_from is None:
@@ -154,9 +152,9 @@ class Checkpoint:
                 f"more than the num_steps={run.num_steps} asked for"
             )
 
-    def _fill(self, run: "Run", callbacks: Sequence["Callback"], saved: dict[str, Any]) -> None:
+    def _fill(self, run: "Run", callbacks: Sequence["Callback"], saved: dict[str, Any], name: str) -> None:
         device = run.state.rng.device
-        run.state = load_state(run.state, saved["state"], device=device)
+        run.state = load_state(run.state, saved["state"], f"{name}: state", device)
         run.ledger.load_state_dict(saved["ledger"])
         run.solution.history[:] = saved["history"]
         run.solution.times[:] = saved["times"]
@@ -167,6 +165,7 @@ class Checkpoint:
         torch.set_rng_state(saved["global_rng"]["cpu"])
         if "cuda" in saved["global_rng"] and device.type == "cuda":
             torch.cuda.set_rng_state(saved["global_rng"]["cuda"], device)
+        run.resumed_from = name
 
     def _payload(self, run: "Run", callbacks: Sequence["Callback"]) -> dict[str, Any]:
         device = run.state.rng.device

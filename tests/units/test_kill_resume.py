@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from _compare import assert_same
 
 import wgflow
 from wgflow._files import files, read
@@ -81,24 +82,6 @@ def uninterrupted(attempt: Job, tmp_path_factory: pytest.TempPathFactory) -> tup
 def log(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "checkpoint") -> None:
-    """Equal to the last bit, except for wall times and the length of the log, which holds wall times."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype, where
-        assert torch.equal(ours, theirs), where
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in ours.keys() - {"seconds", "position"}:
-            assert_same(ours[key], theirs[key], f"{where}.{key}")
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for i, pair in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(*pair, f"{where}[{i}]")
-    else:
-        assert ours == theirs, where
 
 
 def assert_ends_there(folder: Path, reference: Path) -> None:

@@ -1,0 +1,23 @@
+"""Comparison of nested plain values to the last bit."""
+
+from typing import Any
+
+import torch
+
+
+def assert_same(ours: Any, theirs: Any, where: str = "checkpoint") -> None:
+    """Equal to the last bit, except for wall times and the length of the log, which holds wall times."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours.keys() - {"seconds", "position"}:
+            assert_same(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(*pair, f"{where}[{i}]")
+    else:
+        assert ours == theirs, where
