@@ -54,12 +54,21 @@ def write(name: str, folder: Path, settings: dict[str, Any], results: dict[str, 
         "commit": commit(),
         "note": NOISE,
         "settings": settings,
-        "results": results,
+        "results": _rounded(results),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def _rounded(value: Any) -> Any:
+    """Keep five digits, more than any timing has."""
+    if isinstance(value, dict):
+        return {key: _rounded(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -75,9 +84,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """Return the git commit and whether tracked files other than results differ from it."""
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "wgflow", "benchmarks/*.py")
-    return {"id": _git("rev-parse", "HEAD"), "changed_files": None if changed is None else len(changed.splitlines())}
+    """Return the git commit, and whether the library or the benchmarks differ from it."""
+    changed = _git("status", "--porcelain", "--", "wgflow", "benchmarks/*.py")
+    return {"id": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
 
 def _git(*arguments: str) -> str | None:

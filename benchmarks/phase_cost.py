@@ -208,7 +208,7 @@ def report(costs: Costs, buffer: int) -> dict[str, Any]:
         "exponent_of_total_cost_in_K": exponent(costs.seconds),
         "generator_calls_per_update": growth(costs.calls_per_update),
         "nfe_to_sample_after_K_phases": costs.calls_to_sample,
-        "fresh_samples_in_training": "a buffer of %d" % buffer if buffer else "unlimited",
+        "fresh_samples_in_training": f"a buffer of {buffer}" if buffer else "unlimited",
         # From the second phase on: Adam's moments and the gradients are made in the first.
         "live_tensors_mb": growth(costs.tensor_mb[1:]),
         "live_parameter_tensors": growth(costs.parameter_tensors[1:]),
@@ -232,6 +232,7 @@ def draw(all_costs: dict[str, Costs], results: dict[str, Any], path: Path) -> No
         k = np.arange(1, len(costs.seconds) + 1)
         order = results[name]["exponent_of_total_cost_in_K"]
         style = {"color": color, "marker": ".", "linewidth": 1.2, "label": labels[name]}
+        style["linestyle"] = "--" if name == "cached_maps" else "-"
         left.plot(k, np.asarray(costs.seconds) / base, **style)
         middle.loglog(k, np.cumsum(costs.seconds) / base, **style | {"label": f"{labels[name]}: $K^{{{order:.2f}}}$"})
         right.plot(k[1:], costs.tensor_mb[1:], **style)
@@ -270,9 +271,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     all_costs = {name: in_order(method, args, device) for name, method in found.items()}
     for name, (seconds, wall) in interleaved(found, args, device).items():
         all_costs[name].seconds, all_costs[name].wall_seconds = seconds, wall
-    results = {
-        name: report(costs, args.buffer if name == "cached_maps" else 0) for name, costs in all_costs.items()
-    }
+    results = {name: report(costs, args.buffer if name == "cached_maps" else 0) for name, costs in all_costs.items()}
     draw(all_costs, results, args.figure)
     kept = ("steps", "updates", "rounds", "batch", "width", "buffer", "quick")
     settings = {k: getattr(args, k) for k in kept} | {"clock": Clock(device).name, "problem": "25 Gaussians, softplus"}

@@ -1,6 +1,7 @@
 """Callbacks read a run and never change it: progress, logs, metrics, stopping."""
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ class Progress(Callback):
 
 
 class JsonLog(Callback):
-    """Writes one JSON object a line: window means, time steps and metrics.
+    """Writes one JSON object a line: window means, time steps and metrics; infinity and NaN, which JSON lacks, as null.
 
     On a resume the file is cut back to where the checkpoint stood, so that every line is there once. A run that goes
     on from a passed state appends.
@@ -117,7 +118,8 @@ class JsonLog(Callback):
         return self.file.read().rfind(b"\n") + 1
 
     def _write(self, row: dict[str, Any]) -> None:
-        self.file.write((json.dumps(row) + "\n").encode())
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self.file.write((json.dumps(finite) + "\n").encode())
         self.file.flush()
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:

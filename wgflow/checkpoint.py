@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from wgflow._describe import describe, differences
 from wgflow._files import FORMAT, files, read, remove_strays, write
-from wgflow._ranks import from_first, parallel, rank
+from wgflow._ranks import anywhere, from_first, parallel, rank
 from wgflow._state import load_state, plain, state_dict, tensors
 from wgflow.errors import BadInput, CheckpointError
 
@@ -103,8 +103,13 @@ class Checkpoint:
             if reason is not None:
                 raise failed or CheckpointError(reason)
             if rank() != 0 and name is not None:
-                self._fill(run, callbacks, read(self.directory / name), name)
-            from_first(None, device)  # nobody goes on, and removes the file, before all have read it
+                try:
+                    self._fill(run, callbacks, read(self.directory / name), name)
+                except CheckpointError as error:
+                    failed = error
+            # Nobody goes on, and removes the file, before all have read it.
+            if anywhere(torch.tensor(failed is not None, device=device)):
+                raise failed or CheckpointError(f"another rank could not restore {name}")
             self._last = time.monotonic()
             yield
 
@@ -159,9 +164,9 @@ class Checkpoint:
         run.solution.history[:] = saved["history"]
         run.solution.times[:] = saved["times"]
         run.solution.saved[:] = _unplain(saved["saved"])
-        for name, c in _named(callbacks).items():
-            if name in saved["callbacks"]:
-                c.load_state_dict(saved["callbacks"][name])
+        for turn, c in _named(callbacks).items():
+            if turn in saved["callbacks"]:
+                c.load_state_dict(saved["callbacks"][turn])
         torch.set_rng_state(saved["global_rng"]["cpu"])
         if "cuda" in saved["global_rng"] and device.type == "cuda":
             torch.cuda.set_rng_state(saved["global_rng"]["cuda"], device)

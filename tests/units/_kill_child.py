@@ -97,6 +97,10 @@ def _after(original: Callable) -> Callable:
     return lambda *args, **kwargs: (original(*args, **kwargs), die())
 
 
+def _suspended(original: Callable) -> Callable:
+    return lambda *args, **kwargs: (os.kill(os.getpid(), signal.SIGSTOP), original(*args, **kwargs))
+
+
 def _half_a_line(self: wgflow.JsonLog, row: dict) -> None:
     line = json.dumps(row).encode()
     self.file.write(line[: len(line) // 2])
@@ -121,6 +125,8 @@ POINTS: dict[str, tuple[object, str, Callable]] = {
     "half a line of the log": (wgflow.JsonLog, "_write", _half_a_line),
     "after a step's line of the log": (wgflow.JsonLog, "on_step", _after(wgflow.JsonLog.on_step)),
     "while metrics are evaluated": (wgflow.Evaluate, "evaluate", die),
+    # not a kill: the process is suspended and goes on later
+    "suspended": (PushforwardSuccessor, "trained", _suspended(PushforwardSuccessor.trained)),
 }
 
 
@@ -143,24 +149,38 @@ def _attempt(job: dict) -> None:
         if "point" in job:
             arm(job["point"], job["n"])
         run(Path(job["folder"]))
-        os._exit(0)
-    except BaseException:
+    except BaseException as error:
+        (Path(job["folder"]) / "error").write_text(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         os._exit(1)
+    os._exit(0)
+
+
+def _start(job: dict) -> int:
+    child = os.fork()
+    if child == 0:
+        _attempt(job)
+    return child
 
 
 def serve() -> None:
-    """Answer every job, a line on standard input, with the exit status of its process and the time it took."""
+    """Answer every job, a line on standard input, with the exit status of its process and the time it took.
+
+    A job with ``"go on"`` waits for the end of a process that an earlier job has left suspended.
+    """
     for line in sys.stdin:
         job, begun = json.loads(line), time.perf_counter()
-        child = os.fork()
-        if child == 0:
-            _attempt(job)
+        if "go on" in job:
+            child = job["go on"]
+            os.kill(child, signal.SIGCONT)
+        else:
+            child = _start(job)
         if "seconds" in job:
             time.sleep(job["seconds"])
             os.kill(child, signal.SIGKILL)  # not reaped yet, so the number is still this child's
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps({"code": code, "seconds": time.perf_counter() - begun}), flush=True)
+        _, status = os.waitpid(child, os.WUNTRACED)
+        answer = {"suspended": child} if os.WIFSTOPPED(status) else {"code": os.waitstatus_to_exitcode(status)}
+        print(json.dumps(answer | {"seconds": time.perf_counter() - begun}), flush=True)
 
 
 if __name__ == "__main__":

@@ -151,3 +151,16 @@ def test_a_finished_run_is_not_touched_again(attempt, uninterrupted, tmp_path):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "resumed"}
     assert attempt(tmp_path)["code"] == 0
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "resumed"} == before
+
+
+def test_a_second_process_is_refused_while_the_first_goes_on(attempt, uninterrupted, tmp_path):
+    first = attempt(tmp_path, point="suspended", n=20)["suspended"]
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert attempt(tmp_path)["code"] == 1
+    error = tmp_path / "error"
+    assert error.read_text().startswith("CheckpointError: ")
+    assert "in use by another process" in error.read_text()
+    error.unlink()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert attempt(tmp_path, **{"go on": first})["code"] == 0
+    assert_ends_there(tmp_path, uninterrupted[0])

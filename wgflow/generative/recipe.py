@@ -99,8 +99,8 @@ class Recipe:
     r1: float = 0.2
     r1_every: int = 1
     instance_noise: bool = False
-    lr_generator: float = 2e-4
-    lr_critic: float = 1e-4
+    lr_generator: float = 1e-3
+    lr_critic: float = 5e-4
     lr_floor: float | None = 5e-5
     ema_half_life: float = 5_000
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -237,7 +237,7 @@ def _as(hint: Any, value: Any, key: str) -> Any:
     raise BadInput(f"{key}={value!r}: expected {names}")
 
 
-_CIFAR = Recipe(data="cifar10", flip=True, network="small", divergence="kl", first_iters=10_000, iters=2_000, batch=256,
+_CIFAR = Recipe(data="cifar10", flip=True, network="small", divergence="kl", first_iters=10_000, iters=2_000, batch=256, lr_generator=2e-4, lr_critic=1e-4,
                 num_steps=50, ema_half_life=1_774_000, evaluate_every=2_000, sinkhorn_n=2000, sinkhorn_blur=2.0)  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {

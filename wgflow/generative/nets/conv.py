@@ -64,7 +64,10 @@ class ConvGenerator(nn.Module):
 
 
 class ConvCritic(nn.Module):
-    r"""Critic on images: 4×4 convolutions of stride 2 down to size 4 to 7, LeakyReLU(0.2), linear. No normalisation.
+    r"""Critic on images: 4×4 convolutions of stride 2 down to size 4 to 7, one 3×3 convolution, linear.
+
+    LeakyReLU(0.2), no normalisation. The last convolution, at the coarsest size, is cheap and lets the critic relate
+    distant parts of an image.
 
     Parameters
     ----------
@@ -90,6 +93,8 @@ class ConvCritic(nn.Module):
         for j in range(halvings):
             layers += [nn.Conv2d(width, channels * 2**j, 4, 2, 1), nn.LeakyReLU(0.2)]
             width = channels * 2**j
+        layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
+        width *= 2
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * start * start, 1))
 
     def forward(self, y: Tensor) -> Tensor:

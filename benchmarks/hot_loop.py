@@ -1,0 +1,402 @@
+"""The hot loop: waits of the host for the device, the fake batch's gradient, images per second and who uses the time.
+
+Counts come from a profiler trace and are exact. Times are ratios: all variants run side by side, a slice of each in
+random order, and a ratio is the median over rounds of slices that ran next to each other.
+"""
+
+import argparse
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from _record import Clock, parser, write
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from wgflow import (
+    SGD,
+    Adam,
+    Critic,
+    Dataset,
+    Flow,
+    GaussianMixture,
+    Particles,
+    Smoothed,
+    StandardNormal,
+    instance_noise,
+)
+from wgflow._ledger import Ledger
+from wgflow.generative import ImageData, Recipe, Runtime, load_images
+from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
+from wgflow.measures.pushforward import PushforwardSuccessor
+from wgflow.optim import Descent, Optim
+from wgflow.presets import s_jko
+
+# Operators whose result is a number or a shape on the host.
+READS = frozenset(f"aten::{n}" for n in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select"))
+BACKWARD = "autograd::engine::evaluate_function: "
+CRITIC_STEP = "critic step"
+LOG_EVERY = 50  # as in wgflow.solve
+
+
+@dataclass(frozen=True)
+class Watched(Critic):
+    """A critic that marks its step in a trace, times it, and keeps what the fake batches looked like."""
+
+    clock: Clock | None = None
+    seconds: list[float] = field(default_factory=list)
+    with_grad: list[bool] = field(default_factory=list)
+
+    def refine(self, F: Any, draw: Any, es: Any, rng: torch.Generator) -> Any:
+        def seen(rng: torch.Generator) -> Particles:
+            fake = draw(rng)
+            self.with_grad.append(fake.x.requires_grad)
+            return fake
+
+        begun = self.clock() if self.clock else None
+        with record_function(CRITIC_STEP):
+            info = super().refine(F, seen, es, rng)
+        if self.clock:
+            self.seconds.append(self.clock()[0] - begun[0])
+        return info
+
+
+@dataclass(frozen=True)
+class AdamKernel(Adam):
+    """Adam with a kernel of one's choice: ``loop``, ``foreach`` or ``fused``."""
+
+    kernel: str = "fused"
+
+    def build(self, parameters: Iterable[Tensor]) -> Descent:
+        kernels = {"fused": self.kernel == "fused", "foreach": self.kernel == "foreach"}
+        return Descent(
+            torch.optim.Adam(list(parameters), self.lr, self.betas, self.eps, **kernels), self.lr, self.schedule
+        )
+
+
+class WholeBackward(Descent):
+    """Back-propagates into everything that the loss depends on, as ``loss.backward()`` does."""
+
+    def minimise(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+
+
+class WithGradient(PushforwardSuccessor):
+    """Draws the fake batch with gradient, as the public S-JKO code does: the critic's loss then reaches the generator."""
+
+    def draw(self, rho: Any, n: int, rng: torch.Generator) -> Particles:
+        inputs, log_w = rho.latents(n, rng)
+        return Particles(self.net(*inputs), log_w)
+
+
+class Contiguous(Runtime):
+    """Networks in the default memory layout."""
+
+    def network(self, net: nn.Module) -> nn.Module:
+        return net
+
+
+@dataclass
+class Loop:
+    """A flow in the middle of its updates."""
+
+    flow: Flow
+    state: Any
+    after: Callable[[Any], None] = lambda info: None
+
+    @classmethod
+    def of(cls, flow: Flow, **options: Any) -> "Loop":
+        device = flow.initial.device
+        torch.manual_seed(0)
+        return cls(
+            flow, flow.solver.init(flow.functional, flow.initial, torch.Generator(device).manual_seed(0)), **options
+        )
+
+    def run(self, updates: int) -> None:
+        for _ in range(updates):
+            self.state, info = self.flow.solver.update(self.flow.functional, self.state, self.flow.step_size)
+            self.after(info)
+
+
+def with_optim(flow: Flow, other: Callable[[Adam], Optim]) -> Flow:
+    """Return the flow with another optimiser of both networks, made from the one it has."""
+    solver, critic = flow.solver, flow.solver.estimator
+    critic = replace(critic, optim=other(critic.optim))
+    return replace(flow, solver=replace(solver, optim=other(solver.optim), estimator=critic))
+
+
+def with_kernel(flow: Flow, kernel: str) -> Flow:
+    """Return the flow with another kernel of Adam."""
+    return with_optim(flow, lambda a: AdamKernel(a.lr, a.betas, a.eps, a.schedule, kernel))
+
+
+def with_sgd(flow: Flow) -> Flow:
+    """Return the flow with gradient descent."""
+    return with_optim(flow, lambda a: SGD(a.lr, schedule=a.schedule))
+
+
+def watched(flow: Flow, clock: Clock | None = None) -> Flow:
+    """Return the flow with a critic that is watched."""
+    c = flow.solver.estimator
+    return replace(flow, solver=replace(flow.solver, estimator=Watched(c.net, c.optim, c.iters, c.r1, clock=clock)))
+
+
+def defective(flow: Flow) -> Loop:
+    """Return a loop that generates the fake batch with gradient and back-propagates through it."""
+    loop = Loop.of(flow)
+    descent = loop.state.estimator.descent
+    loop.state.estimator.descent = WholeBackward(descent.optimizer, descent.lr, descent.schedule)
+    loop.state.successor = WithGradient(loop.state.successor.net)
+    return loop
+
+
+def toys(device: torch.device) -> dict[str, Flow]:
+    """Return small flows that together use every target, coupling and entropy of the hot loop."""
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], device=device)
+    points = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    z = StandardNormal(2, device=device)
+    nets = (lambda: ToyGenerator(width=16), lambda: ToyCritic(width=16))
+    return {
+        f"toy, {name}": s_jko(target, z, *nets, noise=z, batch=16, divergence=entropy, variant=variant, ema=0.9)
+        for name, target, entropy, variant in (
+            ("mixture, kl", GaussianMixture(means, 0.1), "kl", "wgflow"),
+            (
+                "stratified mixture, softplus, public code",
+                GaussianMixture(means, 0.1, stratified=True),
+                "softplus",
+                "code",
+            ),
+            ("points, js_nonsat, paper", Dataset(points), "js_nonsat", "paper"),
+            ("noisy points, kl_dv", Smoothed(Dataset(points), instance_noise), "kl_dv", "wgflow"),
+            ("mixture, chi2_tight", GaussianMixture(means, 0.1), "chi2_tight", "wgflow"),
+        )
+    }
+
+
+def trace(loop: Loop, updates: int) -> list[Any]:
+    """Return the events of a profile of some updates."""
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        loop.run(updates)
+    return list(recorded.events())
+
+
+def host_reads(events: list[Any], updates: int) -> dict[str, Any]:
+    """Count per update the reads of tensors by the host, those of Adam's step counters (host tensors) apart."""
+    outside, adam = Counter(), Counter()
+    for event in events:
+        if event.name in READS:
+            ancestors = list(_ancestors(event))
+            mine = adam if any(a.startswith("Optimizer.step") for a in ancestors) else outside
+            mine[f"{event.name} in {ancestors[-1] if ancestors else 'the update'}"] += 1
+    return {
+        "per_update": sum(outside.values()) / updates,
+        "per_update_in_optimizer_step": sum(adam.values()) / updates,
+        "where": dict(outside),
+    }
+
+
+def _ancestors(event: Any) -> Iterable[str]:
+    while event.cpu_parent is not None:
+        event = event.cpu_parent
+        yield event.name
+
+
+def count_reads(flow: Flow, updates: int, **options: Any) -> dict[str, Any]:
+    """Count host reads in some updates after a warm-up."""
+    loop = Loop.of(flow, **options)
+    loop.run(3)
+    return host_reads(trace(loop, updates), updates)
+
+
+def syncs(flows: dict[str, Flow], updates: int, device: torch.device) -> dict[str, Any]:
+    """Answer (a): host reads by the trace, and on a GPU whether CUDA's own check objects."""
+    first = next(iter(flows.values()))
+    return {
+        "updates": updates,
+        "library": {name: count_reads(flow, updates) for name, flow in flows.items()},
+        # Adam's step counters are host tensors on a CPU; the fused kernel of a GPU reads them on the device. Another
+        # optimiser shows that they are all there is.
+        "with_sgd": {name: count_reads(with_sgd(flow), updates) for name, flow in flows.items()},
+        # Proof that the count can see one: a loop that looks at a number of every update.
+        "control_reads_one_number": count_reads(first, updates, after=lambda info: info["jko/energy"].item()),
+        "cuda_sync_debug": {n: cuda_check(f, updates) for n, f in flows.items()} if device.type == "cuda" else None,
+    }
+
+
+def cuda_check(flow: Flow, updates: int) -> str:
+    """Run updates while CUDA raises on every synchronisation; return ``ok`` or the error."""
+    loop = Loop.of(flow)
+    loop.run(3)
+    with cuda_sync_errors():
+        try:
+            loop.run(updates)
+        except RuntimeError as error:
+            return str(error)
+    return "ok"
+
+
+@contextmanager
+def cuda_sync_errors() -> Any:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def fake_batch(flow: Flow, updates: int) -> dict[str, Any]:
+    """Answer (b): whether fake batches carry a graph, and the backward nodes that a critic step runs."""
+    results = {}
+    for name, make in (("library", Loop.of), ("with_gradient", defective)):
+        seen = watched(flow)
+        loop = make(seen)
+        loop.run(1)
+        events = [e for e in trace(loop, updates) if e.name.startswith(BACKWARD)]
+        # The engine runs CPU nodes in the calling thread, so they lie in the marked range; on a GPU it has its own.
+        inside = [e for e in events if CRITIC_STEP in _ancestors(e)]
+        grads = seen.solver.estimator.with_grad
+        results[name] = {
+            "fake_batches": len(grads),
+            "fake_batches_with_gradient": sum(grads),
+            "backward_nodes_per_critic_step": len(inside) / updates if inside else None,
+            "backward_nodes_per_update": len(events) / updates,
+        }
+    return results
+
+
+def variants(recipe: Recipe, data: ImageData, device: torch.device) -> dict[str, Loop]:
+    """Return the loops that are timed against the first of them."""
+    here = Runtime(device)
+    clock = Clock(device)
+    flow = recipe.flow(data, here)
+    ledger = Ledger()
+
+    def read_all(info: Any) -> None:
+        ledger.add(0, info)
+        ledger.settle()
+
+    return {
+        "base": Loop.of(watched(flow, clock)),
+        "no_r1": Loop.of(replace(recipe, r1=0.0).flow(data, here)),
+        "lazy_r1_every_16": Loop.of(replace(recipe, r1_every=16).flow(data, here)),
+        "no_ema": Loop.of(replace(flow, initial=replace(flow.initial, ema=0.0))),
+        "fake_batch_with_gradient": defective(flow),
+        "contiguous_layout": Loop.of(recipe.flow(data, Contiguous(device))),
+        "adam_loop": Loop.of(with_kernel(flow, "loop")),
+        "adam_foreach": Loop.of(with_kernel(flow, "foreach")),
+        "adam_fused": Loop.of(with_kernel(flow, "fused")),
+        "log_every_update": Loop.of(flow, after=read_all),
+    }
+
+
+def times(loops: dict[str, Loop], rounds: int, slice_updates: int, device: torch.device) -> dict[str, list]:
+    """Return (work, wall) seconds of every slice of every loop."""
+    clock, order = Clock(device), random.Random(0)
+    for loop in loops.values():
+        loop.run(3)
+    loops["base"].flow.solver.estimator.seconds.clear()
+    found: dict[str, list] = {name: [] for name in loops}
+    for _ in range(rounds):
+        for name in order.sample(sorted(loops), len(loops)):
+            begun = clock()
+            loops[name].run(slice_updates)
+            found[name].append([b - a for a, b in zip(begun, clock(), strict=True)])
+    return found
+
+
+def speed(recipe: Recipe, data: ImageData, rounds: int, slice_updates: int, device: torch.device) -> dict[str, Any]:
+    """Answer (c): images per second, shares of the time, and what each choice costs."""
+    loops = variants(recipe, data, device)
+    found = times(loops, rounds, slice_updates, device)
+    base = [t for t, _ in found["base"]]
+    ratio = {n: statistics.median(t / b for (t, _), b in zip(v, base, strict=True)) for n, v in found.items()}
+    quartiles = {n: _quartiles([t / b for (t, _), b in zip(v, base, strict=True)]) for n, v in found.items()}
+    critic = sum(loops["base"].flow.solver.estimator.seconds) / sum(base)
+    images = recipe.batch * slice_updates
+    shares = {
+        "critic_step": critic,
+        "of_which_r1": 1 - ratio["no_r1"],
+        "ema": 1 - ratio["no_ema"],
+        # A window's numbers are fetched at once; the variant fetches one update's at a time.
+        "log_upper_bound": (ratio["log_every_update"] - 1) / LOG_EVERY,
+    }
+    shares["generator_step_and_rest"] = 1 - critic - shares["ema"]
+    return {
+        "images_per_second_work": images / statistics.median(base),
+        "images_per_second_wall": images / statistics.median(w for _, w in found["base"]),
+        "seconds_per_update": statistics.median(base) / slice_updates,
+        "share_of_time": shares,
+        "time_relative_to_base": ratio,
+        "quartiles_over_rounds": quartiles,
+    }
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, n=4)[::2] if len(values) > 1 else values * 2
+
+
+def settings(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe to time and what the record says about it."""
+    recipe = replace(Recipe.load(args.recipe), data="fashion-mnist-10k", data_root=None, instance_noise=True, flip=True)
+    if args.channels or args.quick:
+        recipe = replace(recipe, channels=args.channels or 4)
+    if args.batch or args.quick:
+        recipe = replace(recipe, batch=args.batch or 8)
+    if args.quick:
+        args.rounds, args.slice_updates, args.trace_updates = 1, 1, 2
+    kept = {k: getattr(args, k) for k in ("recipe", "rounds", "slice_updates", "trace_updates", "image_size", "quick")}
+    return recipe, kept | {
+        "network": recipe.network,
+        "channels": recipe.channels,
+        "batch": recipe.batch,
+        "divergence": recipe.divergence,
+        "r1_every": recipe.r1_every,
+        "clock": Clock(torch.device(args.device)).name,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    options = parser(__doc__.partition("\n")[0])
+    options.add_argument("--recipe", default="fashion-mnist", help="recipe whose loop is measured, on bundled images")
+    options.add_argument("--channels", type=int, default=None, help="base width; the recipe's when left out")
+    options.add_argument("--batch", type=int, default=None, help="batch size; the recipe's when left out")
+    options.add_argument("--image-size", type=int, default=None, help="resize the bundled images, for example to 32")
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--slice-updates", type=int, default=16, help="a multiple of 16, the period of lazy R1")
+    options.add_argument("--trace-updates", type=int, default=20)
+    args = options.parse_args(argv)
+    recipe, kept = settings(args)
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    data = ImageData(load_images(recipe.data, size=args.image_size).images.to(device), flip=recipe.flip)
+    flow = recipe.flow(data, Runtime(device))
+    results = {
+        "host_reads": syncs({"images": flow} | toys(device), args.trace_updates, device),
+        "fake_batch": fake_batch(flow, args.trace_updates),
+        "speed": speed(recipe, data, args.rounds, args.slice_updates, device),
+    }
+    path = write("hot_loop", args.results, kept, results, device)
+    reads = results["host_reads"]
+    print("host reads per update:", {n: r["per_update"] for n, r in reads["library"].items()})
+    print("in Adam's step:", {n: r["per_update_in_optimizer_step"] for n, r in reads["library"].items()})
+    print("with SGD:", {n: r["per_update"] + r["per_update_in_optimizer_step"] for n, r in reads["with_sgd"].items()})
+    print("fake batch:", results["fake_batch"])
+    print("time relative to base:", {n: round(r, 3) for n, r in results["speed"]["time_relative_to_base"].items()})
+    return path
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,91 @@
+"""Two processes that share a batch: the run of one process, and one answer of both to everything that goes wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from _distributed_child import UPDATES, run, weights, work
+
+from wgflow._files import files
+
+if not (dist.is_available() and dist.is_gloo_available()):
+    pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
+
+WORLD = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which both ranks have done their work; they meet through a file, without a port to choose."""
+    path = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (WORLD, path), nprocs=WORLD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.fixture(scope="module")
+def single() -> dict[str, torch.Tensor]:
+    return weights(run())
+
+
+@pytest.mark.parametrize("name", ["generator", "critic", "average", "rng"])
+def test_both_ranks_hold_the_same(ranks, name):
+    assert torch.equal(ranks[0]["whole"][name], ranks[1]["whole"][name])
+
+
+@pytest.mark.parametrize("name", ["generator", "critic", "average"])
+def test_two_ranks_with_half_a_batch_are_one_process_with_the_whole(ranks, single, name):
+    torch.testing.assert_close(ranks[0]["whole"][name], single[name], rtol=0, atol=1e-10)
+
+
+def test_the_ranks_draw_what_one_process_draws(ranks, single):
+    assert torch.equal(ranks[0]["whole"]["rng"], single["rng"])
+
+
+def test_the_comparison_can_fail(single):
+    """Another seed, or one update fewer, is far outside the tolerance."""
+    assert (weights(run(seed=4))["generator"] - single["generator"]).abs().max() > 1e-2
+    assert (weights(run(num_steps=1))["generator"] - single["generator"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("case", ["resumed", "finished", "timed"])
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_a_run_of_several_ranks_is_resumed_bit_for_bit(ranks, rank, case):
+    assert ranks[rank]["interrupted"].startswith("InterruptedError")
+    for name, value in ranks[rank]["whole"].items():
+        assert torch.equal(ranks[rank][case][name], value)
+
+
+def test_the_run_was_resumed_in_the_middle(folder):
+    rows = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    assert [row["update"] for row in rows] == [6, 7, 9, 12, 12]
+
+
+def test_one_rank_writes_and_all_agree_when(folder):
+    counts = sorted(int(path.name[7:17]) for path in files(folder / "timed"))
+    assert counts == [0, 3, 6, 7, 9, UPDATES], "at the windows of the log and the ends of the steps"
+
+
+CASES = {
+    "poisoned": ("Diverged: critic/", "became nan at update"),
+    "no folder": ("CheckpointError: cannot write to the folder", "meet"),
+    "other run": ("CheckpointError", "another run: seed is 4 here and 3 there"),
+    "full": ("CheckpointError: no checkpoint could be written", "the disk is full"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_what_happens_to_one_rank_stops_all(ranks, rank, case):
+    """Or the others would wait for it for ever."""
+    begins, holds = CASES[case]
+    assert ranks[rank][case].startswith(begins)
+    assert holds in ranks[rank][case]
