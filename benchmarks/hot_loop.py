@@ -1,10 +1,11 @@
 """The hot loop: waits of the host for the device, the fake batch's gradient, images per second and who uses the time.
 
-Counts come from a profiler trace and are exact. Times are ratios: all variants run side by side, a slice of each in
-random order, and a ratio is the median over rounds of slices that ran next to each other.
+Counts come from a profiler trace and are exact. Times are ratios between variants of the loop that run side by side,
+one update of each in random order, each by its median update.
 """
 
 import argparse
+import os
 import random
 import statistics
 from collections import Counter
@@ -43,6 +44,7 @@ READS = frozenset(f"aten::{n}" for n in ("_local_scalar_dense", "is_nonzero", "n
 BACKWARD = "autograd::engine::evaluate_function: "
 CRITIC_STEP = "critic step"
 LOG_EVERY = 50  # as in wgflow.solve
+PERIOD = 16  # of lazy R1, where it is used
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def toys(device: torch.device) -> dict[str, Flow]:
 
 def trace(loop: Loop, updates: int) -> list[Any]:
     """Return the events of a profile of some updates."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it reports every start and stop
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         loop.run(updates)
     return list(recorded.events())
@@ -288,7 +291,7 @@ def variants(recipe: Recipe, data: ImageData, device: torch.device) -> dict[str,
     return {
         "base": Loop.of(watched(flow, clock)),
         "no_r1": Loop.of(replace(recipe, r1=0.0).flow(data, here)),
-        "lazy_r1_every_16": Loop.of(replace(recipe, r1_every=16).flow(data, here)),
+        "lazy_r1": Loop.of(replace(recipe, r1_every=PERIOD).flow(data, here)),
         "no_ema": Loop.of(replace(flow, initial=replace(flow.initial, ema=0.0))),
         "fake_batch_with_gradient": defective(flow),
         "contiguous_layout": Loop.of(recipe.flow(data, Contiguous(device))),
@@ -299,50 +302,61 @@ def variants(recipe: Recipe, data: ImageData, device: torch.device) -> dict[str,
     }
 
 
-def times(loops: dict[str, Loop], rounds: int, slice_updates: int, device: torch.device) -> dict[str, list]:
-    """Return (work, wall) seconds of every slice of every loop."""
+def times(loops: dict[str, Loop], rounds: int, device: torch.device) -> dict[str, list[list[float]]]:
+    """Return the (work, wall) seconds of every update of every loop, run side by side in random order."""
     clock, order = Clock(device), random.Random(0)
-    for loop in loops.values():
-        loop.run(3)
-    loops["base"].flow.solver.estimator.seconds.clear()
-    found: dict[str, list] = {name: [] for name in loops}
-    for _ in range(rounds):
+    found: dict[str, list[list[float]]] = {name: [] for name in loops}
+    for _ in range(rounds * PERIOD):
         for name in order.sample(sorted(loops), len(loops)):
             begun = clock()
-            loops[name].run(slice_updates)
+            loops[name].run(1)
             found[name].append([b - a for a, b in zip(begun, clock(), strict=True)])
     return found
 
 
-def speed(recipe: Recipe, data: ImageData, rounds: int, slice_updates: int, device: torch.device) -> dict[str, Any]:
+def typical(seconds: Sequence[float]) -> tuple[float, float]:
+    """Mean time of an update over a period of lazy R1, each kind of update by its median, and its standard error."""
+    middle, variance = 0.0, 0.0
+    for some, weight in ((seconds[::PERIOD], 1 / PERIOD), (_without(seconds, PERIOD), 1 - 1 / PERIOD)):
+        low, median, high = statistics.quantiles(some, n=4) if len(some) > 1 else some * 3
+        middle += weight * median
+        # Of the median of a normal sample: 1.25 sigma / sqrt(n), with sigma from the quartiles.
+        variance += (weight * 1.25 * (high - low) / 1.35) ** 2 / len(some)
+    return middle, variance**0.5
+
+
+def _without(values: Sequence[float], every: int) -> list[float]:
+    return [v for i, v in enumerate(values) if i % every]
+
+
+def speed(recipe: Recipe, data: ImageData, rounds: int, device: torch.device) -> dict[str, Any]:
     """Answer (c): images per second, shares of the time, and what each choice costs."""
     loops = variants(recipe, data, device)
-    found = times(loops, rounds, slice_updates, device)
-    base = [t for t, _ in found["base"]]
-    ratio = {n: statistics.median(t / b for (t, _), b in zip(v, base, strict=True)) for n, v in found.items()}
-    quartiles = {n: _quartiles([t / b for (t, _), b in zip(v, base, strict=True)]) for n, v in found.items()}
-    critic = sum(loops["base"].flow.solver.estimator.seconds) / sum(base)
-    images = recipe.batch * slice_updates
+    for loop in loops.values():
+        loop.run(PERIOD)  # a warm-up that keeps lazy R1 in step
+    loops["base"].flow.solver.estimator.seconds.clear()
+    found = times(loops, rounds, device)
+    work = {name: typical([t for t, _ in v]) for name, v in found.items()}
+    base, base_error = work["base"]
+    ratio = {n: t / base for n, (t, _) in work.items()}
+    error = {n: t / base * ((e / t) ** 2 + (base_error / base) ** 2) ** 0.5 for n, (t, e) in work.items()}
+    critic = typical(loops["base"].flow.solver.estimator.seconds)[0] / base
     shares = {
         "critic_step": critic,
         "of_which_r1": 1 - ratio["no_r1"],
         "ema": 1 - ratio["no_ema"],
         # A window's numbers are fetched at once; the variant fetches one update's at a time.
-        "log_upper_bound": (ratio["log_every_update"] - 1) / LOG_EVERY,
+        "log_at_most": (ratio["log_every_update"] - 1) / LOG_EVERY,
+        "generator_step_and_rest": ratio["no_ema"] - critic,
     }
-    shares["generator_step_and_rest"] = 1 - critic - shares["ema"]
     return {
-        "images_per_second_work": images / statistics.median(base),
-        "images_per_second_wall": images / statistics.median(w for _, w in found["base"]),
-        "seconds_per_update": statistics.median(base) / slice_updates,
+        "images_per_second_of_work": recipe.batch / base,
+        "images_per_second_of_wall_time": recipe.batch / typical([w for _, w in found["base"]])[0],
+        "seconds_per_update": base,
         "share_of_time": shares,
         "time_relative_to_base": ratio,
-        "quartiles_over_rounds": quartiles,
+        "time_relative_to_base_se": {n: e for n, e in error.items() if n != "base"},
     }
-
-
-def _quartiles(values: list[float]) -> list[float]:
-    return statistics.quantiles(values, n=4)[::2] if len(values) > 1 else values * 2
 
 
 def settings(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
@@ -353,8 +367,8 @@ def settings(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
     if args.batch or args.quick:
         recipe = replace(recipe, batch=args.batch or 8)
     if args.quick:
-        args.rounds, args.slice_updates, args.trace_updates = 1, 1, 2
-    kept = {k: getattr(args, k) for k in ("recipe", "rounds", "slice_updates", "trace_updates", "image_size", "quick")}
+        args.rounds, args.trace_updates = 1, 2
+    kept = {k: getattr(args, k) for k in ("recipe", "rounds", "trace_updates", "image_size", "quick")}
     return recipe, kept | {
         "network": recipe.network,
         "channels": recipe.channels,
@@ -371,9 +385,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument("--channels", type=int, default=None, help="base width; the recipe's when left out")
     options.add_argument("--batch", type=int, default=None, help="batch size; the recipe's when left out")
     options.add_argument("--image-size", type=int, default=None, help="resize the bundled images, for example to 32")
-    options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--slice-updates", type=int, default=16, help="a multiple of 16, the period of lazy R1")
-    options.add_argument("--trace-updates", type=int, default=20)
+    options.add_argument("--rounds", type=int, default=3, help="times 16 updates of every variant")
+    options.add_argument("--trace-updates", type=int, default=10)
     args = options.parse_args(argv)
     recipe, kept = settings(args)
     torch.set_num_threads(args.threads)
@@ -386,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     results = {
         "host_reads": syncs({"images": flow} | toys(device), args.trace_updates, device),
         "fake_batch": fake_batch(flow, args.trace_updates),
-        "speed": speed(recipe, data, args.rounds, args.slice_updates, device),
+        "speed": speed(recipe, data, args.rounds, device),
     }
     path = write("hot_loop", args.results, kept, results, device)
     reads = results["host_reads"]

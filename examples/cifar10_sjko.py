@@ -10,7 +10,7 @@ is solved in its semi-dual form by one generator and one critic that go on from 
     python examples/cifar10_sjko.py --quick                    # minutes on a CPU, to see that everything works
     python examples/cifar10_sjko.py --download                 # one GPU, the small networks of the paper
     torchrun --nproc_per_node 4 examples/cifar10_sjko.py --network large
-    python examples/cifar10_sjko.py --run runs/cifar10-kl      # the same command again goes on where it stopped
+    python examples/cifar10_sjko.py --folder runs/cifar10-kl      # the same command again goes on where it stopped
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=1024)
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    p.add_argument("--run", help="folder of the run; default runs/cifar10-<divergence>")
+    p.add_argument("--folder", help="folder of the run; default runs/cifar10-<divergence>")
     p.add_argument("--quick", action="store_true", help="a few narrow steps, to see that everything works")
     o = p.parse_args()
     if o.quick:
@@ -85,9 +85,9 @@ def main() -> None:
 
         solution = fit(
             flow,
-            o.run or f"runs/cifar10-{o.divergence}{'-quick' if o.quick else ''}",
+            o.folder or f"runs/cifar10-{o.divergence}{'-quick' if o.quick else ''}",
             here,
-            record={k: v for k, v in vars(o).items() if k not in ("run", "device")} | {"image_shape": list(shape)},
+            record={k: v for k, v in vars(o).items() if k not in ("folder", "device")} | {"image_shape": list(shape)},
             metrics=metrics,
             every=o.every,
             seed=o.seed,

@@ -17,8 +17,8 @@ names = [name for name in FUNCTIONALS if issubclass(FUNCTIONALS[name], FDivergen
 print(", ".join(names))
 
 # %%
-# Six functions, eleven names
-# ---------------------------
+# Drawn
+# -----
 # ``kl_dv`` is KL with another estimate of the same divergence, ``chi2_tight`` likewise for chi-squared; ``kl_uncentred``
 # shifts the critic by one, and ``chi2_signed`` differs below :math:`u=-2` only. The other names are drawn.
 

@@ -127,8 +127,8 @@ for colour, h in zip(("C0", "C3"), STEPS, strict=True):
     for j in (0, 1):
         middle.plot(times, [e[j] for e in exact[h]], color=colour, linewidth=1)
         middle.plot(times, [e[j] for e in learned[h]], "o", color=colour, markersize=4, label=None if j else f"h = {h}")
-middle.text(0.25, 2.0, "mean")
-middle.text(0.25, 0.4, "standard deviation")
+middle.text(0.35, 1.85, "mean")
+middle.text(3.1, 1.06, "standard deviation")
 middle.set(title="dots: networks, lines: closed form", xlabel="t")
 middle.legend(frameon=False)
 

@@ -13,20 +13,20 @@ from wgflow._imports import require
 from wgflow.errors import BadInput, WgflowError
 
 
-def train(recipe: str, run: str | None, device: str, checkpoint_seconds: float, overrides: dict[str, Any]) -> None:
+def train(recipe: str, folder: str | None, device: str, checkpoint_seconds: float, overrides: dict[str, Any]) -> None:
     """Train a recipe, or go on with the run in its folder."""
     from wgflow.generative import Recipe
     from wgflow.generative import train as train_recipe
 
     chosen = dataclasses.replace(Recipe.load(recipe), **overrides)
-    folder = Path(run or Path("runs") / Path(recipe).stem)
-    print(f"recipe {recipe}: {chosen}\nfolder {folder}")
-    solution = train_recipe(chosen, folder, device=device, checkpoint_seconds=checkpoint_seconds)
+    place = Path(folder or Path("runs") / Path(recipe).stem)
+    print(f"recipe {recipe}: {chosen}\nfolder {place}")
+    solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds)
     last = {
         k: round(v, 4) for k, v in solution.history[-1].items() if k.startswith(("sinkhorn", "fid", "frechet", "kid"))
     }
     print(f"{solution.status}: {solution.history[-1]['k']} steps, {last}")
-    print(f"look at {folder}/samples, {folder}/curves.png and {folder}/metrics.csv")
+    print(f"look at {place}/samples, {place}/curves.png and {place}/metrics.csv")
 
 
 def sample(run: str, n: int, seed: int, out: str | None, device: str, columns: int | None) -> None:
@@ -90,7 +90,7 @@ def _parser(argv: Sequence[str]) -> Any:
 
     p = jsonargparse.ArgumentParser(description=train.__doc__)
     p.add_argument("recipe", nargs="?", default="fashion-mnist", help="a recipe by name (wgflow list) or a YAML file")
-    p.add_argument("--run", type=str | None, help="folder of the run; default runs/<recipe>")
+    p.add_argument("--folder", type=str | None, help="folder of the run; default runs/<recipe>")
     p.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     p.add_argument("--checkpoint_seconds", type=float, default=60.0, help="wall time between checkpoints")
     p.add_class_arguments(Recipe, as_group=True)

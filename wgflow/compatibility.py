@@ -31,8 +31,8 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
             f"{f}.value needs the density of the moving measure, and {m} does not carry one. Use the Critic estimator, "
             f"which needs samples only: {s}(Critic(net))."
         )
-    if "value" in e.needs and F.needs_density and not solver.implicit:
-        return f"{m} loses its density at the first explicit move, and {f}.value needs it. Use {s}(Critic(net))."
+    if "value" in e.needs and F.needs_density and (measure.tracks_points or not solver.implicit):
+        return f"{m} loses its density at the first move, and {f}.value needs it. Use {s}(Critic(net))."
     if solver.needs_tracked_points and not measure.tracks_points:
         return f"{s} attaches noise or weights to points, and {m} draws new ones every time. Use Particles."
     if measure.replays_moves and not solver.implicit and not e.pointwise:

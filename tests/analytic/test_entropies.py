@@ -193,6 +193,8 @@ def test_the_two_gan_forms_at_their_witnesses():
 def test_exponential_conjugates_go_on_along_their_tangent(name, cap, dtype):
     F = entropy(name, TARGET)
     at, above = torch.tensor(cap, dtype=dtype), torch.tensor([cap + 5, 1e3, 1e6], dtype=dtype)
+    exact = CATALOGUE[name][0](cap - 0.01)
+    assert float(F.f_star(at - 0.01)) == pytest.approx(exact, rel=1e-5)
     tangent = F.f_star(at) + (above - at) * F.ratio(at)
     torch.testing.assert_close(F.f_star(above), tangent, rtol=1e-6, atol=0)
     u = torch.cat([torch.linspace(cap - 3, cap + 3, 601, dtype=dtype), above]).requires_grad_(True)

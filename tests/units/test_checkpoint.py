@@ -173,6 +173,14 @@ def test_every_kind_of_state_comes_back_bit_for_bit(tmp_path, kind, after):
     assert_same(newest(tmp_path / "parts"), newest(tmp_path / "whole"))
 
 
+def test_a_tensor_may_come_and_go_along_a_flow():
+    """A density that is not known after a move, weights that there are after a reaction."""
+    have, then = Particles(points().x, log_rho=torch.zeros(3)), Particles(points().x, log_w=torch.ones(3))
+    restored = wgflow._state.load_state(have, wgflow._state.state_dict(then))
+    assert restored.log_rho is None
+    assert torch.equal(restored.log_w, torch.ones(3))
+
+
 def test_numbers_of_numpy_do_not_make_a_file_unreadable(tmp_path):
     metric = lambda rho, rng: {"mean": np.float64(2.0), "count": np.int64(3), "half": np.float32(0.5)}  # noqa: E731
     solution = flow(

@@ -75,7 +75,7 @@ def test_one_rank_writes_and_all_agree_when(folder):
 
 
 CASES = {
-    "poisoned": ("Diverged: critic/", "became nan at update"),
+    "poisoned": ("Diverged: jko/energy became nan", "at update 8, in time step 1"),
     "no folder": ("CheckpointError: cannot write to the folder", "meet"),
     "other run": ("CheckpointError", "another run: seed is 4 here and 3 there"),
     "full": ("CheckpointError: no checkpoint could be written", "the disk is full"),

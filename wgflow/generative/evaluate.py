@@ -16,7 +16,8 @@ from wgflow.generative.fid import FID
 from wgflow.generative.recipe import Recipe
 from wgflow.generative.runtime import runtime
 from wgflow.measures import Pushforward, StandardNormal
-from wgflow.metrics import Metric, SinkhornMetric
+from wgflow.generative.train import sinkhorn
+from wgflow.metrics import Metric
 
 FEATURES = ("inception", "random-conv", "cifar-resnet")
 """Names of the feature networks of :func:`evaluate`."""
@@ -34,7 +35,7 @@ def load_generator(run: str | Path, device: str = "auto") -> Pushforward:
     recipe = _recipe(folder)
     weights = folder / "generator.safetensors"
     if not weights.is_file():
-        raise DataNotFound(f"{weights} does not exist: train first (wgflow train --run {folder})")
+        raise DataNotFound(f"{weights} does not exist: train first (wgflow train --folder {folder})")
     state = require("safetensors.torch", extra="image").load_file(weights)
     with runtime(device) as here:
         shape = tuple(json.loads((folder / "recipe.json").read_text())["image_shape"])
@@ -104,8 +105,7 @@ def evaluate(
     pictures = load_images(recipe.data, recipe.data_root, size=recipe.image_size)
     data = ImageData(pictures.images.to(rho.device))
     metrics: list[Metric] = []
-    if recipe.sinkhorn_n:
-        metrics.append(SinkhornMetric(data, n=recipe.sinkhorn_n, blur=recipe.sinkhorn_blur, repeats=4))
+    metrics += sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur)
     found: dict[str, Any] = {}
     try:
         extractor = features_by_name(features, weights, allow_download)

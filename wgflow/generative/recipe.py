@@ -74,7 +74,7 @@ class Recipe:
     evaluate_every : int
         Updates between evaluations, sample grids and exports.
     sinkhorn_n : int
-        Points a cloud of the Sinkhorn divergence; 0 for none.
+        Points a cloud of the Sinkhorn divergence, at most half of the data; 0 for none.
     sinkhorn_blur : float
         Its blur, in units of the pixel vector in [-1, 1].
     seed : int

@@ -76,8 +76,12 @@ def train(
 
 
 def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
-    """Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``."""
-    return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n else []
+    """Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``.
+
+    The clouds hold at most half of the data: real against real needs two disjoint samples.
+    """
+    n = min(n, len(data) // 2)
+    return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n > 1 else []
 
 
 def fit(
@@ -142,11 +146,11 @@ def check_folder(folder: Path, record: dict[str, Any]) -> None:
         differ = differences(json.loads(json.dumps(record)), json.loads(known.read_text()))
         if differ:
             raise BadInput(
-                f"{folder} holds another run ({'; '.join(differ)}). Choose another folder with --run, or repeat that run's "
+                f"{folder} holds another run ({'; '.join(differ)}). Choose another folder with --folder, or repeat that run's "
                 "options to go on with it."
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} exists and is not the folder of a wgflow run: choose a new folder with --run")
+        raise BadInput(f"{folder} exists and is not the folder of a wgflow run: choose a new folder with --folder")
 
 
 def claim_folder(folder: Path, record: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ class Pushforward(MovingMeasure):
     Parameters
     ----------
     latent : Measure
-        Law of :math:`x`.
+        Law of :math:`x`. Weights of its draws are kept: quadrature nodes as ``Particles`` make expectations exact.
     net : nn.Module or callable
         :math:`G`, a module (copied, never changed) or a function that makes one (called under the run's seed).
         ``G(x)`` has shape (n, \*event); with ``noise`` the call is ``G(x, z)``.

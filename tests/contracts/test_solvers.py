@@ -1,0 +1,253 @@
+"""What every registered solver owes its callers, on every measure and estimator that it accepts."""
+
+import copy
+import dataclasses
+import io
+import itertools
+
+import pytest
+import torch
+from _exact import rng
+from torch import nn
+
+from wgflow import (
+    ESTIMATORS,
+    FUNCTIONALS,
+    R1,
+    SOLVERS,
+    Adam,
+    Autograd,
+    Callback,
+    Checkpoint,
+    Cosine,
+    Critic,
+    Incompatible,
+    Particles,
+    Pushforward,
+    Regression,
+    StandardNormal,
+    Unnormalised,
+    solve,
+    why_not,
+)
+from wgflow._state import load_state, state_dict, tensors
+
+H, STEPS = 0.3, 3
+
+
+class Noisy(nn.Module):
+    """G(x, z) with batch normalisation: everything a resume could forget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.SiLU(), nn.Linear(6, 2))
+
+    def forward(self, x, z):
+        return self.net(torch.cat([x, z], 1))
+
+
+def potential_net():
+    return nn.Sequential(nn.Linear(2, 6), nn.SiLU(), nn.Linear(6, 1))
+
+
+def pushforward(**options):
+    return Pushforward(StandardNormal(2), Noisy, noise=StandardNormal(3), ema=0.9, **options)
+
+
+FIT = Regression(Adam(1e-2), persistent=2, batch=8)
+POINTS = torch.randn(6, 2, generator=rng(1))
+MEASURES = {
+    "particles": lambda: Particles(POINTS.clone()),
+    "weighted": lambda: Particles(POINTS.clone(), torch.randn(6, generator=rng(2))),
+    "with density": lambda: Particles(POINTS.clone(), log_rho=StandardNormal(2).log_prob(POINTS)),
+    "pushforward": pushforward,
+    "regressed": lambda: pushforward(regression=FIT),
+    "referenced": lambda: pushforward(regression=FIT, reference=nn.Identity()),
+}
+MAKE_ESTIMATOR = {
+    "autograd": Autograd,
+    "critic": lambda: Critic(potential_net, Adam(1e-2, schedule=Cosine(9, 1e-3)), iters=2, r1=R1(0.1, every=3)),
+}
+
+
+def make_solver(name, estimator):
+    """Return the solver at a small size, whatever of these options it has."""
+    small = {"iters": 3, "first_iters": 4, "batch": 8, "optim": Adam(1e-2, schedule=Cosine(9, 1e-3))}
+    known = {f.name for f in dataclasses.fields(SOLVERS[name])}
+    return SOLVERS[name](estimator=MAKE_ESTIMATOR[estimator](), **{k: v for k, v in small.items() if k in known})
+
+
+def functional(name):
+    """To a target with weights of its own, where it has one."""
+    if name == "potential":
+        return FUNCTIONALS[name].example()
+    target = Particles(torch.randn(8, 2, generator=rng(3)) + 1, torch.randn(8, generator=rng(4)))
+    return FUNCTIONALS[name](target, batch=8)
+
+
+COMBINATIONS = list(itertools.product(FUNCTIONALS, SOLVERS, MAKE_ESTIMATOR, MEASURES))
+
+
+def parts(name, solver, estimator, measure):
+    return functional(name), make_solver(solver, estimator), MEASURES[measure]()
+
+
+def reason(combination):
+    return why_not(*parts(*combination))
+
+
+def run(combination, **options):
+    return solve(*parts(*combination), **{"step_size": H, "num_steps": STEPS} | options)
+
+
+REFUSED = [c for c in COMBINATIONS if reason(c) is not None]
+ALLOWED = [c for c in COMBINATIONS if reason(c) is None]
+# Independent of what why_not says: a capability cannot disappear silently.
+MUST_WORK = [
+    ("potential", "forward_euler", "autograd", "particles"),
+    ("potential", "forward_euler", "autograd", "with density"),
+    ("potential", "forward_euler", "autograd", "regressed"),
+    ("potential", "jko", "autograd", "weighted"),
+    ("potential", "jko", "autograd", "pushforward"),
+    ("kl", "forward_euler", "critic", "weighted"),
+    ("softplus", "forward_euler", "critic", "referenced"),
+    ("js_nonsat", "jko", "critic", "particles"),
+    ("kl", "jko", "critic", "pushforward"),
+    ("chi2_tight", "jko", "critic", "referenced"),
+]
+
+
+def test_every_estimator_has_a_case():
+    assert set(MAKE_ESTIMATOR) == set(ESTIMATORS)
+
+
+@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
+def test_combinations_that_must_work(combination):
+    assert combination in ALLOWED
+
+
+@pytest.mark.parametrize("combination", ALLOWED, ids="-".join)
+def test_an_accepted_combination_makes_a_step(combination):
+    flow = run(combination, num_steps=1)
+    assert flow.status == "done"
+    assert (flow.state.k, flow.state.t) == (1, H)
+    saved = tensors(state_dict(flow.state.measure))
+    assert all(bool(torch.isfinite(t).all()) for t in saved if t.is_floating_point())
+
+
+@pytest.mark.parametrize("combination", REFUSED, ids="-".join)
+def test_a_refused_combination_says_why_and_what_to_use_instead(combination):
+    with pytest.raises(Incompatible, match=r"[Uu]se |give it ") as error:
+        run(combination)
+    advised = (
+        "critic" if "Critic(net)" in str(error.value) else "autograd" if "Autograd()" in str(error.value) else None
+    )
+    name, solver, estimator, measure = combination
+    if advised is not None:
+        assert advised != estimator
+        assert str(error.value) != reason((name, solver, advised, measure))
+
+
+def test_static_measures_and_targets_without_draws_are_refused():
+    kl, critic = FUNCTIONALS["kl"], MAKE_ESTIMATOR["critic"]()
+    for name in SOLVERS:
+        solver = SOLVERS[name](estimator=critic)
+        assert "start from Particles" in why_not(kl(StandardNormal(2)), solver, StandardNormal(2))
+        unnormalised = kl(Unnormalised(lambda x: -x.square().sum(1), 2))
+        assert "Use a Dataset or a Gaussian" in why_not(unnormalised, solver, Particles(POINTS))
+
+
+# --- reproducible, resumable, without side effects ------------------------------------------------------------------
+
+
+def everything(state):
+    return tensors(state_dict(state)), state.k, state.t
+
+
+def same(ours, theirs):
+    (a, *counts), (b, *others) = everything(ours), everything(theirs)
+    return counts == others and len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
+def test_the_seed_decides_everything_and_the_global_generator_nothing(combination):
+    torch.manual_seed(1)
+    one = run(combination, seed=5)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    two = run(combination, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(one.state, two.state)
+
+
+def stepped(F, solver, measure, seed):
+    return solver.init(F, measure, rng(seed))
+
+
+@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
+def test_resume_is_exact_after_every_update(combination):
+    """Save, load into a state initialised from another seed, go on: bit for bit the same, inside and between steps."""
+    F, solver, measure = parts(*combination)
+    total = sum(solver.updates(k) for k in range(STEPS))
+    state, saved = solver.init(F, measure, rng(0)), []
+    for _ in range(total):
+        file = io.BytesIO()
+        torch.save(state_dict(state), file)
+        saved.append(file)
+        state, _ = solver.update(F, state, H)
+    assert state.k == STEPS
+    for done, file in enumerate(saved):
+        file.seek(0)
+        plain = torch.load(file, weights_only=True)
+        resumed = load_state(solver.init(F, measure, rng(99)), plain)
+        for _ in range(total - done):
+            resumed, _ = solver.update(F, resumed, H)
+        assert same(resumed, state), f"resumed after {done} of {total} updates"
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptAt(Callback):
+    """Stops the process, as it were, after so many updates."""
+
+    def __init__(self, update):
+        self.update = update
+
+    def on_update(self, run, info):
+        if run.updates == self.update:
+            raise Interrupted
+
+
+@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
+def test_resume_through_a_checkpoint_is_exact(combination, tmp_path):
+    whole = run(combination)
+    total = sum(make_solver(*combination[1:3]).updates(k) for k in range(STEPS))
+    for update in {2, total // 2, total - 1}:
+        place = {"checkpoint": Checkpoint(tmp_path / str(update), every_updates=1)}
+        with pytest.raises(Interrupted):
+            run(combination, callbacks=[InterruptAt(update)], **place)
+        resumed = run(combination, **place)
+        assert same(resumed.state, whole.state)
+        untimed = [[{**row, "seconds": 0} for row in flow.history] for flow in (resumed, whole)]
+        assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
+def test_configuration_and_inputs_are_left_as_they_were(combination):
+    F, solver, measure = parts(*combination)
+    generator, critic = Noisy().eval(), potential_net().eval()
+    if isinstance(measure, Pushforward):
+        measure = dataclasses.replace(measure, net=generator)
+    if isinstance(solver.estimator, Critic):
+        solver = dataclasses.replace(solver, estimator=dataclasses.replace(solver.estimator, net=critic))
+    held = [*generator.state_dict().values(), *critic.state_dict().values()]
+    held += [t for m in (measure, F.data()) if isinstance(m, Particles) for t in (m.x, m.log_w) if t is not None]
+    copies, description = copy.deepcopy(held), repr((solver, measure))
+    solve(F, solver, measure, step_size=H, num_steps=2)
+    assert all(map(torch.equal, held, copies))
+    assert not any(t.requires_grad for t in held)
+    assert all(p.requires_grad and p.grad is None for net in (generator, critic) for p in net.parameters())
+    assert not any(module.training for net in (generator, critic) for module in net.modules())
+    assert repr((solver, measure)) == description
