@@ -7,10 +7,10 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def write(name: str, folder: Path, settings: dict[str, Any], results: dict[str, 
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(device),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in ("wgflow", "torch", "numpy")},
+        "versions": versions(),
         "commit": commit(),
         "note": NOISE,
         "settings": settings,
@@ -83,6 +83,19 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str | None]:
+    """Return the versions of what computes."""
+    from wgflow import __version__
+
+    return {
+        "python": platform.python_version(),
+        "wgflow": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+    }
+
+
 def commit() -> dict[str, Any]:
     """Return the git commit, and whether the library or the benchmarks differ from it."""
     changed = _git("status", "--porcelain", "--", "wgflow", "benchmarks/*.py")
@@ -103,13 +116,6 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "source tree" if package == "wgflow" else None
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

@@ -222,6 +222,8 @@ def count_reads(flow: Flow, updates: int, **options: Any) -> dict[str, Any]:
 
 def syncs(flows: dict[str, Flow], updates: int, device: torch.device) -> dict[str, Any]:
     """Answer (a): host reads by the trace, and on a GPU whether CUDA's own check objects."""
+    # Phases of five updates, so that the end of a phase is looked at too.
+    flows = {n: replace(f, solver=replace(f.solver, iters=5, first_iters=5)) for n, f in flows.items()}
     first = next(iter(flows.values()))
     return {
         "updates": updates,

@@ -12,7 +12,8 @@ import gc
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,25 +127,33 @@ def interleaved(found: dict[str, Any], args: argparse.Namespace, device: torch.d
     clock, order = Clock(device), random.Random(0)
     starts = {name: _starts(method, args, device) for name, method in found.items()}
     times: dict[tuple[str, int, bool], list[tuple[float, float]]] = defaultdict(list)
-    gc.collect()
-    gc.disable()  # a collection would hit a phase by chance
     for turn in range(args.rounds):
         due = [name for name in found if name == "s_jko" or turn < BASELINE_ROUNDS]
         states = {(name, k): found[name].copy(start) for name in due for k, start in enumerate(starts[name])}
-        for i in range(args.updates):
-            for name, k in order.sample(sorted(states), len(states)):
-                begun = clock()
-                states[name, k] = found[name].update(states[name, k])
-                took = tuple(b - a for a, b in zip(begun, clock(), strict=True))
-                times[name, k, i + 1 == args.updates].append(took)
-        gc.collect()
-    gc.enable()
+        with without_collections():
+            for i in range(args.updates):
+                for name, k in order.sample(sorted(states), len(states)):
+                    begun = clock()
+                    states[name, k] = found[name].update(states[name, k])
+                    took = tuple(b - a for a, b in zip(begun, clock(), strict=True))
+                    times[name, k, i + 1 == args.updates].append(took)
 
     def phase(name: str, k: int, j: int) -> float:
         usual, last = ([t[j] for t in times[name, k, accepts]] for accepts in (False, True))
         return (args.updates - 1) * statistics.median(usual) + statistics.median(last)
 
     return {name: [[phase(name, k, j) for k in range(args.steps)] for j in range(2)] for name in found}
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Collect garbage before, and not meanwhile: a collection would hit a phase by chance."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _starts(method: Any, args: argparse.Namespace, device: torch.device) -> list[Any]:
@@ -220,13 +229,11 @@ def report(costs: Costs, buffer: int) -> dict[str, Any]:
 
 def draw(all_costs: dict[str, Costs], results: dict[str, Any], path: Path) -> None:
     """Plot time per phase, total time and memory."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     labels = {"s_jko": "S-JKO (wgflow)", "uncached_maps": "chain of maps", "cached_maps": "chain, cached particles"}
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     base = statistics.mean(all_costs["s_jko"].seconds)
     for (name, costs), color in zip(all_costs.items(), ("C0", "C3", "C2"), strict=True):
         k = np.arange(1, len(costs.seconds) + 1)
@@ -250,7 +257,6 @@ def draw(all_costs: dict[str, Costs], results: dict[str, Any], path: Path) -> No
     left.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -26,6 +26,8 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
         return f"{kind} relies on the {wanted} of a functional, and {f} has none. Use {s}({other})."
     if e.needs_samples and isinstance(F.data(), Unnormalised):
         return f"{kind} needs draws of the target, and an Unnormalised density has none. Use a Dataset or a Gaussian."
+    if getattr(e, "r1", None) is not None and F.data() is None:
+        return f"R1 penalises the critic on data points, and {f} has no data. Leave r1 out of {kind}."
     if "value" in e.needs and F.needs_density and getattr(measure, "log_rho", None) is None:
         return (
             f"{f}.value needs the density of the moving measure, and {m} does not carry one. Use the Critic estimator, "

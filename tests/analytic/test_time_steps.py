@@ -83,3 +83,10 @@ def test_half_the_squared_distance_to_a_point_is_followed_along_geodesics(solver
     V, x = PotentialEnergy(lambda x: (x - 3.0).square().sum(1) / 2), double([[1.0], [0.5]])
     flow = solve(V, solver, Particles(x), step_size=0.25, num_steps=1)
     torch.testing.assert_close(flow.measure.x, x + fraction * (3.0 - x), rtol=0, atol=1e-9)
+
+
+def test_one_inner_update_weighs_every_particle():
+    """From y = x the transport cost has no gradient: y <- x - lr w ∇V(x), before any inner convergence hides w."""
+    flow = solve(QUADRATIC, JKO(Autograd(), SGD(0.1), iters=1), START, step_size=0.25, num_steps=1)
+    expected = START.x - 0.1 * START.w[:, None] * ((START.x - CENTRE) @ A)
+    torch.testing.assert_close(flow.measure.x, expected, rtol=0, atol=1e-14)

@@ -168,7 +168,7 @@ def test_a_sharded_draw_is_a_part_of_the_whole():
 def test_two_processes_train_what_one_does(images, tmp_path):
     # Softplus is a mean over the batch; batch normalisation would see half of it, so the critic alone is compared
     # through the first log window, and the run through its end.
-    command = ["-m", "wgflow.cli", "train", "--data", str(images), "--channels", "4", "--batch", "8", "--num_steps", "2",
+    command = ["-m", "wgflow", "train", "--data", str(images), "--channels", "4", "--batch", "8", "--num_steps", "2",
                "--first_iters", "50", "--iters", "50", "--sinkhorn_n", "0", "--device", "cpu"]  # fmt: skip
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

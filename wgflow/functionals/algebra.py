@@ -194,7 +194,7 @@ class Sum(Functional):
         if method == "value":
             return all(t.can("value") for t in self.terms)
         dual = self._dual_terms()
-        rest = [t for t in self.terms if t not in dual]
+        rest = [t for t in self.terms if all(t is not d for d in dual)]
         if len(dual) != 1:
             return False
         if method == "conjugate":

@@ -68,7 +68,8 @@ class Monitor(Callback):
             run.record({k: v for k, v in self.rows[-1].items() if k not in ("update", "k", "t")})
 
     def _look(self, run: "Run") -> None:
-        run.check()  # before a metric meets what is not finite
+        if run.nonfinite() is not None:  # the driver stops the run at its next look, on all ranks together
+            return
         rho = present_generator(run)
         row: dict[str, float] = {"update": run.updates, "k": run.state.k, "t": run.state.t}
         for j, metric in enumerate(self.metrics):
