@@ -214,6 +214,7 @@ def report(costs: Costs, buffer: int) -> dict[str, Any]:
         "seconds_per_phase": costs.seconds,
         "wall_seconds_per_phase": costs.wall_seconds,
         "trend": trend(costs.seconds),
+        "wall_trend": trend(costs.wall_seconds),
         "exponent_of_total_cost_in_K": exponent(costs.seconds),
         "generator_calls_per_update": growth(costs.calls_per_update),
         "nfe_to_sample_after_K_phases": costs.calls_to_sample,

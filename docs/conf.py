@@ -58,7 +58,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"[\\/]plot_",
-    "ignore_pattern": r"[\\/](?!plot_)[^\\/]*\.py$",  # long trainings are neither run nor shown here
+    "ignore_pattern": r"^(?!plot_)",  # long trainings are neither run nor shown here
     "backreferences_dir": None,
     "download_all_examples": False,
     "show_signature": False,

@@ -36,7 +36,9 @@ def main() -> None:
     p.add_argument("--first-iters", type=int, default=10_000, help="updates in the first step")
     p.add_argument("--iters", type=int, default=2_000, help="updates in every further step")
     p.add_argument("--batch", type=int, default=256)
-    p.add_argument("--variant", default="wgflow", choices=("wgflow", "paper", "code"), help="where the sources disagree")
+    p.add_argument(
+        "--variant", default="wgflow", choices=("wgflow", "paper", "code"), help="where the sources disagree"
+    )
     p.add_argument("--features", help="network of the Fréchet distance: inception or cifar-resnet (see --weights)")
     p.add_argument("--weights", help="weights file of that network")
     p.add_argument("--every", type=int, default=2_000, help="updates between evaluations")
@@ -92,6 +94,8 @@ def main() -> None:
             every=o.every,
             seed=o.seed,
         )
+    if not here.first:
+        return
     last = {k: v for k, v in solution.history[-1].items() if k.startswith(("sinkhorn", "fid", "frechet"))}
     print(f"{solution.status} after {o.K} JKO steps: {last}")
 

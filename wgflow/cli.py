@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,8 +21,12 @@ def train(recipe: str, folder: str | None, device: str, checkpoint_seconds: floa
 
     chosen = dataclasses.replace(Recipe.load(recipe), **overrides)
     place = Path(folder or Path("runs") / Path(recipe).stem)
-    print(f"recipe {recipe}: {chosen}\nfolder {place}")
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts this once a GPU
+    if first:
+        print("\n".join(f"{name}: {value}" for name, value in dataclasses.asdict(chosen).items()), f"\nfolder: {place}")
     solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds)
+    if not first:
+        return
     last = {
         k: round(v, 4) for k, v in solution.history[-1].items() if k.startswith(("sinkhorn", "fid", "frechet", "kid"))
     }

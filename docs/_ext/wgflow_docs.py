@@ -1,6 +1,9 @@
-"""What the documentation prints from the code itself: the compatibility table, and links between docstrings."""
+"""What the documentation prints from the code and its records: compatibility, figures that exist, benchmark results."""
 
-from collections.abc import Callable
+import fnmatch
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,6 +89,75 @@ class CompatibilityTable(SphinxDirective):
         return self.parse_text_to_nodes(compatibility_table())
 
 
+class FigureIfMade(SphinxDirective):
+    """Show a figure that some command makes, where it has been made."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the figure with its caption, or nothing when the file is not in this checkout."""
+        path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            return []
+        caption = "\n".join(self.content)
+        return self.parse_text_to_nodes(f":::{{figure}} {self.arguments[0]}\n:width: 100%\n\n{caption}\n:::")
+
+
+class Records(SphinxDirective):
+    """List the benchmark records of a folder."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return one row a record."""
+        folder = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
+        lines = ["| record | date | machine | torch | commit |", "|---|---|---|---|---|"]
+        for path in sorted(folder.glob("*.json")):
+            self.env.note_dependency(str(path))
+            r = json.loads(path.read_text())
+            machine, commit = r["machine"], r["commit"]["id"] or "unknown"
+            device = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+            changed = ", with changes" if r["commit"]["dirty"] else ""
+            row = f"`{path.stem}`", r["date"][:10], device, r["versions"]["torch"], f"`{commit[:8]}`{changed}"
+            lines.append("| " + " | ".join(row) + " |")
+        return self.parse_text_to_nodes("\n".join(lines) if len(lines) > 2 else "None yet: run the commands above.")
+
+
+class Numbers(SphinxDirective):
+    """Print chosen numbers of the records that match a pattern: one dotted name, with wildcards, a line."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return a table and the picture of each record."""
+        here = Path(self.env.doc2path(self.env.docname)).parent
+        lines: list[str] = []
+        for path in sorted(here.glob(self.arguments[0])):
+            self.env.note_dependency(str(path))
+            numbers = dict(flat(json.loads(path.read_text())["results"]))
+            chosen = [n for pattern in self.content for n in numbers if fnmatch.fnmatch(n, pattern)]
+            lines += [f"| `{path.stem}` | |", "|---|---|"]
+            lines += [f"| {name.replace('.', ', ').replace('_', ' ')} | {numbers[name]} |" for name in chosen]
+            picture = path.with_suffix(".png")
+            if picture.is_file():
+                shown = Path(self.arguments[0]).parent / picture.name
+                lines += ["", f":::{{figure}} {shown}", ":width: 100%", "", f"`{picture.name}`", ":::"]
+            lines.append("")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested dictionaries by dotted names, without lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}.{key}" if name else key)
+    elif not isinstance(value, list):
+        yield name, value
+
+
 def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
     """Return a handler that finds ``Name`` and ``Class.method`` of docstrings wherever they are documented."""
 
@@ -93,8 +165,9 @@ def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
         if node.get("refdomain") != "py":
             return None
         domain, target = env.get_domain("py"), node["reftarget"].removeprefix("wgflow.")
-        found = [name for name in domain.objects if name == target or name.endswith(f".{target}")]
-        found = [name for name in found if name.startswith("wgflow.")]
+        ours = [name for name in domain.objects if name.startswith("wgflow.")]
+        found = [name for name in ours if name.endswith(f".{target}")]
+        found = found or [name for name in ours if name.endswith(f".{target.rpartition('.')[2]}")]
         if not found:
             return None
         entry = domain.objects[min(found, key=lambda name: (name.count("."), name))]
@@ -110,7 +183,10 @@ def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive and the link finder."""
+    """Register the directives and the link finder."""
     app.add_directive("wgflow-compatibility", CompatibilityTable)
+    app.add_directive("wgflow-figure", FigureIfMade)
+    app.add_directive("wgflow-records", Records)
+    app.add_directive("wgflow-numbers", Numbers)
     app.connect("missing-reference", resolver(app))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

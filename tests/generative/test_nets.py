@@ -23,6 +23,12 @@ from wgflow.generative.nets._common import FIRResample, MinibatchDeviation, SumP
 
 SIZES = {  # tiny arguments of generator and critic, shape of the data
     "toy": ({"dim": 3, "noise_dim": 1, "width": 16}, {"dim": 3, "width": 16}, (3,)),
+    "conv-28": ({"channels": 8}, {"channels": 8}, (1, 28, 28)),
+    "conv-32": (
+        {"image_shape": (3, 32, 32), "channels": 4, "latent_dim": 12},
+        {"image_shape": (3, 32, 32), "channels": 4},
+        (3, 32, 32),
+    ),
     "small-28": (
         {"image_shape": (1, 28, 28), "channels": 8},
         {"image_shape": (1, 28, 28), "channels": 8},
@@ -457,7 +463,15 @@ def test_batches_of_another_shape_are_refused(case):
         critic(torch.zeros(3, *SIZES[case][2])[..., :-1])
 
 
+def test_conv_layers_halve_and_double_the_size():
+    generator, critic = NETWORKS["conv"].generator(), NETWORKS["conv"].critic()
+    # Weights by hand: 64 -> 64*7*7, transposed 4x4 64 -> 32 -> 1, two BatchNorms.
+    assert count(generator) == 64 * 64 * 49 + (64 * 32 * 16 + 32) + (32 * 16 + 1) + 2 * 64 + 2 * 32
+    # 4x4 1 -> 32 -> 64, 3x3 64 -> 128, linear from 128*7*7.
+    assert count(critic) == (16 * 32 + 32) + (16 * 32 * 64 + 64) + (9 * 64 * 128 + 128) + (128 * 49 + 1)
+
+
 def test_table_of_networks():
-    assert list(NETWORKS) == ["toy", "small", "large"]
+    assert list(NETWORKS) == ["toy", "conv", "small", "large"]
     for network in itertools.chain(*NETWORKS.values()):
         assert issubclass(network, nn.Module)

@@ -61,7 +61,7 @@ def test_a_run_leaves_all_that_a_person_looks_at(finished):
     kinds = [json.loads(line)["kind"] for line in (finished / "log.jsonl").read_text().splitlines()]
     assert kinds.count("step") == 3
     assert (finished / "curves.png").stat().st_size > 1000
-    assert not [p for p in finished.rglob("*writing*")]
+    assert not list(finished.rglob("*writing*"))
 
 
 def test_the_same_call_again_returns_the_finished_run_and_changes_nothing(finished, images):

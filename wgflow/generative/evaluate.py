@@ -13,10 +13,10 @@ from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, load_images
 from wgflow.generative.features import CifarResNetFeatures, FeatureExtractor, InceptionFeatures, RandomConvFeatures
 from wgflow.generative.fid import FID
-from wgflow.generative.recipe import Recipe
+from wgflow.generative.recipe import Recipe, named_object
 from wgflow.generative.runtime import runtime
-from wgflow.measures import Pushforward, StandardNormal
 from wgflow.generative.train import sinkhorn
+from wgflow.measures import Pushforward, StandardNormal
 from wgflow.metrics import Metric
 
 FEATURES = ("inception", "random-conv", "cifar-resnet")
@@ -56,7 +56,10 @@ def _recipe(folder: Path) -> Recipe:
 
 
 def features_by_name(name: str, weights: str | None = None, allow_download: bool = False) -> FeatureExtractor:
-    """Return a feature network: ``inception``, ``random-conv`` (a proxy) or ``cifar-resnet`` (needs ``weights``)."""
+    """Return a feature network: ``inception``, ``random-conv`` (a proxy) or ``cifar-resnet`` (needs ``weights``).
+
+    ``package.module:NAME`` is a function of your own that returns a ``FeatureExtractor``.
+    """
     if name == "inception":
         return InceptionFeatures(weights, allow_download=allow_download)
     if name == "random-conv":
@@ -65,7 +68,12 @@ def features_by_name(name: str, weights: str | None = None, allow_download: bool
         if weights is None:
             raise BadInput("features='cifar-resnet' needs the file of its weights: --weights resnet20.npz")
         return CifarResNetFeatures(weights)
-    raise BadInput(f"no features are called {name!r}: {near_misses(name, list(FEATURES))}")
+    if ":" in name:
+        return named_object(name, "features")()
+    raise BadInput(
+        f"no features are called {name!r}: {near_misses(name, list(FEATURES))}, or package.module:NAME of a function that "
+        "returns a FeatureExtractor (ModuleFeatures makes one of any nn.Module)"
+    )
 
 
 def evaluate(

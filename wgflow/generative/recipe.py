@@ -209,18 +209,23 @@ def network_pair(name: str) -> NetworkPair:
     """Return the pair called ``name``, or the one at ``package.module:NAME``; raises ``BadInput`` with near misses."""
     if name in NETWORKS:
         return NETWORKS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise BadInput(f"no network is called {name!r}: {near_misses(name, sorted(NETWORKS))}, or package.module:NAME")
-    try:
-        pair = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"network={name!r} cannot be imported: {error}") from error
+    pair = named_object(name, "network")
     if not isinstance(pair, NetworkPair):
         raise BadInput(
             f"network={name!r} is a {type(pair).__name__}; expected a NetworkPair(generator=..., critic=...)"
         )
     return pair
+
+
+def named_object(name: str, what: str) -> Any:
+    """Return the object at ``package.module:NAME``; raises ``BadInput`` that says what it was wanted for."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"{what}={name!r} cannot be imported: {error}") from error
 
 
 def _as(hint: Any, value: Any, key: str) -> Any:
@@ -237,8 +242,22 @@ def _as(hint: Any, value: Any, key: str) -> Any:
     raise BadInput(f"{key}={value!r}: expected {names}")
 
 
-_CIFAR = Recipe(data="cifar10", flip=True, network="small", divergence="kl", first_iters=10_000, iters=2_000, batch=256, lr_generator=2e-4, lr_critic=1e-4,
-                num_steps=50, ema_half_life=1_774_000, evaluate_every=2_000, sinkhorn_n=2000, sinkhorn_blur=2.0)  # fmt: skip
+_CIFAR = Recipe(
+    data="cifar10",
+    flip=True,
+    network="small",
+    divergence="kl",
+    num_steps=50,
+    first_iters=10_000,
+    iters=2_000,
+    batch=256,
+    lr_generator=2e-4,
+    lr_critic=1e-4,
+    ema_half_life=1_774_000,  # the decay 0.9999 at this batch
+    evaluate_every=2_000,
+    sinkhorn_n=2000,
+    sinkhorn_blur=2.0,
+)
 
 RECIPES: dict[str, Recipe] = {
     "fashion-mnist": Recipe(),

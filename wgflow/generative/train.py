@@ -62,11 +62,16 @@ def train(
             recipe.data, recipe.data_root, size=recipe.image_size, download=recipe.download and here.first
         )
         data = ImageData(pictures.images.to(here.device), flip=recipe.flip)
+        record = dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)}
+        flow = recipe.flow(data, here)
+        if here.first:
+            claim_folder(Path(run), record)
+            recipe.save(Path(run) / "recipe.yaml")
         return fit(
-            recipe.flow(data, here),
+            flow,
             run,
             here,
-            record=dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)},
+            record=record,
             metrics=[*sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur), *metrics],
             every=recipe.evaluate_every,
             seed=recipe.seed,

@@ -1,0 +1,73 @@
+"""The documentation tells the truth: its examples run, and it names everything that is registered and cited."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import wgflow
+from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(p.name for p in DOCS.glob("*.md"))
+MODULES = sorted(m.name for m in pkgutil.walk_packages(wgflow.__path__, "wgflow."))
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.fixture
+def _registries_as_before():
+    kept = [(registry, dict(registry._entries)) for registry in (FUNCTIONALS, SOLVERS, ESTIMATORS)]
+    yield
+    for registry, entries in kept:
+        registry._entries = entries
+
+
+def run(test: doctest.DocTest) -> None:
+    report: list[str] = []
+    failed = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(test, out=report.append).failed
+    assert not failed, "".join(report)
+
+
+@pytest.mark.usefixtures("_registries_as_before")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run(page):
+    text = (DOCS / page).read_text()
+    code = re.sub(r"^```.*$", "", text, flags=re.MULTILINE)  # a fence would be read as expected output
+    run(doctest.DocTestParser().get_doctest(code, {"__name__": "docs"}, page, str(DOCS / page), 0))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_run(name):
+    module = importlib.import_module(name)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        run(test)
+
+
+def test_the_pages_that_teach_have_examples():
+    taught = {p for p in PAGES if ">>> " in (DOCS / p).read_text()}
+    assert taught >= {"getting_started.md", "concepts.md", "functionals.md", "extending.md", "reproducibility.md"}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONALS))
+def test_every_functional_is_described(name):
+    page = (DOCS / "functionals.md").read_text()
+    assert f"`{name}`" in page or FUNCTIONALS[name].__name__ in page
+
+
+def test_every_reference_is_in_the_bibliography():
+    entries = re.findall(r"^@\w+\{(\S+),$", (DOCS / "references.bib").read_text(), re.MULTILINE)
+    assert len(entries) == len(set(entries))
+    used = {key for r in (FUNCTIONALS, SOLVERS, ESTIMATORS) for n in r for key in getattr(r[n], "reference", ())}
+    pages = "".join((DOCS / p).read_text() for p in PAGES)
+    cited = {key for group in re.findall(r"\{cite:[pt]\}`([^`]+)`", pages) for key in group.split(",")}
+    assert used | cited <= set(entries), (used | cited) - set(entries)
+
+
+def test_every_public_name_is_in_the_reference():
+    listed = "".join(p.read_text() for p in (DOCS / "api").glob("*.rst"))
+    named = set(re.findall(r"(\w+)(?:\(.*\))?$", listed, re.MULTILINE))
+    missing = {name for name in wgflow.__all__ if not name.startswith("_")} - {"presets"} - named
+    assert not missing
