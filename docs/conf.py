@@ -1,6 +1,5 @@
 """Configuration of the documentation; it builds without a network."""
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -30,9 +29,8 @@ extensions = [
     "sphinxcontrib.bibtex",
     "wgflow_docs",
 ]
-exclude_patterns = ["_build", "api/generated/*.inc"]
+exclude_patterns = ["_build"]
 templates_path = ["_templates"]
-suppress_warnings = ["config.cache"]  # the gallery's configuration holds a class
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -48,8 +46,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
 bibtex_bibfiles = ["references.bib"]
-bibtex_default_style = "plain"
-bibtex_reference_style = "author_year"
+bibtex_default_style = "alpha"
+bibtex_reference_style = "label"
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -71,5 +69,3 @@ warnings.filterwarnings("ignore", message=".*non-interactive.*cannot be shown.*"
 html_theme = "furo"
 html_title = f"wgflow {release}"
 html_theme_options = {"navigation_with_keys": True}
-
-os.environ.setdefault("MPLBACKEND", "Agg")

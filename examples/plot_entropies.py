@@ -20,7 +20,8 @@ print(", ".join(names))
 # Drawn
 # -----
 # ``kl_dv`` is KL with another estimate of the same divergence, ``chi2_tight`` likewise for chi-squared; ``kl_uncentred``
-# shifts the critic by one, and ``chi2_signed`` differs below :math:`u=-2` only. The other names are drawn.
+# shifts the critic by one, and ``chi2_signed`` differs below :math:`u=-2` only. The first two are left out, the last two
+# dotted.
 
 STYLE = {
     "identity": ("0.5", "-"),

@@ -34,7 +34,7 @@ def state_dict(obj: Any) -> Any:
         return obj.get_state()
     if hasattr(obj, "state_dict"):
         return obj.state_dict()
-    if dataclasses.is_dataclass(obj):
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {f.name: state_dict(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
     if isinstance(obj, dict):
         return {key: state_dict(value) for key, value in obj.items()}
@@ -60,8 +60,8 @@ def plain(saved: Any, where: str) -> Any:
         kept.update({key: plain(value, f"{where}[{key!r}]") for key, value in saved.items()})
         return kept
     if isinstance(saved, (list, tuple)):
-        kind = tuple if isinstance(saved, tuple) else list
-        return kind(plain(value, f"{where}[{i}]") for i, value in enumerate(saved))
+        entries = [plain(value, f"{where}[{i}]") for i, value in enumerate(saved)]
+        return tuple(entries) if isinstance(saved, tuple) else entries
     if isinstance(saved, np.generic):
         saved = saved.item()
     for kind in (bool, int, float, str):
@@ -98,7 +98,7 @@ def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device 
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{where}: {error}") from error
         return obj
-    if dataclasses.is_dataclass(obj):
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
         _same_keys(fields, saved, where)
         new = {name: load_state(value, saved[name], f"{where}.{name}", device) for name, value in fields.items()}

@@ -59,13 +59,17 @@ class Checkpoint:
     _refused: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.directory = Path(self.directory)
         if self.keep < 2:
             raise BadInput(f"Checkpoint(keep={self.keep}): expected at least 2, so that one survives a damaged other")
         if not self.every_seconds >= 0:
             raise BadInput(f"Checkpoint(every_seconds={self.every_seconds}): expected a number from 0 up")
         if self.every_updates is not None and self.every_updates < 1:
             raise BadInput(f"Checkpoint(every_updates={self.every_updates}): expected at least 1, or None")
+
+    @property
+    def folder(self) -> Path:
+        """The directory as a path."""
+        return Path(self.directory)
 
     def due(self, run: "Run", *, looked: bool, last: bool) -> bool:
         """Whether a checkpoint should be written now; ``looked`` says that all ranks wait for each other anyway."""
@@ -96,7 +100,7 @@ class Checkpoint:
                     stack.enter_context(self._locked())
                     self._restore(run, callbacks)
                     self._check_room(run)
-                    remove_strays(self.directory)
+                    remove_strays(self.folder)
                 except CheckpointError as error:
                     failed = error
             reason, name = from_first((failed and str(failed), run.resumed_from), device)
@@ -104,7 +108,7 @@ class Checkpoint:
                 raise failed or CheckpointError(reason)
             if rank() != 0 and name is not None:
                 try:
-                    self._fill(run, callbacks, read(self.directory / name), name)
+                    self._fill(run, callbacks, read(self.folder / name), name)
                 except CheckpointError as error:
                     failed = error
             # Nobody goes on, and removes the file, before all have read it.
@@ -116,15 +120,15 @@ class Checkpoint:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.directory / "run.lock")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "run.lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise CheckpointError(
-                f"{self.directory} is in use by another process: wait for it, or give this run a folder of its own"
+                f"{self.folder} is in use by another process: wait for it, or give this run a folder of its own"
             ) from None
         except OSError as error:
-            raise CheckpointError(f"cannot write to the folder {self.directory}: {error.strerror or error}") from error
+            raise CheckpointError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
         try:
             yield
         finally:
@@ -132,7 +136,7 @@ class Checkpoint:
 
     def _restore(self, run: "Run", callbacks: Sequence["Callback"]) -> None:
         refused: dict[Path, str] = {}
-        for path in files(self.directory):
+        for path in files(self.folder):
             try:
                 saved = read(path)
                 differ = differences(self._run, saved["run"])
@@ -146,14 +150,14 @@ class Checkpoint:
         self._refused = set(refused)
         if refused and run.resumed_from is None:
             raise CheckpointError(
-                f"{self.directory} holds checkpoints and none can be used. Give this run another folder, or remove them."
+                f"{self.folder} holds checkpoints and none can be used. Give this run another folder, or remove them."
                 "\n  " + "\n  ".join(refused.values())
             )
         for reason in refused.values():
             warnings.warn(f"checkpoint refused, the one before it is used: {reason}", stacklevel=2)
         if run.updates > run.total_updates:
             raise CheckpointError(
-                f"the run in {self.directory} has made {run.updates} updates and completed {run.state.k} time steps, "
+                f"the run in {self.folder} has made {run.updates} updates and completed {run.state.k} time steps, "
                 f"more than the num_steps={run.num_steps} asked for"
             )
 
@@ -194,11 +198,11 @@ class Checkpoint:
         state = sum(t.nbytes for t in tensors(state_dict(run.state)))
         # Adam has not made its moments before the first update: twice the weights more.
         size = state if run.updates else 3 * state
-        held = sum(p.stat().st_size for p in files(self.directory) if p not in self._refused)
-        need, free = size * (self.keep + 1) - held, shutil.disk_usage(self.directory).free
+        held = sum(p.stat().st_size for p in files(self.folder) if p not in self._refused)
+        need, free = size * (self.keep + 1) - held, shutil.disk_usage(self.folder).free
         if need > free:
             raise CheckpointError(
-                f"{self.directory} has {free / 1e6:.0f} MB free and the {self.keep + 1} checkpoints of this run take up to "
+                f"{self.folder} has {free / 1e6:.0f} MB free and the {self.keep + 1} checkpoints of this run take up to "
                 f"{need / 1e6:.0f} MB: free some room or choose another folder"
             )
 
@@ -228,15 +232,15 @@ class Checkpoint:
     def _write(self, run: "Run", callbacks: Sequence["Callback"]) -> Path:
         payload = self._payload(run, callbacks)
         try:
-            path = write(payload, self.directory, run.updates)
+            path = write(payload, self.folder, run.updates)
         except (OSError, RuntimeError) as error:
-            full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(self.directory).free < 2**20
+            full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(self.folder).free < 2**20
             reason = "the disk is full" if full else str(error)
             raise CheckpointError(
-                f"no checkpoint could be written to {self.directory}: {reason}; earlier ones stay"
+                f"no checkpoint could be written to {self.folder}: {reason}; earlier ones stay"
             ) from error
         self._refused.discard(path)
-        for old in [p for p in files(self.directory) if p not in self._refused][self.keep :]:
+        for old in [p for p in files(self.folder) if p not in self._refused][self.keep :]:
             with suppress(OSError):  # it is tried again next time
                 old.unlink()
         return path

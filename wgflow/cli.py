@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def list_names() -> None:
     from wgflow.generative.data import IMAGE_SETS
     from wgflow.generative.evaluate import FEATURES
 
-    for kind, names in {
+    kinds: dict[str, Iterable[str]] = {
         "recipes": RECIPES,
         "data sets": (*IMAGE_SETS, "a folder of images", "an .npy or .npz file"),
         "networks": NETWORKS,
@@ -81,7 +81,8 @@ def list_names() -> None:
         "solvers": SOLVERS,
         "presets": presets.PRESETS,
         "features": FEATURES,
-    }.items():
+    }
+    for kind, names in kinds.items():
         print(f"{kind + ':':13}" + ", ".join(names))
 
 
@@ -153,8 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(**options, overrides=overrides)
         elif chosen.command == "list":
             list_names()
+        elif chosen.command == "sample":
+            sample(**options)
         else:
-            {"sample": sample, "evaluate": evaluate}[chosen.command](**options)
+            evaluate(**options)
     except WgflowError as error:
         print(f"wgflow: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """Errors that wgflow raises on purpose; each message names the value, what was expected and what to do."""
 
+from typing import Any
+
 
 class WgflowError(Exception):
     """Base class of every error raised on purpose by wgflow."""
@@ -41,7 +43,7 @@ class Diverged(WgflowError, ArithmeticError):
     def __init__(self, message: str, *, term: str = "", step: int = -1, update: int = -1) -> None:
         super().__init__(message)
         self.term, self.step, self.update = term, step, update
-        self.solution = None
+        self.solution: Any = None
 
 
 class CheckpointError(WgflowError, RuntimeError):

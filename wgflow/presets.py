@@ -91,7 +91,11 @@ def s_jko(
     ema : float
         Decay per update of the generator's running average.
     """
-    settings = {"wgflow": ("shared", 0.2, 50), "paper": ("independent", 0.4, 50), "code": ("independent", 0.2, 100)}
+    settings: dict[str, tuple[Literal["shared", "independent"], float, int]] = {
+        "wgflow": ("shared", 0.2, 50),
+        "paper": ("independent", 0.4, 50),
+        "code": ("independent", 0.2, 100),
+    }
     if variant not in settings:
         raise BadInput(f"variant={variant!r}: expected one of {', '.join(settings)}")
     coupling, gamma, steps = settings[variant]
@@ -137,6 +141,7 @@ def uotm_source_fixed(
     flow = s_jko(
         target, latent, generator, critic, divergence=divergence, num_steps=1, first_iters=iters, iters=iters, **options
     )
+    assert isinstance(flow.solver, JKO)
     solver = replace(flow.solver, cost="sum")
     return replace(flow, solver=solver, step_size=math.inf if tau == 0 else 1 / (2 * tau))
 

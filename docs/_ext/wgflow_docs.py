@@ -66,8 +66,9 @@ def compatibility_table() -> str:
         reason = why_not(F, solver, measure)
         if reason is None:
             return "yes"
-        text = reason.replace(type(F).__name__, "`F`")
-        return f"no ({reasons.setdefault(text, len(reasons) + 1)})"
+        for letter, part in (("F", F), ("S", solver), ("M", measure)):
+            reason = reason.replace(type(part).__name__, letter)
+        return f"no ({reasons.setdefault(reason, len(reasons) + 1)})"
 
     rows: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for s, solver in ss.items():
@@ -139,6 +140,7 @@ class Numbers(SphinxDirective):
             self.env.note_dependency(str(path))
             numbers = dict(flat(json.loads(path.read_text())["results"]))
             chosen = [n for pattern in self.content for n in numbers if fnmatch.fnmatch(n, pattern)]
+            chosen = [n for n in chosen if numbers[n] is not None]
             lines += [f"| `{path.stem}` | |", "|---|---|"]
             lines += [f"| {name.replace('.', ', ').replace('_', ' ')} | {numbers[name]} |" for name in chosen]
             picture = path.with_suffix(".png")
@@ -182,6 +184,11 @@ def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
     return resolve
 
 
+def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, returns: str | None) -> Any:
+    """Make the signature of a dataclass valid Python: the page builder splits what it cannot parse at every comma."""
+    return (args and args.replace("<factory>", "..."), returns)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives and the link finder."""
     app.add_directive("wgflow-compatibility", CompatibilityTable)
@@ -189,4 +196,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("wgflow-records", Records)
     app.add_directive("wgflow-numbers", Numbers)
     app.connect("missing-reference", resolver(app))
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -101,17 +101,18 @@ class Critic(Estimator):
     def _ascend(self, F: Functional, rho: Particles, es: CriticState) -> Info:
         net = _Evaluated(es.net)
         data = F.data()
-        penalise = self.r1 is not None and es.descent.updates % self.r1.every == 0
-        if penalise:
+        r1 = None if self.r1 is None or es.descent.updates % self.r1.every else self.r1
+        if r1 is not None:
+            assert isinstance(data, Particles), "why_not() asks for data"
             data.x.requires_grad_(True)
         objective = F.variational(net, rho)
         loss = F.critic_penalty(net, rho) - objective
         info = {"critic/objective": objective, "critic/model": rho.mean(net(rho.x))}
         if isinstance(data, Particles):
             info["critic/data"] = data.mean(net(data.x))
-        if penalise:
-            info["critic/r1"] = self.r1(net(data.x), data)
-            loss = loss + info["critic/r1"]
+            if r1 is not None:
+                info["critic/r1"] = r1(net(data.x), data)
+                loss = loss + info["critic/r1"]
         info |= {f"critic/{name}": value for name, value in F.diagnostics(net).items()}
         es.descent.minimise(loss)
         return {name: value.detach() for name, value in info.items()}

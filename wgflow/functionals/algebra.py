@@ -138,8 +138,8 @@ class Sum(Functional):
         from wgflow.functionals.energies import PotentialEnergy
 
         dual, rest = self._split()
-        linear = [_linear_part(t) for t in rest]
-        if any(v is None for v in linear):
+        linear = [v for v in map(_linear_part, rest) if v is not None]
+        if len(linear) < len(rest):
             names = ", ".join(type(t).__name__ for t in rest if not isinstance(t, PotentialEnergy))
             raise Unsupported(f"the conjugate of this sum is not known: {names} is not a potential energy")
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from wgflow._imports import require
 from wgflow._rng import generator
 from wgflow.callbacks import Callback
-from wgflow.errors import MissingDependency
+from wgflow.errors import BadInput, MissingDependency
 from wgflow.generative.sample import sample, save_grid
 from wgflow.measures import Pushforward
 from wgflow.metrics import Metric
+from wgflow.solvers import JKOState
 
 if TYPE_CHECKING:
     from wgflow.solve import Run
@@ -116,7 +117,10 @@ def present_generator(run: "Run") -> Pushforward:
 
     Before the first update this is the untrained network, not the reference map that the flow starts from.
     """
-    rho = run.state.successor.measure(run.state.measure) if hasattr(run.state, "successor") else run.state.measure
+    state = run.state
+    rho = state.successor.measure(state.measure) if isinstance(state, JKOState) else state.measure
+    if not isinstance(rho, Pushforward):
+        raise BadInput(f"a generator is a Pushforward; this flow moves {type(rho).__name__}")
     return rho.inference()
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from wgflow._imports import require
 from wgflow._registry import near_misses
 from wgflow.errors import BadInput
@@ -163,7 +161,7 @@ class Recipe:
                 raise BadInput(f"a recipe has no {key!r}: {near_misses(key, sorted(hints))}")
         return cls(**{key: _as(hints[key], value, key) for key, value in held.items()})
 
-    def networks(self, image_shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    def networks(self, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
         """Return a fresh generator and critic for images of this shape."""
         pair = network_pair(self.network)
         sizes: dict[str, Any] = {"image_shape": tuple(image_shape)}

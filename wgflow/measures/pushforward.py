@@ -94,11 +94,21 @@ class Pushforward(MovingMeasure):
         """The map in force: the reference until the first step is done, a network afterwards."""
         if self.reference is not None and (self._live is None or not self._live.moved):
             return self.reference
+        return self._network
+
+    @property
+    def _network(self) -> nn.Module:
         if not isinstance(self.net, nn.Module):
             raise BadInput(
                 "this Pushforward's network is a factory and is not built yet: call start(rng), as solve() does"
             )
         return self.net
+
+    @property
+    def _moving(self) -> "_Live":
+        if self._live is None:
+            raise BadInput("this Pushforward has not been started: call start(rng), as solve() does")
+        return self._live
 
     def latents(self, n: int, rng: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Draw the inputs of the network, ``(x,)`` or ``(x, z)``, with the logarithms of their weights (None: equal)."""
@@ -129,17 +139,17 @@ class Pushforward(MovingMeasure):
 
     def follow(self, move: Callable[[Particles], Points], rng: torch.Generator) -> "Pushforward":
         """Regress the network onto moved samples of itself."""
-        assert self.regression is not None
-        assert isinstance(self.net, nn.Module)
-        live = self._live
+        net, live = self._network, self._moving
+        assert self.regression is not None, "why_not() asks for it"
+        assert live.descent is not None
         inputs, log_w = self.latents(self.regression.batch, rng)
         with torch.no_grad():
             before = Particles(self.apply(inputs), log_w)
         target = move(before).detach()
         for _ in range(self.regression.persistent):
-            error = self.net(*inputs) - target
+            error = net(*inputs) - target
             live.descent.minimise(before.mean(error.square().flatten(1).sum(1)) / 2)
-            self.update_average(self.net)
+            self.update_average(net)
         live.moved = True
         return self
 
@@ -160,17 +170,15 @@ class Pushforward(MovingMeasure):
         if last is not None:
             assert isinstance(last, PushforwardSuccessor)
             return last
-        assert isinstance(self.net, nn.Module)
-        net = copy.deepcopy(self.net).train()
-        _freeze(self.net)
+        net = copy.deepcopy(self._network).train()
+        _freeze(self._network)
         return PushforwardSuccessor(net)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain form of what moves: network, running average, optimiser."""
-        assert isinstance(self.net, nn.Module), "start() comes first"
-        live = self._live
+        net, live = self._network, self._moving
         return {
-            "net": self.net.state_dict(),
+            "net": net.state_dict(),
             "moved": live.moved,
             "average": None if live.average is None else live.average.state_dict(),
             "descent": None if live.descent is None else live.descent.state_dict(),
@@ -178,9 +186,8 @@ class Pushforward(MovingMeasure):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore in place what :meth:`state_dict` returned."""
-        assert isinstance(self.net, nn.Module), "start() comes first"
-        live = self._live
-        self.net.load_state_dict(saved["net"])
+        net, live = self._network, self._moving
+        net.load_state_dict(saved["net"])
         live.moved = saved["moved"]
         if live.average is not None:
             live.average.load_state_dict(saved["average"])
@@ -241,13 +248,12 @@ class PushforwardSuccessor(Successor):
     def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Pushforward:
         """Copy the weights (``"raw"``) or their running average (``"ema"``) into the frozen network of ``rho``."""
         assert isinstance(rho, Pushforward)
-        source = self.net
-        if snapshot == "ema":
-            source = rho._live.average
-            if source is None:
-                raise BadInput("snapshot='ema' needs a running average: Pushforward(..., ema=0.9999), say")
-        rho.net.load_state_dict(source.state_dict())
-        rho._live.moved = True
+        live = rho._moving
+        source = live.average if snapshot == "ema" else self.net
+        if source is None:
+            raise BadInput("snapshot='ema' needs a running average: Pushforward(..., ema=0.9999), say")
+        rho._network.load_state_dict(source.state_dict())
+        live.moved = True
         return rho
 
     def trained(self, rho: MovingMeasure) -> None:

@@ -75,7 +75,7 @@ class Solver(ABC):
 
     def step(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         """Complete one time step: update until ``state.k`` increases. Returns the info of the last update."""
-        k, info = state.k, {}
+        k, info = state.k, dict[str, Any]()
         while state.k == k:
             state, info = self.update(F, state, h)
         return state, info

@@ -143,4 +143,5 @@ class JKO(Solver):
         if not successor.persistent:
             successor = measure.propose(state.rng, successor)
             descent = self.optim.build(successor.parameters())
-        return replace(advance(state, measure, h), successor=successor, descent=descent, i=0)
+        state = replace(state, successor=successor, descent=descent, i=0)
+        return advance(state, measure, h)
