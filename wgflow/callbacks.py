@@ -14,6 +14,7 @@ from tqdm import tqdm
 from wgflow._rng import generator, global_generators
 from wgflow._typing import Info
 from wgflow.errors import BadInput
+from wgflow.measures import Measure
 from wgflow.metrics import Metric
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class JsonLog(Callback):
         return self.file.read().rfind(b"\n") + 1
 
     def _write(self, row: dict[str, Any]) -> None:
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        finite = json_numbers(row)
         self.file.write((json.dumps(finite) + "\n").encode())
         self.file.flush()
 
@@ -142,6 +143,11 @@ class JsonLog(Callback):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Remember where to go on."""
         self.position = saved["position"]
+
+
+def json_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with infinity and NaN, which JSON lacks, as None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 @dataclass
@@ -169,13 +175,7 @@ class Evaluate(Callback):
 
     def evaluate(self, run: "Run") -> dict[str, float]:
         """Evaluate now."""
-        rho = run.state.present.inference()
-        found: dict[str, float] = {}
-        for j, metric in enumerate(self.metrics):
-            seed = _mix(run.seed, run.state.k, j)
-            with global_generators(seed, rho.device):
-                found |= metric(rho, generator(seed, rho.device))
-        return found
+        return evaluate_all(self.metrics, run.state.present.inference(), run.seed, run.state.k)
 
     def on_start(self, run: "Run") -> None:
         """Evaluate the initial law of a run that is not resumed."""
@@ -218,6 +218,16 @@ class StopWhen(Callback):
     def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
         """Ask the condition."""
         return run.STOP if self.condition(row | run.metrics) else None
+
+
+def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int) -> dict[str, float]:
+    """Evaluate metrics on a measure, each with generators of its own that depend on ``seeds`` and its place only."""
+    found: dict[str, float] = {}
+    for j, metric in enumerate(metrics):
+        seed = _mix(*seeds, j)
+        with global_generators(seed, rho.device):
+            found |= metric(rho, generator(seed, rho.device))
+    return found
 
 
 def _mix(*numbers: int) -> int:

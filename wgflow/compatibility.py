@@ -1,7 +1,7 @@
 """The only compatibility logic: it reads what the classes declare and says why not, with advice."""
 
 from wgflow._rng import generator
-from wgflow.functionals import Functional
+from wgflow.functionals import Functional, Sum
 from wgflow.measures import Measure, MovingMeasure, Pushforward, Unnormalised
 from wgflow.solvers import Solver
 
@@ -20,6 +20,9 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     kind = type(e).__name__
     if not isinstance(measure, MovingMeasure):
         return f"{m} cannot be moved: start from Particles, or from a Pushforward of it."
+    if "variational" in e.needs and isinstance(F, Sum) and len(F.dual_terms()) > 1:
+        names = ", ".join(type(t).__name__ for t in F.dual_terms())
+        return f"a critic estimates exactly one term of a sum, and {names} would each need one. Keep one of them."
     if e.needs and not any(F.can(method) for method in e.needs):
         wanted = " or ".join(e.needs)
         other = "Critic(net)" if F.can("conjugate") or F.can("variational") else "Autograd()"

@@ -119,7 +119,7 @@ def test_missing_set_says_where_it_looked_and_how_to_get_it(name, tmp_path, monk
         (variable, "environment variable WGFLOW_DATA"),
         (default, ".cache/wgflow"),
     ):
-        for part in (place, "does not exist", "download=True", "--data.download true", "http"):
+        for part in (place, "does not exist", "download=True", "--download true", "http"):
             assert part in str(error.value)
     assert not downloads
     assert not any(tmp_path.iterdir())

@@ -210,7 +210,6 @@ def test_what_has_no_conjugate_or_value_says_so_and_advises():
         (SecondMoment() + V, Autograd(), None),
         (KL(StandardNormal(1)) + V, Autograd(), "Critic"),
         (V + W, Critic(mlp(1)), "Autograd"),
-        (KL(StandardNormal(1)) + KL(StandardNormal(1)), Critic(mlp(1)), "Autograd"),
         (2 * V, Critic(mlp(1)), "Autograd"),
     ],
 )
@@ -219,3 +218,9 @@ def test_compatibility_looks_into_sums_and_multiples(F, estimator, advice, solve
     reason = why_not(F, solver(estimator), Particles(torch.zeros(3, 1)))
     assert (reason is None) == (advice is None)
     assert advice is None or f"{solver.__name__}({advice}" in reason
+
+
+def test_a_sum_that_would_need_two_critics_says_so():
+    two = KL(StandardNormal(1)) + 2 * KL(StandardNormal(1))
+    reason = why_not(two, JKO(Critic(mlp(1))), Particles(torch.zeros(3, 1)))
+    assert "exactly one term of a sum, and KL, Scaled would each need one" in reason

@@ -50,10 +50,16 @@ class Estimator(ABC):
         log_w = (torch.zeros_like(rho.w) if rho.log_w is None else rho.log_w).detach().requires_grad_(True)
         s = self.surrogate(F, replace(rho, x=x, log_w=log_w), es)
         d_w, d_x = torch.autograd.grad(s, (log_w, x), materialize_grads=True)
-        return d_w / rho.w, d_x / rho.w.view(-1, *[1] * (x.dim() - 1))
+        return _per_mass(d_w, rho.w), _per_mass(d_x, rho.w)
 
     def velocity(self, F: Functional, rho: Particles, es: Any) -> Points:
         r"""Return :math:`-\nabla\varphi` at the particles, shape (n, \*event)."""
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
-        return -d_x / rho.w.view(-1, *[1] * (x.dim() - 1))
+        return -_per_mass(d_x, rho.w)
+
+
+def _per_mass(derivative: Tensor, w: Tensor) -> Tensor:
+    """Divide by the weights; a particle without mass has no first variation here and gets 0."""
+    w = w.view(-1, *[1] * (derivative.dim() - 1))
+    return torch.where(w > 0, derivative / w, 0.0)

@@ -116,11 +116,12 @@ class Sum(Functional):
         """Whether a term does."""
         return any(t.needs_density for t in self.terms)
 
-    def _dual_terms(self) -> list[Functional]:
+    def dual_terms(self) -> list[Functional]:
+        """Return the terms that a critic would estimate; a solvable sum has one at most."""
         return [t for t in self.terms if t.can("conjugate") or t.can("variational")]
 
     def _split(self) -> tuple[Functional, list[Functional]]:
-        dual = self._dual_terms()
+        dual = self.dual_terms()
         if len(dual) != 1:
             names = ", ".join(type(t).__name__ for t in self.terms)
             raise Unsupported(
@@ -186,14 +187,14 @@ class Sum(Functional):
 
     def data(self) -> Measure | None:
         """Return the critic term's; None when no single term is for a critic."""
-        dual = self._dual_terms()
+        dual = self.dual_terms()
         return dual[0].data() if len(dual) == 1 else None
 
     def can(self, method: str) -> bool:
         """Whether the sum does, given what its terms do."""
         if method == "value":
             return all(t.can("value") for t in self.terms)
-        dual = self._dual_terms()
+        dual = self.dual_terms()
         rest = [t for t in self.terms if all(t is not d for d in dual)]
         if len(dual) != 1:
             return False

@@ -8,7 +8,7 @@ import torch
 
 from wgflow._imports import require
 from wgflow._registry import near_misses
-from wgflow._rng import generator
+from wgflow.callbacks import evaluate_all
 from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, load_images
 from wgflow.generative.features import CifarResNetFeatures, FeatureExtractor, InceptionFeatures, RandomConvFeatures
@@ -122,8 +122,7 @@ def evaluate(
         metrics.append(FID(extractor, pictures, n=n, kid=kid))
     except DataNotFound as error:
         found["fid_skipped"] = str(error)
-    for j, metric in enumerate(metrics):
-        found |= metric(rho, generator(seed + j, rho.device))
+    found |= evaluate_all(metrics, rho, seed)
     found["protocols"] = [m.protocol for m in metrics]  # type: ignore[attr-defined]
     (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
     return found

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgflow._imports import require
-from wgflow._rng import generator
-from wgflow.callbacks import Callback
+from wgflow.callbacks import Callback, evaluate_all
 from wgflow.errors import BadInput, MissingDependency
 from wgflow.generative.sample import sample, save_grid
 from wgflow.measures import Pushforward
@@ -73,8 +72,7 @@ class Monitor(Callback):
             return
         rho = present_generator(run)
         row: dict[str, float] = {"update": run.updates, "k": run.state.k, "t": run.state.t}
-        for j, metric in enumerate(self.metrics):
-            row |= metric(rho, generator(run.seed + 7919 * (run.updates + 1) + j, rho.device))
+        row |= evaluate_all(self.metrics, rho, run.seed, run.updates)
         self.rows.append(row)
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
         save_grid(sample(rho, self.images, seed=run.seed), grid)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from wgflow._describe import differences
-from wgflow.callbacks import Callback, JsonLog, Progress
+from wgflow.callbacks import Callback, JsonLog, Progress, json_numbers
 from wgflow.checkpoint import Checkpoint
 from wgflow.errors import BadInput
 from wgflow.generative.data import ImageData, load_images
@@ -175,7 +175,7 @@ def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: R
     report = {
         "status": solution.status,
         "seconds_this_session": round(seconds, 1),
-        "last_step": last,
+        "last_step": json_numbers(last),
         "protocols": [getattr(m, "protocol", type(m).__name__) for m in metrics],
         "device": torch.cuda.get_device_name(here.device)
         if here.device.type == "cuda"

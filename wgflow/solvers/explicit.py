@@ -38,12 +38,14 @@ class ForwardEuler(Solver):
             raise BadInput(f"ForwardEuler(batch={self.batch}): expected at least 1")
 
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
-        """Complete one time step."""
+        r"""Complete one time step; reports the dissipation :math:`E|v|^2`, at small :math:`h` the rate at which F falls."""
         F = F.at(state.k, state.t)
         info = self.estimator.refine(F, lambda rng: state.measure.draw(self.batch, rng), state.estimator, state.rng)
         F = F.freeze(state.rng)
 
         def move(p: Particles) -> Points:
-            return p.x + h * self.estimator.velocity(F, p, state.estimator)
+            v = self.estimator.velocity(F, p, state.estimator)
+            info["euler/dissipation"] = p.mean(v.square().flatten(1).sum(1))
+            return p.x + h * v
 
         return advance(state, state.measure.follow(move, state.rng), h), info

@@ -121,7 +121,10 @@ class JKO(Solver):
 
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         """Refine the estimate, then take one descent step; the last one of the budget accepts the successor."""
-        assert isinstance(state, JKOState)
+        if not isinstance(state, JKOState):
+            raise BadInput(
+                f"JKO goes on from a state of JKO, not from a {type(state).__name__}: start from its measure"
+            )
         F = F.at(state.k, state.t)
         rho, successor, rng = state.measure, state.successor, state.rng
         info = self.estimator.refine(F, lambda rng: successor.draw(rho, self.batch, rng), state.estimator, rng)

@@ -47,7 +47,7 @@ def decode_images(paths: list[Path], size: int | None, crop: int | None = None) 
             if size is None and wanted != edges[0]:
                 raise BadInput(
                     f"{path} has a shorter side of {wanted} pixels, {paths[0]} one of {edges[0]}: give size "
-                    "(on the command line --data.size) to bring all images to one size"
+                    "(on the command line --image_size) to bring all images to one size"
                 )
         mode = "L" if all(grey for grey, _ in headers) else "RGB"
         side = size or edges[0]

@@ -122,9 +122,9 @@ def _resolve(name: str, root: str | os.PathLike[str] | None) -> tuple[str, Path 
 
 def _existing(path: Path | None, what: str) -> Path:
     if path is None:
-        raise BadInput(f"root is missing: give the path of {what} (on the command line: --data.root PATH)")
+        raise BadInput(f"root is missing: give the path of {what} (on the command line: --data_root PATH)")
     if not path.exists():
-        raise DataNotFound(f"there is nothing at {path}, expected {what}: check the path (--data.root)")
+        raise DataNotFound(f"there is nothing at {path}, expected {what}: check the path (--data_root)")
     if path.is_dir() != (what == "a folder of images"):
         raise BadInput(f"{path} is {'a folder' if path.is_dir() else 'a file'}, expected {what}")
     return path

@@ -115,7 +115,7 @@ def _how_to_get(name: str, root: Path, origin: str, error: Exception, tried: boo
     known = KNOWN[name]
     folder = root / known.folder
     state = "exists" if folder.is_dir() else "does not exist"
-    get = "the download failed" if tried else "pass download=True (on the command line: --data.download true)"
+    get = "the download failed" if tried else "pass download=True (on the command line: --download true)"
     return (
         f"{name} is not there or is damaged.\n"
         f"  looked in: {folder} ({state}; {origin})\n"
