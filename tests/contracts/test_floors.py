@@ -10,7 +10,19 @@ import wgflow
 
 ROOT = Path(wgflow.__file__).parent
 FLOORS = [
-    {"_files", "_imports", "_ledger", "_ranks", "_registry", "_rng", "_state", "_typing", "errors", "optim"},
+    {
+        "_files",
+        "_imports",
+        "_ledger",
+        "_ranks",
+        "_registry",
+        "_rng",
+        "_sinkhorn",
+        "_state",
+        "_typing",
+        "errors",
+        "optim",
+    },
     {"measures"},
     {"functionals"},
     {"estimators"},

@@ -11,19 +11,17 @@ import torch
 from torch import nn
 
 from wgflow.errors import BadInput, DataNotFound
-from wgflow.generative import features as features_module
 from wgflow.generative import fid as fid_module
+from wgflow.generative import inception as inception_module
 from wgflow.generative.data import ImageData, ImageSet, to_unit
 from wgflow.generative.features import (
-    INCEPTION_FILES,
-    INCEPTION_VARIABLE,
     CifarResNetFeatures,
-    InceptionFeatures,
     ModuleFeatures,
     RandomConvFeatures,
     sha256,
 )
 from wgflow.generative.fid import FID, ReferenceStats, frechet_distance, reference_stats
+from wgflow.generative.inception import INCEPTION_FILES, INCEPTION_VARIABLE, InceptionFeatures
 from wgflow.measures import Particles
 
 
@@ -388,7 +386,7 @@ def test_missing_weights_say_what_to_do_and_nothing_is_downloaded(hub, monkeypat
 
 
 def test_weights_are_looked_up_in_order(hub, monkeypatch, tmp_path):
-    find = features_module.find_inception_weights
+    find = inception_module.find_inception_weights
     for path in (hub / INCEPTION_FILES[1], hub / INCEPTION_FILES[0], tmp_path / "variable", tmp_path / "argument"):
         path.touch()
         if path.name == "variable":
@@ -416,7 +414,7 @@ def test_download_only_when_allowed_and_checked_by_its_hash(hub, monkeypatch):
         open(destination, "wb").close()
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert features_module.find_inception_weights(allow_download=True) == hub / INCEPTION_FILES[0]
+    assert inception_module.find_inception_weights(allow_download=True) == hub / INCEPTION_FILES[0]
     ((url, digest),) = asked
     assert url.endswith(INCEPTION_FILES[0])
     assert digest.startswith("6726825d")
@@ -435,7 +433,7 @@ def test_pickled_code_is_not_run(hub, monkeypatch, tmp_path):
     pytest.importorskip("torch_fidelity")
     path = tmp_path / "weights.pth"
     torch.save({"fc.bias": Payload()}, path)
-    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(path))
+    monkeypatch.setattr(inception_module, "INCEPTION_SHA256", sha256(path))
     with pytest.raises(pickle.UnpicklingError):
         InceptionFeatures(path)
     assert not Payload.ran
@@ -455,7 +453,7 @@ def test_inception_is_torch_fidelitys_network_after_the_resize_of_pytorch_fid(hu
             if name.endswith("running_mean"):
                 buffer.normal_(generator=rng(1), std=0.1)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(tmp_path / "weights.pth"))
+    monkeypatch.setattr(inception_module, "INCEPTION_SHA256", sha256(tmp_path / "weights.pth"))
     ours = InceptionFeatures(tmp_path / "weights.pth")
 
     x = images(2, high=256, size=32)

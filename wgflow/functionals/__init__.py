@@ -9,14 +9,12 @@ from wgflow.functionals.divergences import (
     Chi2Tight,
     FDivergence,
     Identity,
-    JSExact,
-    JSNonSaturating,
     KLDonskerVaradhan,
     KLUncentred,
-    Softplus,
     entropy,
 )
 from wgflow.functionals.energies import PotentialEnergy
+from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
 
 __all__ = [
     "FUNCTIONALS",

@@ -11,8 +11,9 @@ from wgflow._registry import near_misses
 from wgflow.callbacks import evaluate_all
 from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, load_images
-from wgflow.generative.features import CifarResNetFeatures, FeatureExtractor, InceptionFeatures, RandomConvFeatures
+from wgflow.generative.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
 from wgflow.generative.fid import FID
+from wgflow.generative.inception import InceptionFeatures
 from wgflow.generative.recipe import Recipe, named_object
 from wgflow.generative.runtime import runtime
 from wgflow.generative.train import sinkhorn

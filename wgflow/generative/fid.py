@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from wgflow._imports import require
 from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data import ImageSet, to_uint8
-from wgflow.generative.features import FeatureExtractor, InceptionFeatures, device_of, embed
+from wgflow.generative.features import FeatureExtractor, device_of, embed
+from wgflow.generative.inception import InceptionFeatures
 from wgflow.measures.base import Measure
 
 KID_SUBSETS = 100
