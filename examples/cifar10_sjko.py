@@ -16,10 +16,9 @@ is solved in its semi-dual form by one generator and one critic that go on from 
 import argparse
 
 import wgflow as wg
-from wgflow.generative import NETWORKS, ImageData, fit, load_images, runtime
+from wgflow.generative import NETWORKS, ImageData, fit, load_images, runtime, sinkhorn
 from wgflow.generative.evaluate import features_by_name
 from wgflow.generative.fid import FID
-from wgflow.metrics import SinkhornMetric
 
 
 def main() -> None:
@@ -79,8 +78,7 @@ def main() -> None:
             batch=here.share_of(o.batch),
         )
 
-        n = 200 if o.quick else 2_000
-        metrics: list = [SinkhornMetric(ImageData(data.images), n=n, blur=2.0)]
+        metrics = sinkhorn(data, n=200 if o.quick else 2_000, blur=2.0)
         if o.features:
             network = features_by_name(o.features, o.weights).to(here.device)
             metrics.append(FID(network, pictures, n=500 if o.quick else 10_000))

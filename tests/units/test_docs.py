@@ -71,3 +71,22 @@ def test_every_public_name_is_in_the_reference():
     named = set(re.findall(r"(\w+)(?:\(.*\))?$", listed, re.MULTILINE))
     missing = {name for name in wgflow.__all__ if not name.startswith("_")} - {"presets"} - named
     assert not missing
+
+
+def test_the_python_of_the_readme_runs_at_a_smaller_size(tmp_path, monkeypatch):
+    readme = (DOCS.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    for large, small in (("iters=500", "iters=2"), ("num_steps=10", "num_steps=2"), ("batch=400", "batch=25")):
+        assert large in code
+        code = code.replace(large, small)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["points"].shape == (1000, 2)
+    assert list((tmp_path / "runs" / "toy").glob("update-*.pt"))
+
+
+def test_the_readme_names_commands_that_exist():
+    readme = (DOCS.parent / "README.md").read_text()
+    for command in re.findall(r"wgflow (\w+)", readme):
+        assert command in {"train", "sample", "evaluate", "list"}

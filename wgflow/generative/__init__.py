@@ -8,7 +8,7 @@ from wgflow.generative.nets import NETWORKS, NetworkPair
 from wgflow.generative.recipe import RECIPES, Recipe
 from wgflow.generative.runtime import Runtime, Sharded, runtime
 from wgflow.generative.sample import sample, save_grid
-from wgflow.generative.train import fit, train
+from wgflow.generative.train import fit, sinkhorn, train
 
 __all__ = [
     "FID",
@@ -29,6 +29,7 @@ __all__ = [
     "runtime",
     "sample",
     "save_grid",
+    "sinkhorn",
     "to_uint8",
     "to_unit",
     "train",
