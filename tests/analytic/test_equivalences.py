@@ -223,7 +223,7 @@ def mean_cost(h):
     return lambda old, new: ((new - old) ** 2).mean(1) / (2 * h)
 
 
-def same(ours, theirs, shift=(0.0, 0.0, 0.0)):
+def assert_same(ours, theirs, shift=(0.0, 0.0, 0.0)):
     """Equal to machine precision in every report and every parameter; ``shift`` are constants the losses differ by."""
     assert len(ours[0]) == len(theirs[0]) >= 4
     for row, expected in zip(ours[0], theirs[0], strict=True):
@@ -246,20 +246,20 @@ def test_s_jko_is_the_published_algorithm(variant):
         gamma=0.4 if variant == "paper" else 0.2,
         noise=noise,
     )
-    same(ours, theirs)
+    assert_same(ours, theirs)
 
 
 def test_one_step_of_s_jko_is_source_fixed_uotm():
     h = 0.3
     tau = 1 / (2 * D * h)
     theirs = by_hand(kl_critic, lambda v: -v, lambda old, new: tau * ((new - old) ** 2).sum(1))
-    same(by_library(presets.s_jko, step_size=h, num_steps=1, first_iters=4), theirs)
-    same(by_library(presets.uotm_source_fixed, tau=tau, iters=4), theirs)
+    assert_same(by_library(presets.s_jko, step_size=h, num_steps=1, first_iters=4), theirs)
+    assert_same(by_library(presets.uotm_source_fixed, tau=tau, iters=4), theirs)
 
 
 def test_a_hard_constraint_is_the_semi_dual_of_plain_optimal_transport():
     theirs = by_hand(lambda fake, real: fake.mean() - real.mean(), lambda v: -v, mean_cost(0.25))
-    same(by_library(presets.otm, tau=1 / (2 * D * 0.25), iters=4), theirs)
+    assert_same(by_library(presets.otm, tau=1 / (2 * D * 0.25), iters=4), theirs)
 
 
 def no_cost(old, new):
@@ -267,7 +267,7 @@ def no_cost(old, new):
 
 
 def test_an_infinite_step_is_the_f_gan():
-    same(by_library(presets.f_gan, iters=4), by_hand(kl_critic, lambda v: -v, no_cost))
+    assert_same(by_library(presets.f_gan, iters=4), by_hand(kl_critic, lambda v: -v, no_cost))
 
 
 def test_an_infinite_step_of_js_nonsat_is_the_non_saturating_gan():
@@ -276,7 +276,7 @@ def test_an_infinite_step_of_js_nonsat_is_the_non_saturating_gan():
 
     theirs = by_hand(lambda fake, real: bce(real, 1.0) + bce(fake, 0.0), lambda v: nnf.softplus(-v), no_cost)
     ours = by_library(presets.f_gan, divergence="js_nonsat", iters=4)
-    same(ours, theirs, shift=(2 * math.log(2), 0.0, -math.log(2)))
+    assert_same(ours, theirs, shift=(2 * math.log(2), 0.0, -math.log(2)))
 
 
 @pytest.mark.parametrize(("divergence", "score"), [("kl", lambda v: -v), ("js_nonsat", lambda v: nnf.softplus(-v))])

@@ -15,8 +15,9 @@ import torch
 from wgflow import BadInput, CheckpointError, DataNotFound, Diverged
 from wgflow.checkpoint import Checkpoint
 from wgflow.cli import main
-from wgflow.generative import ImageData, Recipe, Sharded, evaluate, load_generator, sample, to_uint8, train
+from wgflow.generative import ImageData, NetworkPair, Recipe, Sharded, evaluate, load_generator, sample, to_uint8, train
 from wgflow.generative.features import RandomConvFeatures
+from wgflow.generative.nets import ConvCritic, ConvGenerator
 from wgflow.measures import StandardNormal
 
 pytest.importorskip("torchvision")
@@ -223,6 +224,38 @@ def test_list_names_what_there_is(capsys):
     printed = capsys.readouterr().out
     for name in ("fashion-mnist", "cifar10", "softplus", "jko", "critic", "s_jko", "inception", "large"):
         assert name in printed
+
+
+def test_half_precision_trains_and_exports_plain_weights(images, tmp_path):
+    train(tiny(images, precision="bf16", num_steps=1), tmp_path / "r", device="cpu", progress=False)
+    pictures = sample(load_generator(tmp_path / "r", "cpu"), 3)
+    assert pictures.dtype == torch.float32
+    assert pictures.isfinite().all()
+
+
+class Wrapped(torch.nn.Module):
+    """A generator of a user's whose own submodule has the name that the wrapper of half precision uses."""
+
+    noise_shape = None
+
+    def __init__(self, image_shape, channels):
+        super().__init__()
+        self.net = ConvGenerator(image_shape=image_shape, channels=channels, latent_dim=4)
+        self.source_shape = self.net.source_shape
+
+    def forward(self, x):
+        return self.net(x)
+
+    def reference(self):
+        return self.net.reference()
+
+
+MINE = NetworkPair(Wrapped, ConvCritic)
+
+
+def test_a_network_of_the_users_own_survives_the_export(images, tmp_path):
+    train(tiny(images, network=f"{__name__}:MINE", num_steps=1), tmp_path / "r", device="cpu", progress=False)
+    assert sample(load_generator(tmp_path / "r", "cpu"), 3).shape == (3, 1, 8, 8)
 
 
 def test_flips_do_not_reach_the_metrics(images):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,7 @@ class FeatureExtractor(Protocol):
         ...
 
 
-class FrozenFeatures(nn.Module):
+class FrozenFeatures(nn.Module, ABC):
     """Shared parts: evaluation mode for good, no gradients, checked input."""
 
     num_features: int
@@ -53,8 +54,9 @@ class FrozenFeatures(nn.Module):
         """Map uint8 images (n, 1 or 3, h, w) to features (n, D)."""
         return self._features(as_rgb(images))
 
+    @abstractmethod
     def _features(self, rgb: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Map uint8 images (n, 3, h, w) to features."""
 
 
 def as_rgb(images: Tensor) -> Tensor:

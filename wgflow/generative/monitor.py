@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wgflow._imports import require
 from wgflow.callbacks import Callback, evaluate_all
 from wgflow.errors import BadInput, MissingDependency
+from wgflow.generative.runtime import Autocast
 from wgflow.generative.sample import sample, save_grid
 from wgflow.measures import Pushforward
 from wgflow.metrics import Metric
@@ -125,8 +126,8 @@ def present_generator(run: "Run") -> Pushforward:
 def export(rho: Pushforward, path: Path) -> None:
     """Write the weights of a generator as safetensors, without the wrappers of precision."""
     save_file = require("safetensors.torch", extra="image").save_file
-    net = rho.map
-    weights = {name.removeprefix("net."): t.detach().contiguous() for name, t in net.state_dict().items()}
+    net = rho.map.net if isinstance(rho.map, Autocast) else rho.map
+    weights = {name: t.detach().contiguous() for name, t in net.state_dict().items()}
     with _atomic(path) as temporary:
         save_file(weights, temporary)
 

@@ -35,7 +35,7 @@ class StandardNormal(Measure):
             raise BadInput(f"StandardNormal{event_shape}: expected the sizes of one point, each at least 1")
         self.event_shape = torch.Size(event_shape)
         self.dtype = dtype or torch.get_default_dtype()
-        self._device = torch.device(device)
+        self._device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors say it
 
     @property
     def device(self) -> torch.device:
