@@ -7,7 +7,7 @@ Each step of the scheme of Jordan, Kinderlehrer and Otto,
 is solved in its semi-dual form by one generator and one critic that go on from step to step (Choi, Choi and Kang,
 "Scalable Wasserstein Gradient Flow for Generative Modeling through Unbalanced Optimal Transport", ICML 2024).
 
-    python examples/cifar10_sjko.py --quick                    # minutes on a CPU, to see that everything works
+    python examples/cifar10_sjko.py --quick                    # 2 minutes on a CPU, to see that everything works
     python examples/cifar10_sjko.py --download                 # one GPU, the small networks of the paper
     torchrun --nproc_per_node 4 examples/cifar10_sjko.py --network large
     python examples/cifar10_sjko.py --folder runs/cifar10-kl      # the same command again goes on where it stopped
@@ -27,7 +27,7 @@ def main() -> None:
     p.add_argument("--data", default="cifar10", help="a data set by name, a folder of images or an .npz file")
     p.add_argument("--root", help="folder of the data set (torchvision's layout); default: the cache of wgflow")
     p.add_argument("--download", action="store_true", help="fetch CIFAR-10 if it is not there")
-    p.add_argument("--network", default="small", choices=sorted(NETWORKS), help="size of the two networks")
+    p.add_argument("--network", default="small", choices=("conv", "small", "large"), help="size of the two networks")
     p.add_argument("--channels", type=int, help="their base width")
     p.add_argument("--divergence", default="kl", help="kl, kl_dv, chi2, softplus, js_nonsat (S-JKO-JSD), ...")
     p.add_argument("--h", type=float, default=0.1, help="step size, with the cost averaged over coordinates")
@@ -35,6 +35,8 @@ def main() -> None:
     p.add_argument("--first-iters", type=int, default=10_000, help="updates in the first step")
     p.add_argument("--iters", type=int, default=2_000, help="updates in every further step")
     p.add_argument("--batch", type=int, default=256)
+    p.add_argument("--lr", type=float, nargs=2, default=(2e-4, 1e-4), help="learning rates of generator and critic")
+    p.add_argument("--ema", type=float, default=0.9999, help="decay per update of the generator's running average")
     p.add_argument(
         "--variant", default="wgflow", choices=("wgflow", "paper", "code"), help="where the sources disagree"
     )
@@ -45,10 +47,11 @@ def main() -> None:
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     p.add_argument("--folder", help="folder of the run; default runs/cifar10-<divergence>")
-    p.add_argument("--quick", action="store_true", help="a few narrow steps, to see that everything works")
+    p.add_argument("--quick", action="store_true", help="a few steps of the smallest networks")
     o = p.parse_args()
     if o.quick:
-        o.channels, o.K, o.first_iters, o.iters, o.batch, o.every = 16, 3, 100, 50, 32, 100
+        o.network, o.batch, o.lr, o.ema = "conv", 64, (1e-3, 5e-4), 0.99
+        o.K, o.first_iters, o.iters, o.every = 4, 400, 200, 200
 
     with runtime(o.device, o.precision) as here:
         # nu: the data, resident on the device.
@@ -76,6 +79,8 @@ def main() -> None:
             first_iters=o.first_iters,
             iters=o.iters,
             batch=here.share_of(o.batch),
+            lr=tuple(o.lr),
+            ema=o.ema,
         )
 
         metrics = sinkhorn(data, n=200 if o.quick else 2_000, blur=2.0)
