@@ -49,7 +49,7 @@ class SinkhornMetric:
     ====================  =========================================================================
 
     Between samples the divergence of equal laws is far from 0: on Fashion-MNIST (n = 1000, blur 1) real
-    against real is 59, where white noise against real is 437. So only the excess has a meaning of its own.
+    against real is 57.9, where an untrained generator is at 315 (``benchmarks/main_job.py``). So only the excess has a meaning of its own.
     Every term has the same :math:`A`, because *given* :math:`A` the two have the same expectation when
     :math:`\rho` is the law of the data: the excess is unbiased there, comparable from call to call, and may
     come out negative. (A floor from independent pairs would be right only on average over :math:`A`: the
@@ -74,8 +74,8 @@ class SinkhornMetric:
         pixel vector in [-1, 1]. Finer differences are not seen; a much smaller one only costs time. Take a
         tenth to a quarter of the typical distance to the nearest neighbour, which is
         ``torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1).median()`` for ``x`` of shape (n, d).
-        Fashion-MNIST has 9.3 at n = 1000: blur 1 to 2. (Blur 8 removes 95 % of the floor, and 60 % of the
-        signal with it.)
+        Fashion-MNIST has 9.3 at n = 1000: blur 1 to 2. (A blur near that distance removes the floor, and much of
+        the signal with it.)
     p, scaling
         See :func:`sinkhorn_divergence`.
     repeats : int
