@@ -14,6 +14,7 @@ is solved in its semi-dual form by one generator and one critic that go on from 
 """
 
 import argparse
+from dataclasses import replace
 
 import wgflow as wg
 from wgflow.generative import NETWORKS, ImageData, fit, load_images, runtime, sinkhorn
@@ -66,7 +67,7 @@ def main() -> None:
         normal = lambda event: here.share(wg.StandardNormal(*event, device=here.device))  # noqa: E731
 
         flow = wg.presets.s_jko(
-            here.share(data),
+            data,
             normal(outline.source_shape),
             generator=lambda: here.network(G(**sizes)),
             critic=lambda: here.network(V(**sizes)),
@@ -82,6 +83,10 @@ def main() -> None:
             lr=tuple(o.lr),
             ema=o.ema,
         )
+
+        # Several GPUs: each keeps its part of every draw of the target, instance noise included.
+        target = here.share(flow.functional.target)
+        flow = replace(flow, functional=replace(flow.functional, target=target))
 
         metrics = sinkhorn(data, n=200 if o.quick else 2_000, blur=2.0)
         if o.features:

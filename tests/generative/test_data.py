@@ -261,6 +261,7 @@ def test_draws_do_not_wait_for_the_gpu(device):
     data.draw(64, rng)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        data.draw(64, rng)
+        drawn = data.draw(64, rng)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert len(drawn) == 64

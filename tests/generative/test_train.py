@@ -18,7 +18,7 @@ from wgflow.cli import main
 from wgflow.generative import ImageData, NetworkPair, Recipe, Sharded, evaluate, load_generator, sample, to_uint8, train
 from wgflow.generative.features import RandomConvFeatures
 from wgflow.generative.nets import ConvCritic, ConvGenerator
-from wgflow.measures import StandardNormal
+from wgflow.measures import Smoothed, StandardNormal, instance_noise
 
 pytest.importorskip("torchvision")
 pytest.importorskip("safetensors")
@@ -159,8 +159,8 @@ def test_evaluate_goes_on_without_inception_weights(finished, monkeypatch, tmp_p
     assert "sinkhorn_excess" in numbers
 
 
-def test_a_sharded_draw_is_a_part_of_the_whole():
-    whole = StandardNormal(3)
+@pytest.mark.parametrize("whole", [StandardNormal(3), Smoothed(StandardNormal(3), instance_noise).at(2, 0.2)])
+def test_a_sharded_draw_is_a_part_of_the_whole(whole):
     draws = [Sharded(whole, r, 2).draw(5, torch.Generator().manual_seed(0)).x for r in (0, 1)]
     together = torch.stack(draws, 1).flatten(0, 1)
     assert torch.equal(together, whole.draw(10, torch.Generator().manual_seed(0)).x)

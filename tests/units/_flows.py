@@ -115,3 +115,18 @@ def jko(target: wgflow.Measure, **options: Any) -> dict[str, Any]:
         "initial": narrow(3),
         "num_steps": 2,
     } | options
+
+
+START = torch.tensor([[1.0, 2.0], [-3.0, 0.5]], dtype=torch.float64)
+
+
+def two_particles(**options: Any) -> wgflow.Solution:
+    """Two particles down a parabola: each step multiplies them by 1 - h."""
+    settings = {
+        "F": PotentialEnergy(quadratic),
+        "solver": ForwardEuler(),
+        "initial": Particles(START),
+        "step_size": 0.25,
+        "num_steps": 4,
+    }
+    return solve(**settings | options)

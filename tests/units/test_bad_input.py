@@ -1,10 +1,10 @@
 """What a solve refuses before it does any work, and how it says so."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from _flows import START, quadratic, two_particles
 
 import wgflow
 from wgflow import (
@@ -14,7 +14,6 @@ from wgflow import (
     Callback,
     Critic,
     Dataset,
-    ForwardEuler,
     Gaussian,
     Incompatible,
     Particles,
@@ -22,27 +21,7 @@ from wgflow import (
     Pushforward,
     StandardNormal,
     Unnormalised,
-    solve,
 )
-
-
-def quadratic(x: torch.Tensor) -> torch.Tensor:
-    return 0.5 * x.square().sum(1)
-
-
-START = torch.tensor([[1.0, 2.0], [-3.0, 0.5]], dtype=torch.float64)
-
-
-def flow(**options: Any) -> wgflow.Solution:
-    """Two particles down a parabola: each step multiplies them by 1 - h."""
-    settings = {
-        "F": PotentialEnergy(quadratic),
-        "solver": ForwardEuler(),
-        "initial": Particles(START),
-        "step_size": 0.25,
-        "num_steps": 4,
-    }
-    return solve(**settings | options)
 
 
 class Worked(Callback):
@@ -111,7 +90,7 @@ BAD = {
 def test_bad_input_is_refused_before_any_work(case):
     options, error, message = BAD[case]
     with pytest.raises(error, match=message):
-        flow(callbacks=[Worked()], **options)
+        two_particles(callbacks=[Worked()], **options)
 
 
 @pytest.mark.parametrize(

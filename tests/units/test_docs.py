@@ -25,7 +25,7 @@ def _registries_as_before():
         registry._entries = entries
 
 
-def run(test: doctest.DocTest) -> None:
+def check_examples(test: doctest.DocTest) -> None:
     report: list[str] = []
     failed = doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(test, out=report.append).failed
     assert not failed, "".join(report)
@@ -36,14 +36,14 @@ def run(test: doctest.DocTest) -> None:
 def test_the_examples_of_a_page_run(page):
     text = (DOCS / page).read_text()
     code = re.sub(r"^```.*$", "", text, flags=re.MULTILINE)  # a fence would be read as expected output
-    run(doctest.DocTestParser().get_doctest(code, {"__name__": "docs"}, page, str(DOCS / page), 0))
+    check_examples(doctest.DocTestParser().get_doctest(code, {"__name__": "docs"}, page, str(DOCS / page), 0))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name):
     module = importlib.import_module(name)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module):
-        run(test)
+        check_examples(test)
 
 
 def test_the_pages_that_teach_have_examples():

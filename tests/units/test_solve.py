@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _flows import START, quadratic, two_particles
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgflow
@@ -21,7 +22,6 @@ from wgflow import (
     Critic,
     Diverged,
     Evaluate,
-    ForwardEuler,
     Particles,
     PotentialEnergy,
     Pushforward,
@@ -30,25 +30,6 @@ from wgflow import (
     StandardNormal,
     solve,
 )
-
-
-def quadratic(x: torch.Tensor) -> torch.Tensor:
-    return 0.5 * x.square().sum(1)
-
-
-START = torch.tensor([[1.0, 2.0], [-3.0, 0.5]], dtype=torch.float64)
-
-
-def flow(**options: Any) -> wgflow.Solution:
-    """Two particles down a parabola: each step multiplies them by 1 - h."""
-    settings = {
-        "F": PotentialEnergy(quadratic),
-        "solver": ForwardEuler(),
-        "initial": Particles(START),
-        "step_size": 0.25,
-        "num_steps": 4,
-    }
-    return solve(**settings | options)
 
 
 def network(inputs: int, outputs: int) -> torch.nn.Module:
@@ -85,7 +66,7 @@ class Worked(Callback):
 def test_an_infinite_step_is_the_proximal_free_limit_of_an_implicit_solver():
     """Without the proximal term JKO minimises the functional itself."""
     solver = JKO(optim=SGD(1.0), iters=1)
-    solution = flow(solver=solver, step_size=math.inf, num_steps=1)
+    solution = two_particles(solver=solver, step_size=math.inf, num_steps=1)
     # gradient of the mean of |x|^2/2 over two particles is x/2
     torch.testing.assert_close(solution.measure.x, START / 2)
     assert solution.times == [0.0, math.inf]
@@ -93,21 +74,21 @@ def test_an_infinite_step_is_the_proximal_free_limit_of_an_implicit_solver():
 
 def test_step_sizes_may_vary():
     steps = [0.5, 0.25, 0.125]
-    solution = flow(step_size=lambda k: steps[k], num_steps=3)
+    solution = two_particles(step_size=lambda k: steps[k], num_steps=3)
     torch.testing.assert_close(solution.measure.x, START * 0.5 * 0.75 * 0.875)
     assert solution.times == [0.0, 0.5, 0.75, 0.875]
     assert solution.state.t == 0.875
 
 
 def test_numbers_may_come_from_numpy():
-    ours = flow(step_size=np.float32(0.25), num_steps=np.int64(3), seed=np.int32(1), log_every=np.int16(2))
-    assert torch.equal(ours.measure.x, flow(num_steps=3).measure.x)
+    ours = two_particles(step_size=np.float32(0.25), num_steps=np.int64(3), seed=np.int32(1), log_every=np.int16(2))
+    assert torch.equal(ours.measure.x, two_particles(num_steps=3).measure.x)
     assert type(ours.state.t) is float
 
 
 def test_the_start_is_not_changed():
     start = Particles(START.clone())
-    flow(initial=start)
+    two_particles(initial=start)
     assert torch.equal(start.x, START)
     net = network(2, 2)
     before = {name: t.clone() for name, t in net.state_dict().items()}
@@ -119,14 +100,14 @@ def test_the_start_is_not_changed():
     ("every", "steps"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (3, [0, 3, 5]), (9, [0, 5]), (0, [])]
 )
 def test_states_are_saved_at_their_turn_and_the_first_and_last_always(every, steps):
-    solution = flow(num_steps=5, save=Save(every))
+    solution = two_particles(num_steps=5, save=Save(every))
     assert solution.times == pytest.approx([0.25 * k for k in steps])
     for k, saved in zip(steps, solution.saved, strict=True):
         torch.testing.assert_close(saved.x, START * 0.75**k)
 
 
 def test_saving_takes_any_function_of_the_state():
-    assert flow(save=Save(2, fn=lambda state: state.k)).saved == [0, 2, 4]
+    assert two_particles(save=Save(2, fn=lambda state: state.k)).saved == [0, 2, 4]
     assert generative().saved == [None] * 3
 
 
@@ -162,9 +143,9 @@ def test_how_often_one_looks_changes_nothing_else(log_every):
 
 
 def test_going_on_from_a_state_is_one_long_flow():
-    first = flow(num_steps=2)
-    second = flow(num_steps=5, state=first.state, save=Save(2))
-    assert torch.equal(second.measure.x, flow(num_steps=5).measure.x)
+    first = two_particles(num_steps=2)
+    second = two_particles(num_steps=5, state=first.state, save=Save(2))
+    assert torch.equal(second.measure.x, two_particles(num_steps=5).measure.x)
     assert [row["k"] for row in second.history] == [3, 4, 5]
     assert [row["update"] for row in second.history] == [3, 4, 5]
     assert second.times == [0.5, 1.0, 1.25]
@@ -184,8 +165,8 @@ def test_going_on_inside_a_flow_of_networks_is_one_long_flow():
 
 
 def test_a_state_that_is_there_already_needs_no_work():
-    first = flow()
-    again = flow(state=first.state, callbacks=[Worked()])
+    first = two_particles()
+    again = two_particles(state=first.state, callbacks=[Worked()])
     assert (again.status, again.history, again.times) == ("done", [], [1.0])
     assert torch.equal(again.measure.x, first.measure.x)
 
@@ -265,7 +246,7 @@ class Potential:
 
 def test_particles_that_turn_nan_stop_the_run_in_that_step():
     with pytest.raises(Diverged, match=r"euler/dissipation became nan at update 3, in time step 2") as caught:
-        flow(F=PotentialEnergy(Potential(3)))
+        two_particles(F=PotentialEnergy(Potential(3)))
     assert (caught.value.term, caught.value.step, caught.value.update) == ("euler/dissipation", 2, 3)
     assert len(caught.value.solution.history) == 2
     assert [bool(p.x.isfinite().all()) for p in caught.value.solution.saved] == [True] * 3
@@ -273,20 +254,20 @@ def test_particles_that_turn_nan_stop_the_run_in_that_step():
 
 def test_a_potential_that_turns_nan_inside_a_step_names_term_step_and_update():
     with pytest.raises(Diverged, match=r"jko/energy became nan at update 7, in time step 1") as caught:
-        flow(F=PotentialEnergy(Potential(7)), solver=JKO(optim=SGD(0.1), iters=4), log_every=2)
+        two_particles(F=PotentialEnergy(Potential(7)), solver=JKO(optim=SGD(0.1), iters=4), log_every=2)
     assert (caught.value.term, caught.value.step, caught.value.update) == ("jko/energy", 1, 7)
 
 
 def test_a_flow_that_explodes_is_stopped():
     """h = 3 > 2: every step multiplies by -2, and the dissipation |v|^2 = 4^k leaves float32, which ends at 2^128."""
-    solution = flow(initial=Particles(torch.ones(1, 1)), step_size=3.0, num_steps=1000, throw=False)
+    solution = two_particles(initial=Particles(torch.ones(1, 1)), step_size=3.0, num_steps=1000, throw=False)
     assert (solution.status, solution.state.k) == ("diverged", 65)
     assert len(solution.history) == len(solution.saved) - 1 == 64
 
 
 def test_large_numbers_of_a_double_precision_flow_are_finite():
     start = Particles(torch.full((1, 1), 1e30, dtype=torch.float64))
-    solution = flow(initial=start, solver=JKO(optim=SGD(0.1), iters=1), num_steps=1)
+    solution = two_particles(initial=start, solver=JKO(optim=SGD(0.1), iters=1), num_steps=1)
     assert solution.history[0]["jko/energy"] == pytest.approx(5e59)
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wgflow.errors import BadInput
-from wgflow.measures import Measure, Particles
+from wgflow.measures import Derived, Measure, Particles
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,14 @@ def runtime(device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -
 
 
 @dataclass(frozen=True, eq=False)
-class Sharded(Measure):
-    """One rank's part of a measure: of a global draw with the common generator, every ``world``-th point."""
+class Sharded(Derived):
+    """One rank's part of a measure: of a global draw with the common generator, every ``world``-th point.
 
-    base: Measure
+    It comes last: noise put on a part (``Smoothed(Sharded(data))``) would be the same on every rank.
+    """
+
     rank: int
     world: int
-
-    @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
-        """Shape of one point."""
-        return self.base.event_shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where draws live."""
-        return self.base.device
-
-    def at(self, k: int, t: float) -> "Sharded":
-        """Return the part of the measure of step ``k``."""
-        return Sharded(self.base.at(k, t), self.rank, self.world)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: this rank's part of a draw of ``n * world``."""

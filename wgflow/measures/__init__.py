@@ -1,6 +1,6 @@
 """Measures: what a flow moves (particles, pushforwards) and where it goes (targets)."""
 
-from wgflow.measures.base import Measure, MovingMeasure, Successor
+from wgflow.measures.base import Derived, Measure, MovingMeasure, Successor
 from wgflow.measures.particles import Particles
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.targets import (
@@ -16,6 +16,7 @@ from wgflow.measures.targets import (
 
 __all__ = [
     "Dataset",
+    "Derived",
     "Gaussian",
     "GaussianMixture",
     "Measure",

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -59,6 +60,27 @@ class Measure(ABC):
     def supports(cls, method: str) -> bool:
         """Whether this class implements an optional method, such as ``"log_prob"``."""
         return getattr(cls, method) is not getattr(Measure, method)
+
+
+@dataclass(frozen=True, eq=False)
+class Derived(Measure):
+    """A measure made from another one, on the same points and the same device, and at every time step of the flow."""
+
+    base: Measure
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of one point."""
+        return self.base.event_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where draws live."""
+        return self.base.device
+
+    def at(self, k: int, t: float) -> Self:
+        """Return the measure made from the base of step ``k``."""
+        return replace(self, base=self.base.at(k, t))
 
 
 class MovingMeasure(Measure):

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from wgflow._typing import Points
 from wgflow.errors import BadInput
-from wgflow.measures.base import Measure
+from wgflow.measures.base import Derived, Measure
 from wgflow.measures.particles import Particles
 
 
@@ -181,7 +182,7 @@ class Dataset(Measure):
 
 
 @dataclass(frozen=True, eq=False)
-class Smoothed(Measure):
+class Smoothed(Derived):
     r"""The convolution :math:`\nu * N(0, \varepsilon_k^2 I)` at time step :math:`k`: instance noise, said as a measure.
 
     Parameters
@@ -195,23 +196,12 @@ class Smoothed(Measure):
         The time step in force; :meth:`at` sets it.
     """
 
-    base: Measure
     std: Callable[[int], float]
     k: int = 0
 
-    @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
-        """Shape of one point."""
-        return self.base.event_shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where draws live."""
-        return self.base.device
-
-    def at(self, k: int, t: float) -> "Smoothed":
+    def at(self, k: int, t: float) -> Self:
         """Return the measure of step ``k``."""
-        return replace(self, base=self.base.at(k, t), k=k)
+        return replace(super().at(k, t), k=k)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points of the base measure plus independent noise."""
