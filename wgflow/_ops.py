@@ -1,0 +1,256 @@
+r"""Sums over all pairs of two clouds, block by block: memory is that of one block, never that of all pairs.
+
+Derivatives come out of the same sweep as values, in closed form for radial kernels, so nothing of the size of all pairs
+is kept for a backward pass. Everything here is differentiable once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput
+
+if TYPE_CHECKING:
+    from wgflow.kernels import Kernel
+
+# Entries of one block: on a CPU it and its temporaries stay in the cache of a core; a GPU wants large ones.
+BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
+# Up to this many coordinates distances are sums of squared differences: exact zeros, no cancellation, and as fast.
+DIRECT = 4
+
+
+def tiles(n: int, m: int, device: torch.device, symmetric: bool = False) -> Iterator[tuple[slice, slice]]:
+    """Cut an (n, m) rectangle into blocks of bounded size; of a square its upper half only, if asked."""
+    block = BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU
+    side = max(1, int(block**0.5))
+    rows = min(n, side)
+    columns = rows if symmetric else min(m, max(side, block // rows))
+    for i in range(0, n, rows):
+        for j in range(i if symmetric else 0, m, columns):
+            yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
+
+
+class Cloud:
+    r"""Points (n, d) prepared for distances as products of small matrices.
+
+    Lifted, :math:`|x-y|^2` is ``[x, |x|^2, 1]`` times ``[-2y, 1, |y|^2]``: one product in any dimension, with a rounding
+    error of some ``eps max|x|^2``. Direct, it is the sum of the squares of ``[x_k, 1]`` times ``[1, -y_k]``, which is
+    exactly :math:`x_k-y_k`: for kernels with a singularity, in few dimensions.
+    """
+
+    def __init__(self, x: Tensor, direct: bool) -> None:
+        self.x = x
+        one = torch.ones_like(x[:, :1])
+        if direct:
+            self.rows = [torch.cat([c, one], 1) for c in x.split(1, 1)]
+            self.columns = [torch.cat([one, -c], 1).T.contiguous() for c in x.split(1, 1)]
+        else:
+            squares = x.square().sum(1, keepdim=True)
+            self.rows = [torch.cat([x, squares, one], 1)]
+            self.columns = [torch.cat([-2 * x, one, squares], 1).T.contiguous()]
+
+
+class Distances:
+    r"""Squared distances between two sets of points, block by block.
+
+    Parameters
+    ----------
+    x, y : Tensor, shapes (n, \*event) and (m, \*event)
+        The same tensor twice is one cloud. They are moved to a common centre, so that what the lifted form cancels is
+        no larger than the clouds.
+    smooth : bool
+        For a function that is smooth at 0. For others coincident points are at distance 0 exactly: directly in few
+        dimensions; lifted by counting as 0 what is below the rounding error.
+
+    Raises
+    ------
+    BadInput
+        When the points differ in shape, dtype or device.
+    """
+
+    def __init__(self, x: Points, y: Points, smooth: bool) -> None:
+        if x.shape[1:] != y.shape[1:] or x.dtype != y.dtype or x.device != y.device:
+            ours, theirs = (f"{tuple(p.shape[1:])} {p.dtype} {p.device}" for p in (x, y))
+            raise BadInput(f"two clouds must agree in the shape of a point, dtype and device: got {ours} and {theirs}")
+        flat = x.detach().flatten(1)
+        centre = flat.mean(0)
+        self.direct = flat.shape[1] == 1 or (flat.shape[1] <= DIRECT and not smooth)
+        self.one = y is x
+        self.x = Cloud(flat - centre, self.direct)
+        self.y = self.x if self.one else Cloud(y.detach().flatten(1) - centre, self.direct)
+        self.columns = self.y.columns
+        if not self.direct and not smooth:
+            largest = torch.maximum(*(c.rows[0][:, -2].amax() for c in (self.x, self.y)))
+            self.columns = [self.columns[0].clone()]
+            self.columns[0][-1] -= 16 * torch.finfo(x.dtype).eps * largest
+
+    def block(self, i: slice, j: slice) -> Tensor:
+        """Return a new block (rows, columns) that the caller may overwrite."""
+        s = self.x.rows[0][i] @ self.columns[0][:, j]
+        if self.direct:
+            s.square_()
+            for rows, columns in zip(self.x.rows[1:], self.columns[1:], strict=True):
+                difference = rows[i] @ columns[:, j]
+                s.addcmul_(difference, difference)
+            return s
+        s.clamp_(min=0)
+        if self.one and i.start < j.stop and j.start < i.stop:
+            s.diagonal(i.start - j.start).zero_()
+        return s
+
+
+def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = None, b: Tensor | None = None) -> Scalar:
+    r"""Return :math:`\sum_{ij}a_ib_j\,k(x_i,y_j)`, over :math:`x` with itself when ``y`` is None.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Radial.
+    x, y : Tensor, shapes (n, \*event) and (m, \*event)
+        Differentiable once, as are the weights.
+    a, b : Tensor, shapes (n,) and (m,)
+        Weights.
+
+    Notes
+    -----
+    One sweep gives the value and all derivatives: n m kernel values (half as many for one cloud), memory O(n + m).
+    """
+    return _Energy.apply(kernel, x, a, x if y is None else y, a if b is None else b)
+
+
+def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
+    r"""Return :math:`u_i=\sum_jb_j\,k(x_i,y_j)`, shape (n,); differentiable once in ``x``, ``y`` and ``b``.
+
+    n m kernel values, and as many again for the derivatives; memory O(n + m).
+    """
+    return _Sums.apply(kernel, x, y, b)
+
+
+def _moments(cloud: Cloud, w: Tensor) -> Tensor:
+    """Rows ``[w y, w]``, shape (d + 1, n): one product with the slopes gives both sums that a gradient needs."""
+    return torch.cat([w[:, None] * cloud.x, w[:, None]], 1).T.contiguous()
+
+
+def _pull(cloud: Cloud, sums: Tensor, factor: Tensor, like: Points) -> Points:
+    r"""From ``[sum q w y, sum q w]`` to ``factor`` times :math:`\sum_jw_jq_{ij}(x_i-y_j)`."""
+    return (factor[:, None] * (cloud.x * sums[-1, :, None] - sums[:-1].T)).view_as(like)
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
+        between = Distances(x, y, kernel.smooth)
+        symmetric = between.one and b is a
+        _, wants_x, _, wants_y, wants_b = ctx.needs_input_grad
+        A, B = _moments(between.x, a), _moments(between.y, b)
+        u, v = torch.zeros_like(a), torch.zeros_like(b)  # sums of kernel values
+        to_x, to_y = torch.zeros_like(A), torch.zeros_like(B)  # sums of slopes
+        c: float | Tensor = 0.0
+        for i, j in tiles(len(x), len(y), x.device, symmetric):
+            k, q, c = kernel.evaluate(between.block(i, j))
+            mirrored = symmetric and i.start != j.start  # its transpose, below the diagonal, is not visited
+            u[i] += k @ b[j]
+            if mirrored or (wants_b and not symmetric):
+                v[j] += a[i] @ k
+            if wants_x:
+                to_x[:, i] += B[:, j] @ q.T
+            if (mirrored and wants_x) or (wants_y and not symmetric):
+                to_y[:, j] += A[:, i] @ q
+        if symmetric:
+            u, to_x = u + v, to_x + to_y
+            v, to_y = u, to_x
+        if any(ctx.needs_input_grad):
+            dx, dy = _pull(between.x, to_x, 2 * c * a, x), _pull(between.y, to_y, 2 * c * b, y)
+            ctx.save_for_backward(dx, u, dy, v)
+        return a @ u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *(g * t if n else None for t, n in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)))
+
+
+class _Sums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
+        ctx.kernel = kernel
+        ctx.save_for_backward(x, y, b)
+        between, u = Distances(x, y, kernel.smooth), x.new_zeros(len(x))
+        for i, j in tiles(len(x), len(y), x.device):
+            u[i] += kernel.evaluate(between.block(i, j))[0] @ b[j]
+        return u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, b = ctx.saved_tensors
+        _, wants_x, wants_y, wants_b = ctx.needs_input_grad
+        between = Distances(x, y, ctx.kernel.smooth)
+        A, B = _moments(between.x, g), _moments(between.y, b)
+        to_x, to_y, v = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(b)
+        c: float | Tensor = 0.0
+        for i, j in tiles(len(x), len(y), x.device):
+            k, q, c = ctx.kernel.evaluate(between.block(i, j))
+            if wants_b:
+                v[j] += g[i] @ k
+            if wants_x:
+                to_x[:, i] += B[:, j] @ q.T
+            if wants_y:
+                to_y[:, j] += A[:, i] @ q
+        dx = _pull(between.x, to_x, 2 * c * g, x) if wants_x else None
+        dy = _pull(between.y, to_y, 2 * c * b, y) if wants_y else None
+        return None, dx, dy, v if wants_b else None
+
+
+Block = Callable[..., Tensor]
+
+
+def pair_energy(block: Block, rows: Sequence[Tensor], a: Tensor, columns: Sequence[Tensor], b: Tensor) -> Scalar:
+    r"""Return :math:`\sum_{ij}a_ib_j\,f(\text{rows}_i,\text{columns}_j)` for any differentiable ``f``.
+
+    Parameters
+    ----------
+    block : callable
+        ``f(*rows[i], *columns[j])`` for slices i and j, shape (rows, columns).
+    rows, columns : sequences of Tensor
+        What ``f`` sees of a row and of a column, with leading sizes n and m; differentiable once.
+    a, b : Tensor, shapes (n,) and (m,)
+        Weights.
+
+    Notes
+    -----
+    Each block is differentiated by autograd as soon as it is summed: time O(n m), memory that of one block's graph.
+    """
+    return _PairEnergy.apply(block, len(rows), a, b, *rows, *columns)
+
+
+class _PairEnergy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: Block, split: int, a: Tensor, b: Tensor, *parts: Tensor) -> Scalar:
+        needs = ctx.needs_input_grad[2:]
+        inputs = [t.detach() for t in (a, b, *parts)]
+        grads = [torch.zeros_like(t) if n else None for t, n in zip(inputs, needs, strict=True)]
+        on_rows = [True, False, *(k < split for k in range(len(parts)))]
+        value = a.new_zeros(())
+        for i, j in tiles(len(a), len(b), a.device):
+            cut = [t[i if row else j].requires_grad_(n) for t, row, n in zip(inputs, on_rows, needs, strict=True)]
+            with torch.enable_grad():
+                s = cut[0] @ block(*cut[2:]) @ cut[1]
+            value += s.detach()
+            wanted = [t for t, n in zip(cut, needs, strict=True) if n]
+            found = iter(torch.autograd.grad(s, wanted, allow_unused=True) if wanted else ())
+            for total, row in zip(grads, on_rows, strict=True):
+                part = None if total is None else next(found)
+                if part is not None:
+                    total[i if row else j] += part  # type: ignore[index]
+        ctx.save_for_backward(*grads)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(None if t is None else g * t for t in ctx.saved_tensors))
