@@ -140,9 +140,29 @@ def _pull(cloud: Cloud, sums: Tensor, factor: Tensor, like: Points) -> Points:
     return (factor[:, None] * (cloud.x * sums[-1, :, None] - sums[:-1].T)).view_as(like)
 
 
+def _on_a_line(kernel: "Kernel", x: Points) -> bool:
+    return kernel.sorts and x[0].numel() == 1
+
+
+def _distance_sums(x: Points, y: Points, b: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\sum_jb_j|x_i-y_j|` and its derivative :math:`\sum_jb_j\,\mathrm{sgn}(x_i-y_j)`, sgn 0 = 0, by sorting."""
+    x, y = x.detach().flatten(), y.detach().flatten()
+    y, order = y.sort()
+    # Sums of many terms of both signs: in double precision.
+    mass = torch.cat([b.new_zeros(1, dtype=torch.float64), b.detach()[order].double().cumsum(0)])
+    moment = torch.cat([mass[:1], (b.detach()[order].double() * y).cumsum(0)])
+    below, upto = torch.searchsorted(y, x, right=False), torch.searchsorted(y, x, right=True)
+    sums = x * (2 * mass[upto] - mass[-1]) + moment[-1] - 2 * moment[upto]
+    return sums.to(x.dtype), (mass[below] + mass[upto] - mass[-1]).to(x.dtype)
+
+
 class _Energy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
+        if _on_a_line(kernel, x):  # k = -r
+            (u, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, a)
+            ctx.save_for_backward((-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
+            return -(a @ u)
         between = Distances(x, y, kernel.smooth)
         symmetric = between.one and b is a
         _, wants_x, _, wants_y, wants_b = ctx.needs_input_grad
@@ -179,6 +199,8 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
         ctx.kernel = kernel
         ctx.save_for_backward(x, y, b)
+        if _on_a_line(kernel, x):
+            return -_distance_sums(x, y, b)[0]
         between, u = Distances(x, y, kernel.smooth), x.new_zeros(len(x))
         for i, j in tiles(len(x), len(y), x.device):
             u[i] += kernel.evaluate(between.block(i, j))[0] @ b[j]
@@ -189,6 +211,9 @@ class _Sums(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, y, b = ctx.saved_tensors
         _, wants_x, wants_y, wants_b = ctx.needs_input_grad
+        if _on_a_line(ctx.kernel, x):
+            (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
+            return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
         between = Distances(x, y, ctx.kernel.smooth)
         A, B = _moments(between.x, g), _moments(between.y, b)
         to_x, to_y, v = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(b)
@@ -204,6 +229,26 @@ class _Sums(torch.autograd.Function):
         dx = _pull(between.x, to_x, 2 * c * g, x) if wants_x else None
         dy = _pull(between.y, to_y, 2 * c * b, y) if wants_y else None
         return None, dx, dy, v if wants_b else None
+
+
+def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Points, Points]:
+    r"""Return :math:`\sum_jw_jk(x_i,x_j)g_j` and :math:`\sum_jw_j\nabla_{x_j}k(x_i,x_j)`, both (n, \*event), without gradient.
+
+    n²/2 kernel values, memory O(n).
+    """
+    with torch.no_grad():
+        between = Distances(x, x, kernel.smooth)
+        A, G = _moments(between.x, w), (w[:, None] * g.flatten(1)).T.contiguous()
+        pulled, smoothed = torch.zeros_like(A), torch.zeros_like(G)
+        c: float | Tensor = 0.0
+        for i, j in tiles(len(x), len(x), x.device, symmetric=True):
+            k, q, c = kernel.evaluate(between.block(i, j))
+            pulled[:, i] += A[:, j] @ q.T
+            smoothed[:, i] += G[:, j] @ k.T
+            if i.start != j.start:
+                pulled[:, j] += A[:, i] @ q
+                smoothed[:, j] += G[:, i] @ k
+        return smoothed.T.reshape(x.shape), _pull(between.x, pulled, -2 * c * torch.ones_like(w), x)
 
 
 Block = Callable[..., Tensor]

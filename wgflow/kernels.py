@@ -44,6 +44,11 @@ class Kernel(ABC):
     characteristic: ClassVar[bool] = True
     """The MMD of this kernel is a distance: 0 between equal laws only."""
 
+    @property
+    def sorts(self) -> bool:
+        """Whether it is -|x - y|, whose sums in one dimension need a sort instead of all pairs."""
+        return False
+
     @abstractmethod
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`\kappa(s)`, elementwise."""
@@ -148,8 +153,11 @@ class KernelSum(Kernel):
         return torch.logsumexp(logs + logs.new_tensor([c for c, _ in self.terms]).log(), 0)
 
     def fit(self, x: Points) -> "Kernel":
-        """Fit every term."""
-        return KernelSum(tuple((c, k.fit(x)) for c, k in self.terms))
+        """Fit every term; itself where no term has a rule."""
+        fitted = [k.fit(x) for _, k in self.terms]
+        if all(new is k for new, (_, k) in zip(fitted, self.terms, strict=True)):
+            return self
+        return KernelSum(tuple((c, new) for new, (c, _) in zip(fitted, self.terms, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -373,6 +381,11 @@ class Riesz(Kernel):
     def __post_init__(self) -> None:
         if not 0 < self.power < 2:
             raise BadInput(f"Riesz(power={self.power}): expected a power between 0 and 2 (2 compares means only)")
+
+    @property
+    def sorts(self) -> bool:
+        """At power 1."""
+        return self.power == 1
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`-s^{p/2}`."""

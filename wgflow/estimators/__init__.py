@@ -3,5 +3,21 @@
 from wgflow.estimators.autograd import Autograd
 from wgflow.estimators.base import ESTIMATORS, Estimator, register_estimator
 from wgflow.estimators.critic import R1, Critic, CriticState
+from wgflow.estimators.entropic import Blob, EntropyEstimator, KDEScore, LearnedScore, ProximalScore
+from wgflow.estimators.stein import Stein
 
-__all__ = ["ESTIMATORS", "R1", "Autograd", "Critic", "CriticState", "Estimator", "register_estimator"]
+__all__ = [
+    "ESTIMATORS",
+    "R1",
+    "Autograd",
+    "Blob",
+    "Critic",
+    "CriticState",
+    "EntropyEstimator",
+    "Estimator",
+    "KDEScore",
+    "LearnedScore",
+    "ProximalScore",
+    "Stein",
+    "register_estimator",
+]

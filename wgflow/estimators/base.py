@@ -29,8 +29,16 @@ class Estimator(ABC):
     """Methods of a functional, any one of which it relies on."""
     needs_samples: ClassVar[bool] = False
     """It can only use targets that can be drawn from."""
+    splits_entropy: ClassVar[bool] = False
+    """It takes :math:`F=E+T\\int\\rho\\log\\rho` apart and treats the entropy itself; of E it needs the value."""
+    gives_potential: ClassVar[bool] = True
+    """:meth:`gradient` returns a first variation as well as its gradient; False where only the gradient is known."""
     pointwise: ClassVar[bool] = False
     """The velocity at a point depends on that point and the estimator's state alone."""
+
+    def refuses(self, F: Functional) -> str | None:
+        """Return why this estimator cannot serve ``F`` and what to use instead, beyond what the class declares; or None."""
+        return None
 
     def init(self, F: Functional, rng: torch.Generator) -> Any:
         """Return what changes: networks and optimisers; None for an estimator without any."""
@@ -57,6 +65,22 @@ class Estimator(ABC):
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
         return -_per_mass(d_x, rho.w)
+
+
+def energy_slope(energy: Functional | None, rho: Particles) -> Points:
+    r"""Return :math:`\nabla\frac{\delta E}{\delta\rho}` at the particles, (n, \*event), without gradient; 0 for no energy."""
+    if energy is None:
+        return torch.zeros_like(rho.x)
+    with torch.enable_grad():
+        x = rho.x.detach().requires_grad_(True)
+        (d_x,) = torch.autograd.grad(energy.value(replace(rho, x=x)), x, materialize_grads=True)
+    return _per_mass(d_x, rho.w.detach())
+
+
+def linear(rho: Particles, slope: Points) -> Scalar:
+    r"""Return a scalar whose Wasserstein gradient at the particles is ``slope`` (n, \*event), held fixed; its value is 0."""
+    moved = rho.x - rho.x.detach()
+    return (rho.w.detach() * (moved * slope.detach()).flatten(1).sum(1)).sum()
 
 
 def _per_mass(derivative: Tensor, w: Tensor) -> Tensor:

@@ -13,25 +13,37 @@ from wgflow.functionals.divergences import (
     KLUncentred,
     entropy,
 )
-from wgflow.functionals.energies import PotentialEnergy
+from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEnergy, PowerEntropy
 from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
+from wgflow.functionals.kale import KALE, KALESolution
+from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
+from wgflow.functionals.stein import SquaredKSD
 
 __all__ = [
     "FUNCTIONALS",
+    "KALE",
     "KL",
+    "MMD",
     "Chi2",
     "Chi2Signed",
     "Chi2Tight",
+    "EnergyDistance",
+    "Entropy",
     "FDivergence",
     "Functional",
     "Identity",
+    "InteractionEnergy",
     "JSExact",
     "JSNonSaturating",
+    "KALESolution",
     "KLDonskerVaradhan",
     "KLUncentred",
     "PotentialEnergy",
+    "PowerEntropy",
     "Scaled",
     "Softplus",
+    "SquaredKSD",
+    "SquaredMMD",
     "Sum",
     "entropy",
     "register_functional",

@@ -139,7 +139,7 @@ class Sum(Functional):
         from wgflow.functionals.energies import PotentialEnergy
 
         dual, rest = self._split()
-        linear = [v for v in map(_linear_part, rest) if v is not None]
+        linear = [v for v in map(linear_part, rest) if v is not None]
         if len(linear) < len(rest):
             names = ", ".join(type(t).__name__ for t in rest if not isinstance(t, PotentialEnergy))
             raise Unsupported(f"the conjugate of this sum is not known: {names} is not a potential energy")
@@ -199,14 +199,21 @@ class Sum(Functional):
         if len(dual) != 1:
             return False
         if method == "conjugate":
-            return dual[0].can("conjugate") and all(_linear_part(t) is not None for t in rest)
+            return dual[0].can("conjugate") and all(linear_part(t) is not None for t in rest)
         return method == "variational" and all(t.can("value") for t in rest)
 
 
-def _linear_part(term: Functional) -> Potential | None:
+def linear_part(term: Functional) -> Potential | None:
+    r"""Return :math:`V` when the functional is a potential energy :math:`\int V\,d\rho`, a multiple or a sum of some; else None."""
     from wgflow.functionals.energies import PotentialEnergy
 
     if isinstance(term, PotentialEnergy):
         return term.potential
-    inner = _linear_part(term.term) if isinstance(term, Scaled) else None
-    return None if inner is None else lambda y: term.c * inner(y)  # type: ignore[attr-defined]
+    if isinstance(term, Scaled):
+        inner = linear_part(term.term)
+        return None if inner is None else lambda y: term.c * inner(y)
+    if isinstance(term, Sum):
+        parts = [linear_part(t) for t in term.terms]
+        known = [p for p in parts if p is not None]
+        return None if len(known) < len(parts) else lambda y: torch.stack([p(y) for p in known]).sum(0)
+    return None

@@ -130,6 +130,13 @@ class Functional:
         return Scaled(float(c), self)
 
 
+def drawn(target: Measure) -> Particles:
+    """Return the fixed batch that ``freeze`` has put in the place of a target; raises ``Unsupported`` before that."""
+    if not isinstance(target, Particles):
+        raise Unsupported("draw the target first: F.freeze(rng) returns the functional on one fixed batch")
+    return target
+
+
 def check_batch(batch: int) -> None:
     """Raise ``BadInput`` unless a batch has at least one point."""
     if batch < 1:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from wgflow._typing import Info, Scalar
+from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput, Unsupported
-from wgflow.functionals.base import FUNCTIONALS, Functional, Potential, check_batch, register_functional
+from wgflow.functionals.base import FUNCTIONALS, Functional, Potential, check_batch, drawn, register_functional
+from wgflow.functionals.energies import PotentialEnergy
 from wgflow.measures import Measure, Particles, StandardNormal
 
 LOG2 = math.log(2)
@@ -78,18 +79,13 @@ class FDivergence(Functional):
 
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`F^*(\varphi)=E_\nu f^*(\varphi)` on the target points; computed in at least float32."""
-        nu = self._sample()
+        nu = drawn(self.target)
         return nu.mean(self.f_star(phi(nu.x)))
 
     def diagnostics(self, net: Potential) -> Info:
         r"""Return ``mass`` :math:`=E_\nu (f^*)'(\varphi)`: 1 at the optimum, so a cheap test of how good the critic is."""
-        nu = self._sample()
+        nu = drawn(self.target)
         return {"mass": nu.mean(self.ratio(self.witness(net(nu.x))))}
-
-    def _sample(self) -> Particles:
-        if not isinstance(self.target, Particles):
-            raise Unsupported("draw the target first: F.freeze(rng) returns the functional on one fixed batch")
-        return self.target
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "FDivergence":
@@ -146,6 +142,13 @@ class KL(FDivergence):
         """Return e^u."""
         return u.clamp(max=LOG_RATIO_CAP).exp()
 
+    def split_entropy(self) -> tuple[Functional | None, float]:
+        r"""Return :math:`(-E_\rho\log\nu, 1)` where the target has a log density; otherwise itself, whole."""
+        return (PotentialEnergy(self._minus_log), 1.0) if self.target.has_density else (self, 0.0)
+
+    def _minus_log(self, x: Points) -> Tensor:
+        return -self.target.log_prob(x)
+
     def perspective(self, log_r: Tensor) -> Tensor:
         """Return log r: the estimator with the lighter tail (f(r)/r has 1/r in it, whose mean is a constant)."""
         return log_r
@@ -180,7 +183,7 @@ class KLDonskerVaradhan(KL):
 
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`\log\sum_j w_j e^{\varphi(y_j)}`."""
-        nu = self._sample()
+        nu = drawn(self.target)
         return torch.logsumexp(phi(nu.x) + nu.w.log(), 0)
 
     def diagnostics(self, net: Potential) -> Info:
@@ -241,7 +244,7 @@ class Chi2Tight(Chi2):
 
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         """Return the ratio on the batch."""
-        nu = self._sample()
+        nu = drawn(self.target)
         d_nu = nnf.softplus(-net(nu.x))
         mean = nu.mean(d_nu)
         variance = nu.mean((d_nu - mean).square()).clamp(min=1e-4)

@@ -1,13 +1,17 @@
-"""Energies that need no target."""
+"""Energies that need no target: potential, interaction and internal energy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from wgflow._ops import kernel_energy, pair_energy
 from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.densities import DensityModel
+from wgflow.errors import BadInput, Unsupported
 from wgflow.functionals.base import Functional, register_functional
+from wgflow.kernels import Kernel, PowerLaw
 from wgflow.measures import Particles
 
 
@@ -48,3 +52,141 @@ class PotentialEnergy(Functional):
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "PotentialEnergy":
         """Return the quadratic potential."""
         return cls(lambda x: 0.5 * x.flatten(1).square().sum(1))
+
+
+@register_functional("interaction")
+@dataclass(frozen=True)
+class InteractionEnergy(Functional):
+    r"""The interaction energy :math:`F(\rho)=\tfrac12\iint W(x-y)\,d\rho\,d\rho`; its first variation is :math:`W*\rho`.
+
+    Parameters
+    ----------
+    potential : Kernel or callable
+        :math:`W`: a radial one (``PowerLaw``, ``Logarithmic``, ``Morse``, sums of them), or any even function from
+        differences (n, m, \*event) to (n, m).
+
+    Notes
+    -----
+    The ½ is in: with :math:`W=\tfrac c2|z|^2`, that is ``c * PowerLaw(2)``, the velocity is :math:`-c(x-\bar x)`. A pair at the
+    same place contributes :math:`W(0)`, which is 0 for a kernel that is singular there, and no force.
+
+    Cost: n²/2 kernel values, memory O(n); n² and one block of W's graph for a callable. Source: McCann (1997).
+
+    Raises
+    ------
+    BadInput
+        When a callable does not return one number a pair.
+    """
+
+    potential: Kernel | Callable[[Tensor], Tensor]
+    reference = ("mccann1997convexity",)
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`\tfrac12\sum_{ij}w_iw_jW(x_i-x_j)`."""
+        if isinstance(self.potential, Kernel):
+            return 0.5 * kernel_energy(self.potential.fit(rho.x), rho.x, rho.w)
+        return 0.5 * pair_energy(self._block, [rho.x], rho.w, [rho.x], rho.w)
+
+    def _block(self, x: Points, y: Points) -> Tensor:
+        w = self.potential(x[:, None] - y)  # type: ignore[call-arg]  # a Kernel does not come here
+        if w.shape != (len(x), len(y)):
+            shape = (len(x), len(y), *x.shape[1:])
+            raise BadInput(f"an interaction must map differences {shape} to {shape[:2]}; it returned {tuple(w.shape)}")
+        return w
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "InteractionEnergy":
+        """Return attraction and repulsion, without a singularity."""
+        return cls(PowerLaw(4) + (-1.0) * PowerLaw(2))
+
+
+@dataclass(frozen=True)
+class _Internal(Functional):
+    density: DensityModel | None = None
+
+    @property
+    def needs_density(self) -> bool:  # type: ignore[override]
+        """Whether the particles must carry their density."""
+        return self.density is None
+
+    def _expect(self, rho: Particles, f: Callable[[Tensor], Tensor]) -> Scalar:
+        if self.density is not None:
+            return self.density.expect(rho, f)
+        if rho.log_rho is None:
+            raise Unsupported(
+                f"{type(self).__name__} needs the density of the particles (log_rho) and it is not known. Give it a model, "
+                "density=KernelDensity(RBF(bandwidth)), or use Blob, KDEScore, Stein or Langevin, which handle an entropy."
+            )
+        return rho.mean(f(rho.log_rho))
+
+
+@register_functional("entropy")
+@dataclass(frozen=True)
+class Entropy(_Internal):
+    r"""The (negative) entropy :math:`F(\rho)=\int\rho\log\rho`; its flow is the heat equation :math:`\partial_t\rho=\Delta\rho`.
+
+    Parameters
+    ----------
+    density : DensityModel, optional
+        Where the log density comes from: ``KernelDensity(kernel)`` (the mollified entropy
+        :math:`\int\log(K_\varepsilon*\rho)\,d\rho` of blob methods) or ``Spacings()`` (one dimension). None reads ``rho.log_rho``.
+
+    Notes
+    -----
+    Without a density model, ``Langevin``, ``Stein``, ``Blob``, ``KDEScore`` and ``LearnedScore`` treat it by other means. With
+    one, its value is an exact function of the particles, so that every solver minimises it.
+    """
+
+    reference = ("jordan1998variational", "carrillo2019blob")
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`E_\rho\log\rho`."""
+        return self._expect(rho, lambda log_rho: log_rho)
+
+    def split_entropy(self) -> tuple[Functional | None, float]:
+        """Return (None, 1): nothing but entropy; itself, when the density is modelled."""
+        return (None, 1.0) if self.density is None else (self, 0.0)
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "Entropy":
+        """Return the entropy of a known density."""
+        return cls()
+
+
+@register_functional("power_entropy")
+@dataclass(frozen=True)
+class PowerEntropy(_Internal):
+    r"""The power-law internal energy :math:`F(\rho)=\frac1{m-1}\int\rho^m`; its flow is :math:`\partial_t\rho=\Delta\rho^m`.
+
+    Porous medium for :math:`m>1`, fast diffusion for :math:`m<1`; :math:`m\to1` is :class:`Entropy` up to a constant.
+
+    Parameters
+    ----------
+    density : DensityModel, optional
+        As for :class:`Entropy`.
+    m : float
+        The exponent, positive and not 1.
+
+    Raises
+    ------
+    BadInput
+        For another exponent.
+    """
+
+    m: float = 2.0
+    reference: ClassVar[tuple[str, ...]] = ("otto2001geometry", "carrillo2019blob")
+
+    def __post_init__(self) -> None:
+        if self.m <= 0 or self.m == 1:
+            raise BadInput(
+                f"PowerEntropy(m={self.m}): expected a positive exponent other than 1 (that limit is Entropy)"
+            )
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`\frac1{m-1}E_\rho[\rho^{m-1}]`."""
+        return self._expect(rho, lambda log_rho: ((self.m - 1) * log_rho).exp()) / (self.m - 1)
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "PowerEntropy":
+        """Return the porous medium energy of a known density."""
+        return cls()

@@ -8,7 +8,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from wgflow._typing import Scalar
-from wgflow.functionals.base import Potential, register_functional
+from wgflow.functionals.base import Potential, drawn, register_functional
 from wgflow.functionals.divergences import LOG2, LOG_RATIO_CAP, FDivergence, capped_exp
 from wgflow.measures import Particles
 
@@ -65,7 +65,7 @@ class JSExact(FDivergence):
 
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         r"""Return :math:`2\log2-E_\rho\,\mathrm{softplus}(v)-E_\nu\,\mathrm{softplus}(-v)`: no digits lost for large :math:`|v|`."""
-        nu = self._sample()
+        nu = drawn(self.target)
         return 2 * LOG2 - rho.mean(nnf.softplus(net(rho.x))) - nu.mean(nnf.softplus(-net(nu.x)))
 
 

@@ -56,6 +56,11 @@ class Measure(ABC):
         """Return the measure of time step ``k`` (time ``t``); itself unless it changes along the flow."""
         return self
 
+    @property
+    def has_density(self) -> bool:
+        """Whether :meth:`log_prob` is known."""
+        return self.supports("log_prob")
+
     @classmethod
     def supports(cls, method: str) -> bool:
         """Whether this class implements an optional method, such as ``"log_prob"``."""

@@ -105,6 +105,11 @@ class Particles(MovingMeasure):
             return super().log_prob(x)
         return self.source.log_prob(x)
 
+    @property
+    def has_density(self) -> bool:
+        """Whether these are a draw of a measure that knows its log density."""
+        return self.source is not None and self.source.has_density
+
     def start(self, rng: torch.Generator) -> "Particles":
         """Return a private copy of the positions, weights and log densities."""
         copy = lambda t: None if t is None else t.detach().clone()  # noqa: E731

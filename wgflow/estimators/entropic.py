@@ -1,0 +1,278 @@
+r"""Estimators that treat the entropy part of :math:`F=E+T\int\rho\log\rho` by a model of the density or of its score."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wgflow._rng import build
+from wgflow._typing import Info, NetSource, Points, Scalar
+from wgflow.densities import DensityModel, KernelDensity
+from wgflow.errors import BadInput
+from wgflow.estimators.base import Draw, Estimator, energy_slope, linear, register_estimator
+from wgflow.functionals import Functional
+from wgflow.functionals.algebra import linear_part
+from wgflow.kernels import Kernel
+from wgflow.measures import Particles
+from wgflow.optim import Adam, Descent, Optim
+
+
+class EntropyEstimator(Estimator):
+    r"""A surrogate :math:`E(\rho)+T\,h(\rho)`, where :meth:`entropy` gives :math:`h` the derivatives of :math:`\int\rho\log\rho`."""
+
+    splits_entropy = True
+
+    @abstractmethod
+    def entropy(self, rho: Particles, es: Any) -> Scalar:
+        r"""Return :math:`h(\rho)`, a 0-d tensor differentiable in ``rho.x``, and in ``rho.log_w`` if it ``gives_potential``."""
+
+    def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
+        r"""Return :math:`E(\rho)+T\,h(\rho)`."""
+        energy, temperature = F.split_entropy()
+        if temperature == 0:
+            assert energy is not None
+            return energy.value(rho)
+        entropy = temperature * self.entropy(rho, es)
+        return entropy if energy is None else energy.value(rho) + entropy
+
+
+@register_estimator("blob")
+@dataclass(frozen=True)
+class Blob(EntropyEstimator):
+    r"""The blob method: the entropy of a mollified density, :math:`h=\int\log(K_\varepsilon*\rho)\,d\rho`, differentiated exactly.
+
+    .. math:: \nabla\tfrac{\delta h}{\delta\rho}(x_i)=\sum_jw_j\nabla K_{ij}\Bigl(\frac1{s_i}+\frac1{s_j}\Bigr),\qquad s_i=\sum_jw_jK_{ij}.
+
+    So what decreases is a function of the particles, and every solver, also an implicit one, may minimise it.
+
+    Parameters
+    ----------
+    density : DensityModel
+        ``KernelDensity(RBF(eps))``, a rule in it (``NearestRBF()``), or ``Spacings()`` in one dimension.
+
+    Notes
+    -----
+    For a target N(0, 1) and a kernel of variance :math:`\varepsilon^2` the stationary variance is
+    :math:`q-\varepsilon^2,\ q=\tfrac12(1+\sqrt{1+4\varepsilon^2})`, that is :math:`1-O(\varepsilon^4)`. Cost: n² kernel values twice.
+    Source: Carrillo, Craig and Patacchini (2019).
+    """
+
+    density: DensityModel
+
+    def entropy(self, rho: Particles, es: Any) -> Scalar:
+        r"""Return :math:`E_\rho\log\rho_\varepsilon`."""
+        return self.density.expect(rho, lambda log_rho: log_rho)
+
+
+@register_estimator("kde")
+@dataclass(frozen=True)
+class KDEScore(EntropyEstimator):
+    r"""The score of a kernel density estimate, :math:`\nabla\log\sum_jw_jK(x-x_j)` (GFSD): half of what the blob method has.
+
+    Not the gradient of a function of the particles, so energies need not decrease. For a target N(0, 1) and a kernel of
+    variance :math:`\varepsilon^2` the stationary variance is :math:`1-\varepsilon^2`.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        One that ``KernelDensity`` takes.
+
+    Notes
+    -----
+    Cost: n² kernel values twice. Source: Liu, Zhuo, Cheng, Zhang and Zhu (2019).
+    """
+
+    kernel: Kernel
+
+    def entropy(self, rho: Particles, es: Any) -> Scalar:
+        """Return the mean log density, with the particles that the density is made of held fixed."""
+        fixed = replace(rho, x=rho.x.detach(), log_w=None if rho.log_w is None else rho.log_w.detach())
+        return rho.mean(KernelDensity(self.kernel).log_density(rho, fixed))
+
+
+@dataclass(eq=False)
+class ScoreState:
+    """A score network in training."""
+
+    net: nn.Module
+    descent: Descent
+
+
+@register_estimator("learned_score")
+@dataclass(frozen=True)
+class LearnedScore(EntropyEstimator):
+    r"""A network :math:`s` trained along the flow by denoising score matching.
+
+    .. math:: \min_s\ E_{x\sim\rho,\,\xi\sim N(0,I)}\lVert\sigma\,s(x+\sigma\xi)+\xi\rVert^2,
+
+    whose minimiser is the score of :math:`\rho*N(0,\sigma^2I)`. The squared norm is summed over coordinates.
+
+    Parameters
+    ----------
+    net : nn.Module or callable
+        From (n, \*event) to (n, \*event); a module is copied, a function is called under the run's seed.
+    noise : float
+        :math:`\sigma`, a standard deviation. The estimated score is that of the smoothed law: a bias of order
+        :math:`\sigma^2`, against a variance that grows as :math:`\sigma` falls.
+    optim : Optim
+        Its optimiser.
+    iters : int
+        Updates before each time step, each on a fresh batch and fresh noise.
+
+    Notes
+    -----
+    The network and its optimiser persist along the flow. Source: Vincent (2011); for flows of particles Boffi and
+    Vanden-Eijnden (2023). There is no log density to read: reactions need another estimator.
+    """
+
+    net: NetSource
+    noise: float = 0.1
+    optim: Optim = field(default_factory=lambda: Adam(1e-3, (0.9, 0.999)))
+    iters: int = 20
+
+    gives_potential = False
+    reference = ("vincent2011connection", "boffi2023probability")
+
+    def __post_init__(self) -> None:
+        if not (self.noise > 0 and math.isfinite(self.noise)) or self.iters < 1:
+            raise BadInput(
+                f"LearnedScore(noise={self.noise}, iters={self.iters}): expected a positive noise and at least 1 update"
+            )
+
+    def init(self, F: Functional, rng: torch.Generator) -> ScoreState:
+        """Build the network and its optimiser."""
+        net = build(self.net, rng)
+        return ScoreState(net, self.optim.build(net.parameters()))
+
+    def refine(self, F: Functional, draw: Draw, es: ScoreState, rng: torch.Generator) -> Info:
+        """Train on fresh batches; reports the last loss."""
+        loss = torch.zeros(())
+        for _ in range(self.iters):
+            rho = draw(rng)
+            xi = torch.randn(rho.x.shape, generator=rng, device=rho.x.device, dtype=rho.x.dtype)
+            residual = self.noise * self._score(es, rho.x + self.noise * xi) + xi
+            loss = rho.mean(residual.square().flatten(1).sum(1))
+            es.descent.minimise(loss)
+        return {"score/loss": loss.detach()}
+
+    def entropy(self, rho: Particles, es: ScoreState) -> Scalar:
+        """Return the linear function whose slope is the network's score."""
+        with torch.no_grad():
+            slope = self._score(es, rho.x.detach())
+        return linear(rho, slope)
+
+    @staticmethod
+    def _score(es: ScoreState, x: Points) -> Points:
+        s = es.net(x)
+        if s.shape != x.shape:
+            raise BadInput(f"a score network must map {tuple(x.shape)} to the same shape; it returned {tuple(s.shape)}")
+        return s
+
+
+@dataclass(eq=False)
+class ProximalState:
+    r"""The normal draws (samples, \*event) that estimate the normaliser in this time step."""
+
+    noise: Tensor | None = None
+
+
+@register_estimator("proximal_score")
+@dataclass(frozen=True)
+class ProximalScore(Estimator):
+    r"""The score of the regularised Wasserstein proximal of the particles: one step ahead, in closed form (BRWP).
+
+    For :math:`F=\int V\,d\rho+\tau\int\rho\log\rho` let :math:`\rho_T` be the regularised Wasserstein proximal of :math:`\rho` over a time
+    :math:`T`, a mixture of the kernels :math:`K(x,y)\propto_x\exp\{-(V(x)+|x-y|^2/2T)/2\tau\}`. Then
+
+    .. math::
+        v(x_i)=-\nabla V-\tau\nabla\log\rho_T=-\tfrac12\nabla V(x_i)+\tfrac1{2T}\Bigl(x_i-\sum_jp_{ij}x_j\Bigr),\qquad
+        p_{ij}\propto_jw_j\exp\Bigl\{-\frac{|x_i-x_j|^2}{4\tau T}-\log Z(x_j)\Bigr\}.
+
+    Parameters
+    ----------
+    time : float
+        :math:`T`, the regularisation (not the step size). For a quadratic V with Hessian A the stationary covariance is
+        :math:`\tau(A^{-1}-T^2A)`; too small a T lets particles collapse.
+    log_normaliser : callable, optional
+        :math:`y\mapsto\log Z(y)`, (n, \*event) to (n,), up to a constant. None estimates
+        :math:`Z(y)=E_\xi\exp\{-V(y+\sqrt{2\tau T}\,\xi)/2\tau\}` with draws that all particles share.
+    samples : int
+        Draws of that estimate, renewed in every time step.
+
+    Notes
+    -----
+    The :math:`\tau` is a temperature: the target is :math:`e^{-V/\tau}`. Cost: n² kernel values, and ``samples`` n values of V; memory O(n)
+    rows at a time. E must be a potential energy. Source: Tan, Osher and Li (2024); the kernel formula is by Li, Liu and
+    Osher (2023).
+    """
+
+    time: float
+    log_normaliser: Callable[[Points], Tensor] | None = None
+    samples: int = 32
+
+    splits_entropy = True
+    gives_potential = False
+    reference = ("tan2024noise", "li2023kernel")
+
+    def __post_init__(self) -> None:
+        if not (self.time > 0 and math.isfinite(self.time)) or self.samples < 1:
+            raise BadInput(
+                f"ProximalScore(time={self.time}, samples={self.samples}): expected a positive time and at least 1 sample"
+            )
+
+    def refuses(self, F: Functional) -> str | None:
+        """Refuse what is not a potential energy with an entropy."""
+        energy, temperature = F.split_entropy()
+        if energy is not None and temperature > 0 and linear_part(energy) is not None:
+            return None
+        return (
+            f"ProximalScore needs a potential energy plus an entropy, such as KL to a target with log_prob, and "
+            f"{type(F).__name__} is not one. Use Blob(KernelDensity(kernel)) or Autograd()."
+        )
+
+    def init(self, F: Functional, rng: torch.Generator) -> ProximalState:
+        """Return a state without draws."""
+        return ProximalState()
+
+    def refine(self, F: Functional, draw: Draw, es: ProximalState, rng: torch.Generator) -> Info:
+        """Renew the draws of the normaliser."""
+        if self.log_normaliser is None:
+            like = draw(rng).x[:1]
+            shape = (self.samples, *like.shape[1:])
+            es.noise = torch.randn(shape, generator=rng, device=like.device, dtype=like.dtype)
+        return {}
+
+    def surrogate(self, F: Functional, rho: Particles, es: ProximalState) -> Scalar:
+        """Return the linear function with this velocity."""
+        energy, temperature = F.split_entropy()
+        assert energy is not None, "why_not() asks for a potential energy"
+        x = rho.x.detach().flatten(1)
+        with torch.no_grad():
+            bias = rho.w.detach().log() - self._log_z(energy, temperature, rho, es)
+            width = 4 * temperature * self.time
+            means = torch.cat([_softmax_mean(rows, x, bias, width) for rows in x.split(_ROWS)])
+        pull = (x - means).view_as(rho.x) / (2 * self.time)
+        return linear(rho, 0.5 * energy_slope(energy, rho) - pull)
+
+    def _log_z(self, energy: Functional, temperature: float, rho: Particles, es: ProximalState) -> Tensor:
+        if self.log_normaliser is not None:
+            return self.log_normaliser(rho.x.detach())
+        V = linear_part(energy)
+        assert V is not None, "why_not() asks for a potential energy"
+        noise, std = es.noise, math.sqrt(2 * temperature * self.time)
+        assert noise is not None, "refine() comes before the surrogate"
+        logs = torch.stack([-V(rho.x.detach() + std * xi) / (2 * temperature) for xi in noise])
+        return torch.logsumexp(logs, 0) - math.log(len(noise))
+
+
+_ROWS = 256
+
+
+def _softmax_mean(rows: Tensor, x: Tensor, bias: Tensor, width: float) -> Tensor:
+    r"""Return :math:`\sum_jp_{ij}x_j` for some rows, :math:`p_{ij}\propto\exp(\text{bias}_j-|x_i-x_j|^2/\text{width})`."""
+    s = torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return (bias - s / width).softmax(1) @ x

@@ -1,0 +1,92 @@
+"""The kernel Stein discrepancy."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from wgflow._ops import pair_energy
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.functionals.base import Functional, register_functional
+from wgflow.kernels import RBF, Kernel
+from wgflow.measures import Measure, Particles, StandardNormal
+
+
+@register_functional("squared_ksd")
+@dataclass(frozen=True)
+class SquaredKSD(Functional):
+    r"""The squared kernel Stein discrepancy to a density, :math:`\mathrm{KSD}^2(\rho|\pi)=\iint k_\pi\,d\rho\,d\rho`.
+
+    With the score :math:`s=\nabla\log\pi` and a kernel :math:`k=\kappa(r^2)` in d coordinates
+
+    .. math::
+        k_\pi(x,y)=\kappa\,\langle s_x,s_y\rangle-2\kappa'\,\langle x-y,s_x-s_y\rangle-2d\,\kappa'-4r^2\kappa''.
+
+    The flow of the literature is that of **half** of it, ``0.5 * SquaredKSD(...)`` (Korba et al. 2021); it is deterministic,
+    so that ``JKO`` with ``LBFGS`` suits it. Particles get stuck where the score is symmetric between modes.
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\pi`, with ``log_prob`` (up to a constant); it is never drawn from.
+    kernel : Kernel
+        ``RBF``, ``InverseMultiquadric``, sums of them, or a rule.
+
+    Notes
+    -----
+    Cost: n² pairs through autograd block by block, one score and, for the gradient, one product of the Hessian of
+    :math:`\log\pi` with a vector; memory O(n d) and one block's graph.
+
+    Raises
+    ------
+    BadInput
+        When the target has no log density.
+    """
+
+    target: Measure
+    kernel: Kernel
+
+    reference = ("korba2021kernel",)
+
+    def __post_init__(self) -> None:
+        if not self.target.has_density:
+            raise BadInput(
+                f"target={type(self.target).__name__}: a Stein discrepancy needs log_prob. Use Unnormalised or a Gaussian, or "
+                "SquaredMMD, which needs samples only."
+            )
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`\sum_{ij}w_iw_jk_\pi(x_i,x_j)`: the V-statistic, never negative."""
+        kernel, s = self.kernel.fit(rho.x), score(self.target, rho.x)
+
+        def block(x: Tensor, s_x: Tensor, y: Tensor, s_y: Tensor) -> Tensor:
+            # Differences formed coordinate by coordinate would be exact and slow; centred, the product form is good.
+            r2 = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp(min=0)
+            along = (x * s_x).sum(1)[:, None] + (y * s_y).sum(1) - x @ s_y.T - s_x @ y.T  # <x-y, s_x-s_y>
+            slope = kernel.slope(r2)
+            return kernel.profile(r2) * (s_x @ s_y.T) - 2 * slope * (along + x.shape[1]) - 4 * r2 * kernel.curvature(r2)
+
+        x = rho.x.flatten(1)
+        parts = [x - x.detach().mean(0), s.flatten(1)]
+        return pair_energy(block, parts, rho.w, parts, rho.w)
+
+    def freeze(self, rng: torch.Generator) -> Self:
+        """Return itself: nothing is random."""
+        return self
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SquaredKSD":
+        """Return the one to a standard normal."""
+        return cls(StandardNormal(*event_shape), RBF(1.0))
+
+
+def score(target: Measure, x: Points) -> Tensor:
+    r"""Return :math:`\nabla\log\pi(x)`, shape (n, \*event), differentiable in ``x`` where that requires gradient."""
+    create = x.requires_grad and torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = x if create else x.detach().requires_grad_(True)
+        log_prob = target.log_prob(at)
+        (s,) = torch.autograd.grad(log_prob.sum(), at, create_graph=create)
+    return s
