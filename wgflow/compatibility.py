@@ -2,7 +2,7 @@
 
 from wgflow._rng import generator
 from wgflow.functionals import Functional, Sum
-from wgflow.measures import Measure, MovingMeasure, Pushforward, Unnormalised
+from wgflow.measures import Measure, MovingMeasure, Pushforward
 from wgflow.solvers import Solver
 
 
@@ -14,7 +14,7 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     >>> import torch
     >>> from wgflow import KL, ForwardEuler, Particles, StandardNormal
     >>> print(why_not(KL(StandardNormal(2)), ForwardEuler(), Particles(torch.zeros(3, 2))))
-    KL.value needs the density of the moving measure, ... Use the Critic estimator, ...
+    KL.value needs the density of the moving measure, ... Use an estimator that treats the entropy itself, ...
     """
     e, f, s, m = solver.estimator, type(F).__name__, type(solver).__name__, type(measure).__name__
     kind = type(e).__name__
@@ -23,21 +23,32 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     if "variational" in e.needs and isinstance(F, Sum) and len(F.dual_terms()) > 1:
         names = ", ".join(type(t).__name__ for t in F.dual_terms())
         return f"a critic estimates exactly one term of a sum, and {names} would each need one. Keep one of them."
-    if e.needs and not any(F.can(method) for method in e.needs):
-        wanted = " or ".join(e.needs)
-        other = "Critic(net)" if F.can("conjugate") or F.can("variational") else "Autograd()"
-        return f"{kind} relies on the {wanted} of a functional, and {f} has none. Use {s}({other})."
-    if e.needs_samples and isinstance(F.data(), Unnormalised):
-        return f"{kind} needs draws of the target, and an Unnormalised density has none. Use a Dataset or a Gaussian."
+    splits = e.splits_entropy or solver.splits_entropy
+    G = F.split_entropy()[0] if splits else F  # what the estimator is asked for; None where all of F is entropy
+    needs = (*e.needs, "value") if e.splits_entropy else e.needs
+    if G is not None:
+        if needs and not any(G.can(method) for method in needs):
+            wanted = " or ".join(needs)
+            what = f if G is F else f"{f} without its entropy"
+            other = "Critic(net)" if F.can("conjugate") or F.can("variational") else "Autograd()"
+            return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}({other})."
+        if "value" in needs and G.needs_density:
+            carried = getattr(measure, "log_rho", None) is not None and not splits
+            if not carried or measure.tracks_points or not solver.implicit:
+                reason = f"{m} loses it at the first move" if carried else f"{m} does not carry one"
+                return f"{f}.value needs the density of the moving measure, and {reason}. {_without_density(F, s)}"
+    refused = e.refuses(F) or solver.refuses(F)
+    if refused is not None:
+        return refused
+    undrawn = [t for t in [*F.samples(), *([F.data()] if e.needs_samples else [])] if t is not None and not t.can_draw]
+    if undrawn:
+        who = kind if e.needs_samples else f
+        return (
+            f"{who} needs draws of the target, and an {type(undrawn[0]).__name__} density has none. Use a Dataset or a Gaussian, "
+            "or KL with an estimator that needs its log density only, such as Stein(kernel)."
+        )
     if getattr(e, "r1", None) is not None and F.data() is None:
         return f"R1 penalises the critic on data points, and {f} has no data. Leave r1 out of {kind}."
-    if "value" in e.needs and F.needs_density and getattr(measure, "log_rho", None) is None:
-        return (
-            f"{f}.value needs the density of the moving measure, and {m} does not carry one. Use the Critic estimator, "
-            f"which needs samples only: {s}(Critic(net))."
-        )
-    if "value" in e.needs and F.needs_density and (measure.tracks_points or not solver.implicit):
-        return f"{m} loses its density at the first move, and {f}.value needs it. Use {s}(Critic(net))."
     if solver.needs_tracked_points and not measure.tracks_points:
         return f"{s} attaches noise or weights to points, and {m} draws new ones every time. Use Particles."
     if measure.replays_moves and not solver.implicit and not e.pointwise:
@@ -48,6 +59,21 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     if snapshot == "ema" and not getattr(measure, "ema", 0.0):
         return f"{s}(snapshot='ema') takes the running average of the weights, and {m} keeps none: give it ema=0.9999, say."
     return None
+
+
+def _without_density(F: Functional, s: str) -> str:
+    """Say what takes the place of a density that is not known."""
+    energy, temperature = F.split_entropy()
+    drawn = (F.can("conjugate") or F.can("variational")) and (F.data() is None or F.data().can_draw)  # type: ignore[union-attr]
+    if temperature > 0 and (energy is None or (energy.can("value") and not energy.needs_density)):
+        advice = (
+            f"Use an estimator that treats the entropy itself, {s}(Blob(KernelDensity(kernel))) or {s}(Stein(kernel)), or the "
+            "solver Langevin"
+        )
+        return advice + (f"; or, from samples alone, {s}(Critic(net))." if drawn else ".")
+    if drawn:
+        return f"Use the Critic estimator, which needs samples only: {s}(Critic(net))."
+    return "Use a model of it in the functional: density=KernelDensity(RBF(bandwidth))."
 
 
 def same_points(target: Measure | None, measure: MovingMeasure) -> str | None:

@@ -36,6 +36,8 @@ class Diverged(WgflowError, ArithmeticError):
         Name of the first quantity that was not finite.
     step, update : int
         Completed time steps and updates when it was seen.
+    time : float
+        Time of the last law that was finite.
     solution : Solution or None
         What the run had produced until then.
     """
@@ -43,6 +45,7 @@ class Diverged(WgflowError, ArithmeticError):
     def __init__(self, message: str, *, term: str = "", step: int = -1, update: int = -1) -> None:
         super().__init__(message)
         self.term, self.step, self.update = term, step, update
+        self.time = 0.0
         self.solution: Any = None
 
 

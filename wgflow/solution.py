@@ -39,7 +39,7 @@ class Solution:
     Attributes
     ----------
     measure : MovingMeasure
-        The last law.
+        The last law; of a diverged flow of particles the last one that was finite.
     times : list of float
         Times of the saved states.
     saved : list

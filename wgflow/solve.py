@@ -42,10 +42,13 @@ class Run:
     solution: Solution = field(init=False)
     metrics: dict[str, float] = field(default_factory=dict)
     resumed_from: str | None = None
+    sound: tuple[MovingMeasure, float] = field(init=False)
+    """The last law, with its time, after which everything that was looked at was finite."""
 
     STOP = "stop"
 
     def __post_init__(self) -> None:
+        self.sound = (self.state.measure, self.state.t)
         self.solution = Solution(self.state.measure, self.state)
         self.ledger = Ledger(sum(self.solver.updates(k) for k in range(self.state.k)))
 
@@ -164,7 +167,8 @@ def solve(
     BadInput
         For a step size or a count that is not positive, or a start with entries that are not finite.
     Diverged
-        When a reported quantity or a saved tensor is not finite; names the term, the step and the update.
+        When a reported quantity or a saved tensor is not finite; names the term, the step, the update and the time. Its
+        ``solution`` holds what was saved until then and, for particles, the last finite law.
     CheckpointError
         When the folder holds another run, or no readable checkpoint among those it has.
 
@@ -212,9 +216,10 @@ def _check_start(run: Run) -> None:
         raise BadInput(f"num_steps={run.num_steps} counts all time steps, and the state passed has completed {k}")
     for step in range(k, run.num_steps) if callable(run.step_size) else [k]:
         run.h(step)
-    reason = same_points(run.F.data(), run.state.measure)
-    if reason is not None:
-        raise Incompatible(reason)
+    for target in run.F.targets():
+        reason = same_points(target, run.state.measure)
+        if reason is not None:
+            raise Incompatible(reason)
     where = run.nonfinite()
     if where is not None:
         raise BadInput(f"the flow cannot start: {where} has entries that are not finite")
@@ -235,11 +240,14 @@ def _drive(
             solution.status = "stopped"
     except Diverged as error:
         solution.status = "diverged"
-        error.solution = solution
+        error.solution, error.time = solution, run.sound[1]
+        error.args = (f"{error} The last finite law is that of time {error.time:g}.",)
         if throw:
             raise
     finally:
-        solution.state, solution.measure = run.state, run.state.measure
+        # Particles of the last good step are still there; networks have been changed in place.
+        kept = solution.status == "diverged" and run.state.measure.tracks_points
+        solution.state, solution.measure = run.state, run.sound[0] if kept else run.state.measure
         with ExitStack() as ends:  # all of them end, also when one fails
             for c in reversed(started):
                 ends.callback(c.on_end, run)
@@ -262,6 +270,8 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
             ledger.settle()
         if looked or last or not info:  # where nothing is reported, the state itself is looked at
             run.check()
+        if stepped:
+            run.sound = (run.state.measure, run.state.t)
         if looked:
             window = ledger.mean_and_clear(ledger.window)
             for c in callbacks:

@@ -11,9 +11,12 @@ import wgflow
 ROOT = Path(wgflow.__file__).parent
 FLOORS = [
     {
+        "_cache",
         "_files",
         "_imports",
         "_ledger",
+        "_ops",
+        "_quantiles",
         "_ranks",
         "_registry",
         "_rng",
@@ -21,10 +24,12 @@ FLOORS = [
         "_state",
         "_typing",
         "errors",
+        "kernels",
         "optim",
+        "schedules",
     },
     {"measures"},
-    {"functionals"},
+    {"densities", "functionals"},
     {"estimators"},
     {"solvers", "compatibility"},
     {"_describe", "callbacks", "checkpoint", "metrics", "plotting", "presets", "solution", "solve"},

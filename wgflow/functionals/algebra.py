@@ -85,6 +85,14 @@ class Scaled(Functional):
         """Return the term's."""
         return self.term.data()
 
+    def targets(self) -> list[Measure]:
+        """Return the term's."""
+        return self.term.targets()
+
+    def samples(self) -> list[Measure]:
+        """Return the term's."""
+        return self.term.samples()
+
     def can(self, method: str) -> bool:
         """Whether the term does."""
         return self.term.can(method)
@@ -189,6 +197,14 @@ class Sum(Functional):
         """Return the critic term's; None when no single term is for a critic."""
         dual = self.dual_terms()
         return dual[0].data() if len(dual) == 1 else None
+
+    def targets(self) -> list[Measure]:
+        """Return those of all terms."""
+        return [m for t in self.terms for m in t.targets()]
+
+    def samples(self) -> list[Measure]:
+        """Return those of all terms."""
+        return [m for t in self.terms for m in t.samples()]
 
     def can(self, method: str) -> bool:
         """Whether the sum does, given what its terms do."""

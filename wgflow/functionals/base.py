@@ -34,12 +34,15 @@ class Functional:
         How many target points one realisation uses.
     needs_density : bool
         :meth:`value` reads ``rho.log_rho``.
+    needs_samples : bool
+        :meth:`value` compares with drawn points of the measures it holds.
     reference : tuple of str
         Keys of the papers it comes from, in the documentation's bibliography.
     """
 
     batch: int = 256
     needs_density: ClassVar[bool] = False
+    needs_samples: ClassVar[bool] = False
     reference: ClassVar[tuple[str, ...]] = ()
 
     def value(self, rho: Particles) -> Scalar:
@@ -100,6 +103,17 @@ class Functional:
     def data(self) -> Measure | None:
         """Return the data measure that a gradient penalty on real points looks at; None when there is none."""
         return getattr(self, "target", None)
+
+    def targets(self) -> list[Measure]:
+        """Return the measures it holds: a flow must live on points of their kind."""
+        if not dataclasses.is_dataclass(self):
+            return []
+        held = [getattr(self, f.name) for f in dataclasses.fields(self)]
+        return [m for m in held if isinstance(m, Measure)]
+
+    def samples(self) -> list[Measure]:
+        """Return the measures that its value must be able to draw from."""
+        return self.targets() if self.needs_samples else []
 
     @classmethod
     def supports(cls, method: str) -> bool:

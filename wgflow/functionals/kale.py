@@ -69,6 +69,7 @@ class KALE(Functional):
     iterations: int = 30
     batch: int = 256
 
+    needs_samples = True
     reference = ("glaser2021kale",)
 
     def __post_init__(self) -> None:

@@ -58,6 +58,7 @@ class SquaredMMD(Functional):
     kernel: Kernel
     batch: int = 256
 
+    needs_samples = True
     reference = ("arbel2019maximum",)
 
     def __post_init__(self) -> None:

@@ -59,6 +59,22 @@ class Particles(MovingMeasure):
             if value is not None and value.shape != x.shape[:1]:
                 raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {tuple(value.shape)}")
 
+    @classmethod
+    def weighted(cls, x: Points, w: Tensor) -> "Particles":
+        r"""Return particles with weights ``w`` (n,) instead of their logarithms.
+
+        Raises
+        ------
+        BadInput
+            When a weight is negative or not finite, or they do not sum to one (divide by the sum first, if that is meant).
+        """
+        if w.shape != x.shape[:1]:
+            raise BadInput(f"w must have shape ({len(x)},), one weight a particle, got {tuple(w.shape)}")
+        least, total = float(w.min()), float(w.double().sum())
+        if not (least >= 0 and abs(total - 1) <= 1e-5):
+            raise BadInput(f"weights must be nonnegative and sum to 1: the least is {least:g}, their sum {total:g}")
+        return cls(x, w.log())
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -56,7 +56,13 @@ class Solver(ABC):
     """It trains a successor (:meth:`MovingMeasure.propose`) rather than moving points (:meth:`MovingMeasure.follow`)."""
     needs_tracked_points: ClassVar[bool] = False
     """It attaches noise, momentum or weights to points, so the same points must persist."""
+    splits_entropy: ClassVar[bool] = False
+    """It takes :math:`F=E+T\\int\\rho\\log\\rho` apart and treats the entropy itself, by noise; its estimator serves E."""
     reference: ClassVar[tuple[str, ...]] = ()
+
+    def refuses(self, F: Functional) -> str | None:
+        """Return why this solver cannot serve ``F`` and what to use instead, beyond what the class declares; or None."""
+        return None
 
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> State:
         """Return the state before the first step; ``measure`` itself is left untouched."""
