@@ -16,7 +16,7 @@ from wgflow._typing import Scalar
 
 # Entries (lines x points) handled at once: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
-KEPT = 2**25
+KEPT = 2**23
 """Entries of a sorted target that are kept for the next evaluation rather than sorted again."""
 
 
@@ -121,15 +121,19 @@ class _ProjectedCost(torch.autograd.Function):
         steps = _Steps(len(x), len(target.y), x.device) if a is None and target.b is None else None
         for lines in blocks(total, max(len(x), len(target.y)), x.device):
             theta = target.theta[lines]
-            projected = theta @ x.T
-            xs, index = sort_rows(projected) if wants_x or a is not None else (_sorted_values(projected), None)
             ys, V = target.rows(lines)
+            projected = theta @ x.T
+            if not any(ctx.needs_input_grad) and steps is not None:
+                value += steps.pair(_sorted_values(projected), ys, p)[0]
+                continue
+            xs, index = sort_rows(projected)
             U = None if a is None else _levels(a[index])
             cost, slope = steps.pair(xs, ys, p) if steps is not None else _pair(xs, U, ys, V, p)
             value += cost
             if wants_x:
-                dx.addmm_(torch.empty_like(slope).scatter_(1, index, slope).T, theta)  # no second tensor (n, d)
-            if wants_a and da is not None:
+                # In place: no second tensor (n, d).
+                dx.addmm_(torch.empty_like(slope).scatter_(1, index, slope).T, theta)
+            if wants_a and da is not None and U is not None:
                 f = _potential(xs, U, ys, V, p)
                 da += torch.empty_like(f).scatter_(1, index, f).sum(0)
         ctx.save_for_backward(dx / total if wants_x else None, da / total if wants_a and da is not None else None)

@@ -1,23 +1,23 @@
 """The sliced Wasserstein distance to samples."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from wgflow._cache import remember
 from wgflow._quantiles import Line, projected_cost
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput, Unsupported
-from wgflow.functionals._to_samples import ToSamples, weights
-from wgflow.functionals.base import check_batch, register_functional
+from wgflow.functionals._clouds import comparable, weights
+from wgflow.functionals.base import Functional, check_batch, drawn, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
 
 
 @register_functional("sliced_w")
 @dataclass(frozen=True, eq=False)
-class SlicedWasserstein(ToSamples):
+class SlicedWasserstein(Functional):
     r"""The sliced Wasserstein distance, to the power p.
 
     .. math:: F(\rho)=\frac1L\sum_{l=1}^L W_p^p(\langle\theta_l,\cdot\rangle_\#\rho,\ \langle\theta_l,\cdot\rangle_\#\nu)
@@ -48,7 +48,7 @@ class SlicedWasserstein(ToSamples):
     Notes
     -----
     Exact on every line, with weights on both sides. Cost O(L (n d + n log n)), memory O(n) beyond the sorted target,
-    which is kept (L m numbers, up to 2²⁵) for the next evaluation on the same directions. One sort gives value and
+    which is kept (L m numbers, up to 2²³) for the next evaluation on the same directions. One sort gives value and
     gradient; the fastest case is equal weights with one count a multiple of the other.
 
     Differentiable once, in positions and weights of the particles, not in the target. At p = 1 a particle that coincides
@@ -71,6 +71,7 @@ class SlicedWasserstein(ToSamples):
     directions: int | Tensor = 50
     batch: int = 256
 
+    needs_samples = True
     reference = ("rabin2012wasserstein", "bonneel2015sliced", "liutkus2019sliced")
 
     def __post_init__(self) -> None:
@@ -93,22 +94,21 @@ class SlicedWasserstein(ToSamples):
         frozen = super().freeze(rng)
         if isinstance(frozen.directions, Tensor):
             return frozen
-        like = frozen.samples.x
+        like = drawn(frozen.target).x
         theta = torch.randn(frozen.directions, like[0].numel(), generator=rng, device=rng.device, dtype=like.dtype)
         theta = theta / theta.norm(dim=1, keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
         return replace(frozen, directions=theta.to(like.device))
 
-    @cached_property
-    def _line(self) -> Line:
-        if not isinstance(self.directions, Tensor):
-            raise Unsupported("draw the directions first: F.freeze(rng) returns the functional on fixed ones")
-        nu = self.samples
-        return Line(nu.x.flatten(1), weights(nu), self.directions.to(nu.x))
-
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`F(\rho)`, 0-d, differentiable once in ``rho.x`` and ``rho.log_w``."""
-        self.check_alike(rho)
-        return projected_cost(rho.x.flatten(1), weights(rho), self._line, self.p)
+        nu, theta = comparable(rho, self.target), self.directions
+        if not isinstance(theta, Tensor):
+            raise Unsupported("draw the directions first: F.freeze(rng) returns the functional on fixed ones")
+
+        def line() -> Line:
+            return Line(nu.x.flatten(1), weights(nu), theta.to(nu.x))
+
+        return projected_cost(rho.x.flatten(1), weights(rho), remember("line", (nu.x, nu.log_w, theta), line), self.p)
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SlicedWasserstein":
