@@ -5,6 +5,7 @@ is kept for a backward pass. Everything here is differentiable once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,15 +24,30 @@ BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
 DIRECT = 4
 
 
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep products of float32 matrices in float32 on a GPU: distances lose all meaning in TF32."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def tiles(n: int, m: int, device: torch.device, symmetric: bool = False) -> Iterator[tuple[slice, slice]]:
-    """Cut an (n, m) rectangle into blocks of bounded size; of a square its upper half only, if asked."""
+    """Cut an (n, m) rectangle into blocks of bounded size; of a square its upper half only, if asked. Holds TF32 off."""
     block = BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU
     side = max(1, int(block**0.5))
     rows = min(n, side)
     columns = rows if symmetric else min(m, max(side, block // rows))
-    for i in range(0, n, rows):
-        for j in range(i if symmetric else 0, m, columns):
-            yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
+    with full_precision(device):
+        for i in range(0, n, rows):
+            for j in range(i if symmetric else 0, m, columns):
+                yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
 
 
 class Cloud:
