@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow._ops import full_precision
 from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.densities import DensityModel, KernelDensity
@@ -251,7 +252,7 @@ class ProximalScore(Estimator):
         energy, temperature = F.split_entropy()
         assert energy is not None, "why_not() asks for a potential energy"
         x = rho.x.detach().flatten(1)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(x.device):
             bias = rho.w.detach().log() - self._log_z(energy, temperature, rho, es)
             width = 4 * temperature * self.time
             means = torch.cat([_softmax_mean(rows, x, bias, width) for rows in x.split(_ROWS)])

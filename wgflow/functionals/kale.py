@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._ops import kernel_energy, kernel_sums
+from wgflow._ops import full_precision, kernel_energy, kernel_sums
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals.base import Functional, check_batch, drawn, register_functional
@@ -83,13 +83,13 @@ class KALE(Functional):
 
     def solve(self, rho: Particles) -> KALESolution:
         """Solve the inner problem for these particles; nothing is differentiated."""
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(rho.device):
             return self._solve(rho)[0]
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return KALE; its derivatives are those of :math:`(1+\lambda)E_\rho h^*` with :math:`h^*` held fixed."""
         nu = drawn(self.target)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(rho.device):
             found, kernel, alpha = self._solve(rho)
         # h*(x) = (int k(x,.) d rho - sum_j alpha_j k(x,y_j)) / lambda, as a function of x alone.
         own = kernel_sums(kernel, rho.x, rho.x.detach(), rho.w.detach())
