@@ -68,11 +68,11 @@ class AdamKernel(Adam):
 class WholeBackward(Descent):
     """Back-propagates into everything that the loss depends on, as ``loss.backward()`` does."""
 
-    def minimise(self, loss: Tensor) -> None:
+    def differentiate(self, objective: Callable[[], Tensor]) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
+        loss = objective()
         loss.backward()
-        self.optimizer.step()
-        self.updates += 1
+        return loss.detach()
 
 
 class WithGradient(PushforwardSuccessor):

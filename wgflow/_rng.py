@@ -34,6 +34,30 @@ def global_generators(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def replayed(draw: Callable[[torch.Generator], T], rng: torch.Generator) -> Callable[[], T]:
+    """Return a function that calls ``draw(rng)`` and sees the same random numbers at every call.
+
+    The first call moves ``rng`` on as usual, later ones leave it where it is: an objective may be evaluated again at
+    other parameters.
+    """
+    start = rng.get_state()
+    first = True
+
+    def call() -> T:
+        nonlocal first
+        if first:
+            first = False
+            return draw(rng)
+        now = rng.get_state()
+        rng.set_state(start)
+        try:
+            return draw(rng)
+        finally:
+            rng.set_state(now)
+
+    return call
+
+
 def seeded(factory: Callable[[], T], rng: torch.Generator) -> T:
     """Call ``factory`` with the global generators seeded from ``rng``, and put the global generators back after.
 

@@ -1,7 +1,7 @@
 r"""Inner minimisers: immutable descriptions that build a live :class:`Descent` on some parameters."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgflow._typing import Scalar
+from wgflow._typing import Info, Scalar
 from wgflow.errors import BadInput
 
 
@@ -104,6 +104,46 @@ class SGD:
         return Descent(torch.optim.SGD(_some(parameters), self.lr, self.momentum), self.lr, self.schedule)
 
 
+@dataclass(frozen=True)
+class LBFGS:
+    r"""Limited-memory BFGS with a strong Wolfe line search, as a description: one update is a whole minimisation.
+
+    For smooth, deterministic objectives: particles under ``JKO(..., optim=LBFGS(), iters=1)``, where every update then
+    completes a proximal step. Its memory starts anew in every update.
+
+    Parameters
+    ----------
+    max_iter : int
+        Iterations of one minimisation.
+    tolerance : float
+        Stop when the largest entry of the gradient has fallen to this fraction of what it was at the start. For
+        a proximal step of equally weighted particles, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
+        :math:`\cdot h\max|\nabla\varphi(x)|`.
+    history : int
+        Pairs of steps and gradient differences that approximate the Hessian.
+
+    Notes
+    -----
+    Waits for the device at every evaluation. The objective is rescaled by its first gradient, so that neither the
+    number of particles nor the scale of the functional matters. Source: Liu and Nocedal (1989).
+    """
+
+    max_iter: int = 100
+    tolerance: float = 1e-6
+    history: int = 10
+
+    def __post_init__(self) -> None:
+        if self.max_iter < 1 or self.history < 1 or not 0 < self.tolerance < 1:
+            raise BadInput(
+                f"LBFGS(max_iter={self.max_iter}, tolerance={self.tolerance}, history={self.history}): expected at "
+                "least 1 iteration, at least 1 remembered step and a tolerance between 0 and 1"
+            )
+
+    def build(self, parameters: Iterable[Tensor]) -> "Descent":
+        """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
+        return _QuasiNewton(_some(parameters), self)
+
+
 def _check_rate(name: str, lr: float) -> None:
     if not (lr > 0 and math.isfinite(lr)):
         raise BadInput(f"{name}(lr={lr}): expected a positive, finite learning rate")
@@ -128,16 +168,26 @@ class Descent:
         self.updates = 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def minimise(self, loss: Scalar) -> None:
-        """Take one step down ``loss``, a 0-d tensor."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=self.parameters)
-        average_gradients(self.parameters)
+    def minimise(self, objective: Callable[[], Scalar]) -> Info:
+        """Make one update down ``objective``, which returns a 0-d tensor and is a fixed function of the parameters.
+
+        A first-order method evaluates it once. Returns what the minimiser has to report.
+        """
+        self.differentiate(objective)
         if self.schedule is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(self.updates, self.lr)
         self.optimizer.step()
         self.updates += 1
+        return {}
+
+    def differentiate(self, objective: Callable[[], Scalar]) -> Scalar:
+        """Evaluate the objective, put its gradient into the parameters and return its value."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = objective()
+        loss.backward(inputs=self.parameters)
+        average_gradients(self.parameters)
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain form: the optimiser's moments and the update count."""
@@ -146,6 +196,56 @@ class Descent:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.updates = saved["updates"]
+
+
+class _QuasiNewton(Descent):
+    """A minimiser that starts anew in every update, and so has no state but the count."""
+
+    def __init__(self, parameters: list[Tensor], settings: LBFGS) -> None:
+        self.settings = settings
+        super().__init__(self._fresh(parameters), 1.0, None)
+
+    def _fresh(self, parameters: list[Tensor]) -> torch.optim.LBFGS:
+        s = self.settings
+        return torch.optim.LBFGS(
+            parameters,
+            max_iter=s.max_iter,
+            tolerance_grad=s.tolerance,
+            tolerance_change=torch.finfo(parameters[0].dtype).eps,
+            history_size=s.history,
+            line_search_fn="strong_wolfe",
+        )
+
+    def minimise(self, objective: Callable[[], Scalar]) -> Info:
+        """Minimise; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
+        self.updates += 1
+        self.differentiate(objective)
+        first, evaluations = self._largest(), 1
+        if first == 0 or not math.isfinite(first):
+            return {"residual": first, "evaluations": 1}
+
+        def scaled() -> Scalar:
+            nonlocal evaluations
+            evaluations += 1
+            loss = self.differentiate(objective)
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], first)
+            return loss / first
+
+        self.optimizer = self._fresh(self.parameters)
+        self.optimizer.step(scaled)
+        scaled()  # the line search may have looked beyond the point that it took
+        return {"residual": self._largest(), "evaluations": evaluations}
+
+    def _largest(self) -> float:
+        return float(torch.stack([p.grad.abs().max() for p in self.parameters if p.grad is not None]).max())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain form: the count."""
+        return {"updates": self.updates}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore the count."""
         self.updates = saved["updates"]
 
 

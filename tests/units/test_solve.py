@@ -245,9 +245,9 @@ class Potential:
 
 
 def test_particles_that_turn_nan_stop_the_run_in_that_step():
-    with pytest.raises(Diverged, match=r"euler/dissipation became nan at update 3, in time step 2") as caught:
+    with pytest.raises(Diverged, match=r"flow/dissipation became nan at update 3, in time step 2") as caught:
         two_particles(F=PotentialEnergy(Potential(3)))
-    assert (caught.value.term, caught.value.step, caught.value.update) == ("euler/dissipation", 2, 3)
+    assert (caught.value.term, caught.value.step, caught.value.update) == ("flow/dissipation", 2, 3)
     assert len(caught.value.solution.history) == 2
     assert [bool(p.x.isfinite().all()) for p in caught.value.solution.saved] == [True] * 3
 

@@ -99,23 +99,29 @@ class Critic(Estimator):
         return info
 
     def _ascend(self, F: Functional, rho: Particles, es: CriticState) -> Info:
-        net = _Evaluated(es.net)
         data = F.data()
         r1 = None if self.r1 is None or es.descent.updates % self.r1.every else self.r1
         if r1 is not None:
             assert isinstance(data, Particles), "why_not() asks for data"
             data.x.requires_grad_(True)
-        objective = F.variational(net, rho)
-        loss = F.critic_penalty(net, rho) - objective
-        info = {"critic/objective": objective, "critic/model": rho.mean(net(rho.x))}
-        if isinstance(data, Particles):
-            info["critic/data"] = data.mean(net(data.x))
-            if r1 is not None:
-                info["critic/r1"] = r1(net(data.x), data)
-                loss = loss + info["critic/r1"]
-        info |= {f"critic/{name}": value for name, value in F.diagnostics(net).items()}
-        es.descent.minimise(loss)
-        return {name: value.detach() for name, value in info.items()}
+        info: Info = {}
+
+        def objective() -> Scalar:
+            net = _Evaluated(es.net)
+            value = F.variational(net, rho)
+            loss = F.critic_penalty(net, rho) - value
+            info.update({"critic/objective": value, "critic/model": rho.mean(net(rho.x))})
+            if isinstance(data, Particles):
+                info["critic/data"] = data.mean(net(data.x))
+                if r1 is not None:
+                    info["critic/r1"] = r1(net(data.x), data)
+                    loss = loss + info["critic/r1"]
+            info.update({f"critic/{name}": value for name, value in F.diagnostics(net).items()})
+            return loss
+
+        report = es.descent.minimise(objective)
+        info |= {f"critic/{name}": value for name, value in report.items()}
+        return {name: torch.as_tensor(value).detach() for name, value in info.items()}
 
     def surrogate(self, F: Functional, rho: Particles, es: CriticState) -> Scalar:
         r"""Return :math:`\langle\varphi,\rho\rangle`, plus the values of what a sum holds beside the critic's term."""

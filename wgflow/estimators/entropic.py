@@ -155,9 +155,14 @@ class LearnedScore(EntropyEstimator):
         for _ in range(self.iters):
             rho = draw(rng)
             xi = torch.randn(rho.x.shape, generator=rng, device=rho.x.device, dtype=rho.x.dtype)
-            residual = self.noise * self._score(es, rho.x + self.noise * xi) + xi
-            loss = rho.mean(residual.square().flatten(1).sum(1))
-            es.descent.minimise(loss)
+
+            def objective(rho: Particles = rho, xi: Tensor = xi) -> Scalar:
+                nonlocal loss
+                residual = self.noise * self._score(es, rho.x + self.noise * xi) + xi
+                loss = rho.mean(residual.square().flatten(1).sum(1))
+                return loss
+
+            es.descent.minimise(objective)
         return {"score/loss": loss.detach()}
 
     def entropy(self, rho: Particles, es: ScoreState) -> Scalar:

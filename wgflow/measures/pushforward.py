@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._rng import build
-from wgflow._typing import NetSource, Points
+from wgflow._typing import NetSource, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.measures.base import Measure, MovingMeasure, Successor
 from wgflow.measures.particles import Particles
@@ -146,9 +146,13 @@ class Pushforward(MovingMeasure):
         with torch.no_grad():
             before = Particles(self.apply(inputs), log_w)
         target = move(before).detach()
-        for _ in range(self.regression.persistent):
+
+        def objective() -> Scalar:
             error = net(*inputs) - target
-            live.descent.minimise(before.mean(error.square().flatten(1).sum(1)) / 2)
+            return before.mean(error.square().flatten(1).sum(1)) / 2
+
+        for _ in range(self.regression.persistent):
+            live.descent.minimise(objective)
             self.update_average(net)
         live.moved = True
         return self

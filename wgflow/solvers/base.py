@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from wgflow._registry import Registry
 from wgflow._typing import Info
@@ -45,6 +46,10 @@ class State:
         """The law to look at now: inside an implicit step, the one being trained."""
         return self.measure
 
+    def take(self, index: Tensor) -> Self:
+        """Return the state whose particle ``i`` is the present particle ``index[i]``; what is kept a particle follows it."""
+        return self
+
 
 class Solver(ABC):
     """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``."""
@@ -78,6 +83,14 @@ class Solver(ABC):
     def updates(self, k: int) -> int:
         """How many updates time step number ``k`` (from 0) takes."""
         return 1
+
+    def parts(self) -> tuple["Solver", ...]:
+        """Return the solvers that this one runs on the same functional and measure: each must be able to serve them."""
+        return ()
+
+    def rebase(self, state: State, measure: MovingMeasure, index: Tensor | None = None) -> State:
+        """Return a state between two steps with another law, whose particle ``i`` was ``index[i]`` (None: ``i`` itself)."""
+        return replace(state if index is None else state.take(index), measure=measure)
 
     def step(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         """Complete one time step: update until ``state.k`` increases. Returns the info of the last update."""

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wgflow._typing import Info, Points
+from wgflow._rng import replayed
+from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional
@@ -66,6 +67,7 @@ class JKO(Solver):
         How :math:`F` is estimated at the successor; refined before every update of it.
     optim : Optim
         Minimiser over the successor's parameters. Persists across steps together with the successor, where that does.
+        ``LBFGS()`` with ``iters=1`` solves a smooth step of particles in one update.
     iters : int
         Updates in a time step.
     first_iters : int, optional
@@ -120,7 +122,11 @@ class JKO(Solver):
         return JKOState(s.measure, s.k, s.t, s.rng, s.estimator, successor, descent)
 
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
-        """Refine the estimate, then take one descent step; the last one of the budget accepts the successor."""
+        """Refine the estimate, then take one descent step; the last one of the budget accepts the successor.
+
+        Reports :math:`E[c]` (``jko/transport``) and :math:`F` (``jko/energy``) of the inner objective, and what the
+        minimiser reports.
+        """
         if not isinstance(state, JKOState):
             raise BadInput(
                 f"JKO goes on from a state of JKO, not from a {type(state).__name__}: start from its measure"
@@ -129,12 +135,21 @@ class JKO(Solver):
         rho, successor, rng = state.measure, state.successor, state.rng
         info = self.estimator.refine(F, lambda rng: successor.draw(rho, self.batch, rng), state.estimator, rng)
 
-        x, y = successor.couple(rho, self.batch, rng, self.latent)
-        transport = y.mean(transport_cost(x.x, y.x, self.cost))
-        energy = self.estimator.surrogate(F.freeze(rng), y, state.estimator)
-        state.descent.minimise(transport / h + energy)
+        couple = replayed(lambda rng: successor.couple(rho, self.batch, rng, self.latent), rng)
+        G: Functional | None = None
+
+        def objective() -> Scalar:
+            nonlocal G
+            x, y = couple()
+            G = F.freeze(rng) if G is None else G
+            transport = y.mean(transport_cost(x.x, y.x, self.cost))
+            energy = self.estimator.surrogate(G, y, state.estimator)
+            info.update({"jko/transport": transport.detach(), "jko/energy": energy.detach()})
+            return transport / h + energy
+
+        report = state.descent.minimise(objective)
+        info |= {f"jko/{name}": value for name, value in report.items()}
         successor.trained(rho)
-        info |= {"jko/transport": transport.detach(), "jko/energy": energy.detach()}
 
         if state.i + 1 < self.updates(state.k):
             return replace(state, i=state.i + 1), info
@@ -142,9 +157,13 @@ class JKO(Solver):
 
     def _accept(self, state: JKOState, h: float) -> State:
         measure = state.successor.accept(state.measure, self.snapshot)
+        return advance(self.rebase(replace(state, i=0), measure), measure, h)
+
+    def rebase(self, state: State, measure: MovingMeasure, index: Tensor | None = None) -> JKOState:
+        """Also propose a new successor, unless it persists."""
+        assert isinstance(state, JKOState)
         successor, descent = state.successor, state.descent
         if not successor.persistent:
             successor = measure.propose(state.rng, successor)
             descent = self.optim.build(successor.parameters())
-        state = replace(state, successor=successor, descent=descent, i=0)
-        return advance(state, measure, h)
+        return replace(state, measure=measure, successor=successor, descent=descent)
