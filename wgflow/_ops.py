@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from wgflow._once import Derivatives, differentiable_once
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 
@@ -70,6 +70,12 @@ class Cloud:
             self.columns = [torch.cat([-2 * x, one, squares], 1).T.contiguous()]
 
 
+def _same_points(x: Points, y: Points) -> None:
+    if x.shape[1:] != y.shape[1:] or x.dtype != y.dtype or x.device != y.device:
+        ours, theirs = (f"{tuple(p.shape[1:])} {p.dtype} {p.device}" for p in (x, y))
+        raise BadInput(f"two clouds must agree in the shape of a point, dtype and device: got {ours} and {theirs}")
+
+
 class Distances:
     r"""Squared distances between two sets of points, block by block.
 
@@ -89,9 +95,7 @@ class Distances:
     """
 
     def __init__(self, x: Points, y: Points, smooth: bool) -> None:
-        if x.shape[1:] != y.shape[1:] or x.dtype != y.dtype or x.device != y.device:
-            ours, theirs = (f"{tuple(p.shape[1:])} {p.dtype} {p.device}" for p in (x, y))
-            raise BadInput(f"two clouds must agree in the shape of a point, dtype and device: got {ours} and {theirs}")
+        _same_points(x, y)
         flat = x.detach().flatten(1)
         centre = flat.mean(0)
         self.direct = flat.shape[1] == 1 or (flat.shape[1] <= DIRECT and not smooth)
@@ -162,7 +166,8 @@ def _on_a_line(kernel: "Kernel", x: Points) -> bool:
 
 def _distance_sums(x: Points, y: Points, b: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return :math:`\sum_jb_j|x_i-y_j|` and its derivative :math:`\sum_jb_j\,\mathrm{sgn}(x_i-y_j)`, sgn 0 = 0, by sorting."""
-    x, y = x.detach().flatten(), y.detach().flatten()
+    _same_points(x, y)
+    x, y = x.detach().flatten().contiguous(), y.detach().flatten()
     y, order = y.sort()
     # Sums of many terms of both signs: in double precision.
     mass = torch.cat([b.new_zeros(1, dtype=torch.float64), b.detach()[order].double().cumsum(0)])
@@ -177,7 +182,7 @@ class _Energy(torch.autograd.Function):
     def forward(ctx: Any, kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
         if _on_a_line(kernel, x):  # k = -r
             (u, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, a)
-            ctx.save_for_backward((-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
+            ctx.save_for_backward(x, a, y, b, (-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
             return -(a @ u)
         between = Distances(x, y, kernel.smooth)
         symmetric = between.one and b is a
@@ -201,13 +206,14 @@ class _Energy(torch.autograd.Function):
             v, to_y = u, to_x
         if any(ctx.needs_input_grad):
             dx, dy = _pull(between.x, to_x, 2 * c * a, x), _pull(between.y, to_y, 2 * c * b, y)
-            ctx.save_for_backward(dx, u, dy, v)
+            ctx.save_for_backward(x, a, y, b, dx, u, dy, v)
         return a @ u
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *(g * t if n else None for t, n in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)))
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        found = ctx.saved_tensors[4:]
+        return (None, *(g * t if n else None for t, n in zip(found, ctx.needs_input_grad[1:], strict=True)))
 
 
 class _Sums(torch.autograd.Function):
@@ -223,8 +229,8 @@ class _Sums(torch.autograd.Function):
         return u
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
         x, y, b = ctx.saved_tensors
         _, wants_x, wants_y, wants_b = ctx.needs_input_grad
         if _on_a_line(ctx.kernel, x):
@@ -308,10 +314,11 @@ class _PairEnergy(torch.autograd.Function):
                 part = None if total is None else next(found)
                 if part is not None:
                     total[i if row else j] += part  # type: ignore[index]
-        ctx.save_for_backward(*grads)
+        ctx.save_for_backward(*grads, a, b, *parts)
         return value
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(None if t is None else g * t for t in ctx.saved_tensors))
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        grads = ctx.saved_tensors[: len(ctx.needs_input_grad) - 2]
+        return (None, None, *(None if t is None else g * t for t in grads))
