@@ -16,9 +16,9 @@ def remember(tag: Hashable, tensors: tuple[Tensor | None, ...], compute: Callabl
     """Return ``compute()``, or what it returned before for the same tag and the same, unchanged tensors.
 
     Tensors are the same when they view the same storage alike and have not been written to since; a copy is another one.
-    Tensors that require gradient are never remembered.
+    Tensors that require gradient, or of inference mode, which do not count changes, are never remembered.
     """
-    if any(t is not None and t.requires_grad for t in tensors):
+    if any(t is not None and (t.requires_grad or t.is_inference()) for t in tensors):
         return compute()
     prints = tuple(map(_print, tensors))
     for known, _, other, value in _entries:
