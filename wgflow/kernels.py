@@ -148,9 +148,14 @@ class KernelSum(Kernel):
         return value, slope, 1.0
 
     def log_integral(self, d: int) -> float | Tensor:
-        """Return the logarithm of the combination of the integrals."""
-        logs = torch.stack([torch.as_tensor(k.log_integral(d)) for _, k in self.terms])
-        return torch.logsumexp(logs + logs.new_tensor([c for c, _ in self.terms]).log(), 0)
+        """Return the logarithm of the combination of the integrals; raises ``Unsupported`` where a term is subtracted."""
+        if any(c <= 0 for c, _ in self.terms):
+            raise Unsupported(f"{self} is not used as a density: it needs positive factors")
+        logs = [math.log(c) + k.log_integral(d) for c, k in self.terms]
+        known = [x for x in logs if isinstance(x, Tensor)]
+        if not known:
+            return math.log(sum(math.exp(x - max(logs)) for x in logs)) + max(logs)
+        return torch.logsumexp(torch.stack([torch.as_tensor(x).to(known[0]) for x in logs]), 0)
 
     def fit(self, x: Points) -> "Kernel":
         """Fit every term; itself where no term has a rule."""
