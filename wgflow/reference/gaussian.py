@@ -1,0 +1,199 @@
+r"""Gaussian laws under quadratic energies: the exact flow, and what every time discretization makes of it.
+
+Everything is a formula in a mean and a covariance: no sampling, no training, float64 unless the tensors say otherwise.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.measures import Gaussian, Particles
+
+
+class Moments(NamedTuple):
+    r"""Mean (d,) and covariance (d, d) of a law; the covariance may be singular (a Dirac has 0)."""
+
+    mean: Tensor
+    cov: Tensor
+
+    @classmethod
+    def of(cls, rho: Particles) -> "Moments":
+        r"""Return the moments of weighted particles, with events flattened and the covariance divided by the mass, not by n-1."""
+        x = rho.x.flatten(1)
+        mean = rho.w @ x
+        r = x - mean
+        return cls(mean, (r * rho.w[:, None]).T @ r)
+
+    def gaussian(self) -> Gaussian:
+        """Return the Gaussian with these moments; raises ``BadInput`` for a singular covariance."""
+        return Gaussian(self.mean, self.cov)
+
+
+def symmetric_root(matrix: Tensor) -> Tensor:
+    r"""Return :math:`M^{1/2}` of a symmetric positive semidefinite matrix; rounding below zero counts as zero."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+
+
+def squared_w2(p: Moments, q: Moments) -> Scalar:
+    r"""Return :math:`W_2^2` between Gaussians (Bures): :math:`|m-m'|^2+\operatorname{tr}(C+C'-2(C^{1/2}C'C^{1/2})^{1/2})`."""
+    root = symmetric_root(p.cov)
+    cross = symmetric_root(root @ q.cov @ root)
+    # Rounding may leave a small negative number where the laws are equal.
+    return ((p.mean - q.mean).square().sum() + (p.cov + q.cov - 2 * cross).trace()).clamp(min=0)
+
+
+def kl(p: Moments, q: Moments) -> Scalar:
+    r"""Return :math:`\mathrm{KL}(N(p)|N(q))`; both covariances must be positive definite."""
+    r = p.mean - q.mean
+    trace = torch.linalg.solve(q.cov, p.cov + torch.outer(r, r)).trace()
+    return 0.5 * (trace - len(r) + torch.logdet(q.cov) - torch.logdet(p.cov))
+
+
+def symmetric_kl(p: Moments, q: Moments) -> Scalar:
+    r"""Return :math:`\mathrm{KL}(p|q)+\mathrm{KL}(q|p)`, the score of the Ornstein–Uhlenbeck suite of Mokrov et al. (2021)."""
+    return kl(p, q) + kl(q, p)
+
+
+def symmetric_kl_floor(d: int, n: int) -> float:
+    r"""Return :math:`d(d+3)/(2n)`: the mean symmetric KL between a d-dimensional Gaussian and a fit to n of its points."""
+    return d * (d + 3) / (2 * n)
+
+
+def geodesic(p: Moments, q: Moments, s: float) -> Moments:
+    r"""Return the point at fraction ``s`` of the :math:`W_2` geodesic from p to q; p must have a positive definite covariance.
+
+    The flow of :math:`\tfrac12W_2^2(\cdot,q)` is at :math:`s=1-e^{-t}`, its JKO step at :math:`s=h/(1+h)`, its forward Euler step at
+    :math:`s=h`.
+    """
+    root = symmetric_root(p.cov)
+    inverse = torch.linalg.inv(root)
+    G = (1 - s) * torch.eye(len(p.mean)).to(p.cov) + s * inverse @ symmetric_root(root @ q.cov @ root) @ inverse
+    return Moments((1 - s) * p.mean + s * q.mean, G @ p.cov @ G)
+
+
+@dataclass(frozen=True, eq=False)
+class OrnsteinUhlenbeck:
+    r"""The energy :math:`F(\rho)=\tfrac12E[(x-m_*)^\top A(x-m_*)]+\tau E\log\rho` on Gaussians.
+
+    With :math:`\tau=1` and A positive definite it is :math:`\mathrm{KL}(\rho|N(m_*,A^{-1}))` up to a constant, with :math:`\tau=0` a
+    potential alone, with A = 0 the heat flow. Its law at time t is that of :math:`dX=-A(X-m_*)dt+\sqrt{2\tau}\,dB`.
+
+    Parameters
+    ----------
+    A : Tensor, shape (d, d)
+        Symmetric, of any sign.
+    center : Tensor, shape (d,)
+        :math:`m_*`.
+    temperature : float
+        :math:`\tau\ge0`.
+
+    Raises
+    ------
+    BadInput
+        For mismatched shapes, an A that is not symmetric, or a negative temperature.
+
+    Examples
+    --------
+    >>> import torch
+    >>> flow = OrnsteinUhlenbeck.towards(Gaussian(torch.zeros(1), torch.eye(1)))
+    >>> start = Moments(torch.tensor([2.0]), torch.tensor([[4.0]]))
+    >>> flow.exact(start, 1.0).mean, flow.jko(start, 1.0).mean
+    (tensor([0.7358]), tensor([1.]))
+    """
+
+    A: Tensor
+    center: Tensor
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        d = self.center.shape
+        if len(d) != 1 or self.A.shape != (*d, *d) or not torch.allclose(self.A, self.A.mT):
+            raise BadInput(
+                f"OrnsteinUhlenbeck: expected center (d,) and a symmetric A (d, d), got {tuple(d)} and {tuple(self.A.shape)}"
+            )
+        if not self.temperature >= 0:
+            raise BadInput(f"OrnsteinUhlenbeck(temperature={self.temperature}): expected 0 or more")
+
+    @classmethod
+    def towards(cls, target: Gaussian) -> "OrnsteinUhlenbeck":
+        """Return the flow of KL to a Gaussian."""
+        A = torch.linalg.inv(target.cov)
+        return cls((A + A.mT) / 2, target.mean)
+
+    def exact(self, p: Moments, t: float) -> Moments:
+        r"""Return the law at time t: :math:`m=m_*+E(m_0-m_*)`, :math:`C=EC_0E+2\tau\int_0^te^{-2sA}ds`, :math:`E=e^{-tA}`."""
+        a, U = torch.linalg.eigh(self.A)
+        E = (U * (-t * a).exp()) @ U.mT
+        grown = torch.where(a == 0, torch.full_like(a, t), -torch.expm1(-2 * t * a) / (2 * a))
+        return Moments(self.center + E @ (p.mean - self.center), E @ p.cov @ E + 2 * self.temperature * (U * grown) @ U.mT)
+
+    def jko(self, p: Moments, h: float) -> Moments:
+        r"""Return the exact JKO step, the minimiser over all measures.
+
+        With :math:`B=I+hA`, :math:`M=B^{-1/2}CB^{-1/2}` and :math:`g=h\tau`: :math:`m^+=B^{-1}(m+hAm_*)` and
+        :math:`C^+=\tfrac12B^{-1/2}(M+2gI+(M^2+4gM)^{1/2})B^{-1/2}`. A and C need not commute; C may be singular.
+
+        Raises
+        ------
+        BadInput
+            When B is not positive definite: then the step has no minimiser.
+        """
+        B = self._eye + h * self.A
+        if not bool(torch.linalg.eigvalsh(B)[0] > 0):
+            raise BadInput(f"h={h}: the JKO step needs I + h A positive definite; take a smaller step")
+        inverse = torch.linalg.inv(symmetric_root(B))
+        cov = inverse @ self._entropy_step(inverse @ p.cov @ inverse, h) @ inverse
+        return Moments(torch.linalg.solve(B, p.mean + h * self.A @ self.center), cov)
+
+    def forward_backward(self, p: Moments, h: float) -> Moments:
+        """Return the step that is explicit in the potential and exactly proximal in the entropy."""
+        q = self._potential_step(p, h)
+        return Moments(q.mean, self._entropy_step(q.cov, h))
+
+    def forward_euler(self, p: Moments, h: float) -> Moments:
+        r"""Return the explicit step along the exact velocity, :math:`G=I-h(A-\tau C^{-1})`; unstable when :math:`h\lambda_{\max}(A)>1`."""
+        G = self._eye - h * (self.A - self.temperature * torch.linalg.inv(p.cov))
+        return Moments(p.mean - h * self.A @ (p.mean - self.center), G @ p.cov @ G.mT)
+
+    def langevin(self, p: Moments, h: float) -> Moments:
+        r"""Return the law after one step of the unadjusted Langevin algorithm; its stationary covariance is :math:`\tau[A(I-hA/2)]^{-1}`."""
+        q = self._potential_step(p, h)
+        return Moments(q.mean, q.cov + 2 * h * self.temperature * self._eye)
+
+    def velocity(self, p: Moments, x: Points) -> Points:
+        r"""Return :math:`-A(x-m_*)+\tau C^{-1}(x-m)`, (n, d)."""
+        return -(x - self.center) @ self.A + self.temperature * torch.linalg.solve(p.cov, (x - p.mean).mT).mT
+
+    def energy(self, p: Moments) -> Scalar:
+        r"""Return :math:`F` of the Gaussian, without the constant :math:`\tau\log Z`."""
+        r = p.mean - self.center
+        quadratic = 0.5 * ((self.A @ p.cov).trace() + r @ self.A @ r)
+        if self.temperature == 0:
+            return quadratic
+        log_2_pi_e = 2.8378770664093453
+        return quadratic - 0.5 * self.temperature * (torch.logdet(p.cov) + len(r) * log_2_pi_e)
+
+    def fisher(self, p: Moments) -> Scalar:
+        r"""Return the dissipation :math:`E|\nabla\frac{\delta F}{\delta\rho}|^2=-\frac{dF}{dt}`; for KL the relative Fisher information.
+
+        After an exact JKO step it equals :math:`W_2^2(\rho_k,\rho_{k+1})/h^2`.
+        """
+        G = self.A - self.temperature * torch.linalg.inv(p.cov)
+        return (G @ p.cov @ G).trace() + (self.A @ (p.mean - self.center)).square().sum()
+
+    @property
+    def _eye(self) -> Tensor:
+        return torch.eye(len(self.center)).to(self.A)
+
+    def _potential_step(self, p: Moments, h: float) -> Moments:
+        G = self._eye - h * self.A
+        return Moments(p.mean - h * self.A @ (p.mean - self.center), G @ p.cov @ G)
+
+    def _entropy_step(self, M: Tensor, h: float) -> Tensor:
+        g = h * self.temperature
+        return 0.5 * (M + 2 * g * self._eye + symmetric_root(M @ M + 4 * g * M))
