@@ -51,6 +51,7 @@ from wgflow.functionals import (
     PotentialEnergy,
     PowerEntropy,
     Scaled,
+    SlicedWasserstein,
     Softplus,
     SquaredKSD,
     SquaredMMD,
@@ -88,11 +89,11 @@ from wgflow.measures import (
     instance_noise,
     twenty_five_gaussians,
 )
-from wgflow.optim import SGD, Adam, Cosine
+from wgflow.optim import LBFGS, SGD, Adam, Cosine
 from wgflow.presets import Flow
 from wgflow.solution import Save, Solution
 from wgflow.solve import solve
-from wgflow.solvers import JKO, SOLVERS, ForwardEuler, Solver, State, register_solver, transport_cost
+from wgflow.solvers import JKO, RK4, SOLVERS, ForwardEuler, Heun, Solver, State, register_solver, transport_cost
 
 try:
     __version__ = version("wgflow")
@@ -105,9 +106,11 @@ __all__ = [
     "JKO",
     "KALE",
     "KL",
+    "LBFGS",
     "MMD",
     "R1",
     "RBF",
+    "RK4",
     "SGD",
     "SOLVERS",
     "Adam",
@@ -136,6 +139,7 @@ __all__ = [
     "Functional",
     "Gaussian",
     "GaussianMixture",
+    "Heun",
     "Identity",
     "Incompatible",
     "InteractionEnergy",
@@ -169,6 +173,7 @@ __all__ = [
     "Riesz",
     "Save",
     "Scaled",
+    "SlicedWasserstein",
     "Smoothed",
     "Softplus",
     "Solution",

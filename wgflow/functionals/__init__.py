@@ -17,6 +17,7 @@ from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEne
 from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
 from wgflow.functionals.kale import KALE, KALESolution
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
+from wgflow.functionals.sliced import SlicedWasserstein
 from wgflow.functionals.stein import SquaredKSD
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "PotentialEnergy",
     "PowerEntropy",
     "Scaled",
+    "SlicedWasserstein",
     "Softplus",
     "SquaredKSD",
     "SquaredMMD",
