@@ -1,0 +1,217 @@
+"""The Sinkhorn divergence to samples."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wgflow._cache import remember
+from wgflow._sinkhorn import sinkhorn_divergence
+from wgflow._sinkhorn_solver import (
+    Dual,
+    Regularisation,
+    displacement,
+    dual_value,
+    marginal,
+    solve,
+    solve_self,
+    variation,
+)
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.functionals._clouds import comparable
+from wgflow.functionals.base import Functional, check_batch, register_functional
+from wgflow.measures import Measure, Particles, StandardNormal
+
+
+@dataclass(frozen=True)
+class SinkhornReport:
+    r"""What :meth:`SinkhornDivergence.report` finds; every tensor without gradient.
+
+    Attributes
+    ----------
+    value : Tensor, 0-d
+        The functional.
+    potential : Tensor, shape (n,)
+        Its first variation at the particles, :math:`f_{\rho\nu}-f_{\rho\rho}` for hard marginals.
+    gradient : Tensor, shape (n, \*event)
+        The gradient of the first variation, :math:`T_{\rho\rho}(x)-T_{\rho\nu}(x)` for hard marginals.
+    cross : Dual
+        Solution between particles and target: potentials (1, n) and (1, m), sweeps, marginal error, whether converged.
+    own, target : Dual or None
+        Solutions of the two self terms; None without ``debias``.
+    """
+
+    value: Scalar
+    potential: Tensor
+    gradient: Points
+    cross: Dual
+    own: Dual | None
+    target: Dual | None
+
+    @property
+    def converged(self) -> bool:
+        """Whether every solution met the tolerance."""
+        return all(d.converged for d in (self.cross, self.own, self.target) if d is not None)
+
+
+@register_functional("sinkhorn")
+@dataclass(frozen=True, eq=False)
+class SinkhornDivergence(Functional):
+    r"""The Sinkhorn divergence: entropic transport without the bias of its entropy.
+
+    .. math::
+        S_\varepsilon(\rho,\nu) &= \mathrm{OT}_\varepsilon(\rho,\nu)-\tfrac12\mathrm{OT}_\varepsilon(\rho,\rho)
+        -\tfrac12\mathrm{OT}_\varepsilon(\nu,\nu), \\
+        \mathrm{OT}_\varepsilon(\rho,\nu) &= \min_\pi\int\tfrac12|x-y|^2d\pi+\varepsilon\,\mathrm{KL}(\pi|\rho\otimes\nu),
+        \qquad\varepsilon=\text{blur}^2 .
+
+    The cost is **half** the squared distance, summed over the coordinates: the value tends to :math:`\tfrac12W_2^2` as blur
+    → 0, to half the squared distance of the means as blur → ∞, and a translation by :math:`t` costs
+    :math:`\tfrac12|t|^2` at every blur. The flow's velocity is a difference of two barycentric maps,
+    :math:`v=T_{\rho\nu}-T_{\rho\rho}`; that of the raw cost (``debias=False``) is :math:`T_{\rho\nu}-x`, which shrinks the law.
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\nu`.
+    blur : float
+        A length in the units of the flattened points. The same in all three terms, as it must be.
+    reach : float, optional
+        A length: with it marginals are soft, with penalty :math:`\text{reach}^2\,\mathrm{KL}` each, so that mass is hardly moved
+        further (both laws still have mass 1).
+    debias : bool
+        Whether the two self terms are subtracted.
+    tol : float
+        Marginal error (L1, of laws of mass 1) at which iterations stop. It is the relative error of velocities; that of
+        the value is its square. Rounding puts a floor under it, some 1e-6 of (size / blur)² in float32.
+    max_iters : int
+        Sweeps per term, after the warm-up; a ``RuntimeWarning`` tells when they were not enough.
+    backend : {"torch", "geomloss"}
+        This package's solver, or geomloss at scaling 0.99: no tolerance, gradients within some 2 % where blur² is above 0.3
+        for data of size 7 and worse below; for hard, debiased divergences only.
+    batch : int
+        Target points in one realisation.
+
+    Raises
+    ------
+    BadInput
+        For lengths that are not positive, or options that geomloss' backend lacks.
+
+    Notes
+    -----
+    Log-domain sweeps, n m exponentials each, with a warm-up at decreasing ε, over-relaxation, and Newton's method for small
+    clouds whose blur is far below their spacing. Memory is O((n + m) d) beyond 2²³ pairs; below, a kernel is stored and
+    sweeps become products. The target's own term is remembered while the batch stays the same. Potentials are found
+    without a graph; derivatives are those of the envelope theorem, in closed form, once differentiable, in positions and
+    weights of the particles, not in the target. The device is waited for once every 10 sweeps, to test convergence.
+
+    Feydy et al. (2019); unbalanced: Séjourné et al. (2019).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    >>> shift = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    >>> F = SinkhornDivergence(Particles(x + shift), blur=0.5)
+    >>> round(float(F.value(Particles(x))), 9)
+    0.5
+    """
+
+    target: Measure
+    blur: float
+    reach: float | None = None
+    debias: bool = True
+    tol: float = 1e-6
+    max_iters: int = 2000
+    backend: Literal["torch", "geomloss"] = "torch"
+    batch: int = 256
+
+    needs_samples = True
+    reference = ("feydy2019interpolating", "sejourne2019sinkhorn")
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch)
+        for name, length in (("blur", self.blur), ("reach", self.reach)):
+            if length is not None and not (length > 0 and math.isfinite(length)):
+                raise BadInput(f"{name}={length}: expected a positive length in the units of the flattened points")
+        if not (self.tol > 0 and self.max_iters >= 1):
+            raise BadInput(f"expected tol > 0 and max_iters >= 1, got {self.tol} and {self.max_iters}")
+        if self.backend not in ("torch", "geomloss"):
+            raise BadInput(f"backend={self.backend!r}: expected 'torch' or 'geomloss'")
+        if self.backend == "geomloss" and (self.reach is not None or not self.debias):
+            raise BadInput(
+                "backend='geomloss' is for hard, debiased divergences: leave reach and debias out, or use 'torch'"
+            )
+
+    @property
+    def regularisation(self) -> Regularisation:
+        """Coefficients of the entropy and of the marginals, and when to stop."""
+        rho = None if self.reach is None else self.reach**2
+        return Regularisation(self.blur**2, rho, self.tol, self.max_iters)
+
+    def value(self, rho: Particles) -> Scalar:
+        r"""Return :math:`S_\varepsilon(\rho,\nu)`, 0-d, differentiable once in ``rho.x`` and ``rho.log_w``."""
+        nu = comparable(rho, self.target)
+        if self.backend == "geomloss":
+            return sinkhorn_divergence(rho.x, nu.x, blur=self.blur, scaling=0.99, a=rho.w, b=nu.w)
+        return _Divergence.apply(rho.x, rho.w, self)
+
+    def report(self, rho: Particles) -> SinkhornReport:
+        """Return value, potentials, sweeps and marginal errors at these particles, by this package's solver."""
+        nu = comparable(rho, self.target)
+        return self._solve(rho.x.detach(), rho.w.detach(), nu)
+
+    def _solve(self, points: Points, a: Tensor, nu: Particles, wants_x: bool = True) -> SinkhornReport:
+        with torch.no_grad():
+            reg, x, log_a = self.regularisation, points.flatten(1)[None], a.log()[None]
+            y, log_b = nu.x.detach().flatten(1)[None], nu.w.detach().log()[None]
+            cross, own, target = solve(x, log_a, y, log_b, reg), None, None
+            value, potential = dual_value(cross, log_a, log_b, reg), variation(cross.f, reg)
+            gradient = _slope(x, y, log_b, cross, reg) if wants_x else torch.empty_like(x)
+            if self.debias:
+                own = solve_self(x, log_a, reg)
+                target = remember(("sinkhorn", reg), (nu.x, nu.log_w), lambda: solve_self(y, log_b, reg))
+                value = value - (dual_value(own, log_a, log_a, reg) + dual_value(target, log_b, log_b, reg)) / 2
+                potential = potential - variation(own.f, reg)
+                if wants_x:
+                    gradient = gradient - _slope(x, x, log_a, own, reg)
+        return SinkhornReport(value[0], potential[0], gradient[0].view_as(points), cross, own, target)
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SinkhornDivergence":
+        """Return the divergence to a standard normal at blur 0.7."""
+        return cls(StandardNormal(*event_shape), blur=0.7, batch=16)
+
+
+def _slope(x: Tensor, y: Tensor, log_b: Tensor, dual: Dual, reg: Regularisation) -> Tensor:
+    """Gradient of the first variation: displacement times the mass moved per mass."""
+    return marginal(dual.f, reg)[..., None] * displacement(reg.eps, x, y, log_b, dual.g)
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Points, a: Tensor, F: SinkhornDivergence) -> Scalar:
+        nu = comparable(Particles(x), F.target)
+        report = F._solve(x.detach(), a.detach(), nu, ctx.needs_input_grad[0])
+        if not report.converged:
+            worst = max(float(d.error.max()) for d in (report.cross, report.own, report.target) if d is not None)
+            warnings.warn(
+                f"SinkhornDivergence: marginal error {worst:.1e} after {F.max_iters} sweeps, above tol={F.tol:g}. Increase blur, "
+                "tol or max_iters",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        ctx.save_for_backward(a.detach(), report.gradient, report.potential)
+        return report.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        a, gradient, potential = ctx.saved_tensors
+        dx = g * a.view(-1, *[1] * (gradient.dim() - 1)) * gradient if ctx.needs_input_grad[0] else None
+        return dx, g * potential if ctx.needs_input_grad[1] else None, None

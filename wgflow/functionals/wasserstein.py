@@ -1,0 +1,235 @@
+"""Exact optimal transport to samples: the squared 2-Wasserstein and the 1-Wasserstein distance."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wgflow._cache import remember
+from wgflow._imports import require
+from wgflow._quantiles import Line, projected_cost
+from wgflow._typing import Points, Scalar
+from wgflow.errors import BadInput, Unsupported
+from wgflow.functionals._clouds import comparable, weights
+from wgflow.functionals.base import Functional, check_batch, register_functional
+from wgflow.measures import Measure, Particles, StandardNormal
+
+MAX_PAIRS = 2**24
+"""Largest product of the counts of the two clouds in two or more dimensions, where costs are a dense matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExactTransport(Functional):
+    r"""Exact transport to samples for the cost :math:`|x-y|^p`; see :class:`SquaredW2` and :class:`W1`.
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\nu`.
+    batch : int
+        Target points in one realisation.
+
+    Raises
+    ------
+    Unsupported
+        In two or more dimensions, for more than 2²⁴ pairs (4096 against 4096).
+    MissingDependency
+        In two or more dimensions with unequal weights or counts, when POT is not installed (``wgflow[ot]``).
+    """
+
+    target: Measure
+    batch: int = 256
+
+    power: ClassVar[int]
+    needs_samples = True
+    reference = ("peyre2019computational",)
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch)
+
+    def value(self, rho: Particles) -> Scalar:
+        """Return the cost of the optimal plan, 0-d, differentiable once in ``rho.x`` and ``rho.log_w``."""
+        nu = comparable(rho, self.target)
+        x, y = rho.x.flatten(1), nu.x.flatten(1)
+        if x.shape[1] > 1:
+            return _Exact.apply(x, weights(rho), y, weights(nu), self.power)
+        target = remember("real line", (nu.x, nu.log_w), lambda: Line(y, weights(nu), torch.ones_like(y[:1])))
+        return projected_cost(x, weights(rho), target, self.power)
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> Self:
+        """Return the distance to a standard normal."""
+        return cls(StandardNormal(*event_shape), batch=16)
+
+
+@register_functional("w2")
+@dataclass(frozen=True, eq=False)
+class SquaredW2(ExactTransport):
+    r"""The squared 2-Wasserstein distance :math:`W_2^2(\rho,\nu)=\min_\pi\int|x-y|^2\,d\pi`, computed exactly.
+
+    **No 1/2**: the usual flow is that of ``0.5 * SquaredW2(target)``. It follows the geodesic, an Euler step of size h going
+    the fraction h of the way. Squares are summed over the coordinates of the flattened points.
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\nu`.
+    batch : int
+        Target points in one realisation.
+
+    Raises
+    ------
+    Unsupported
+        In two or more dimensions, for more than 2²⁴ pairs (4096 against 4096).
+    MissingDependency
+        In two or more dimensions with unequal weights or counts, when POT is not installed (``wgflow[ot]``).
+
+    Notes
+    -----
+    One dimension: quantiles, O((n + m) log(n + m)), any size. Otherwise on the CPU, to which points are copied: an
+    assignment (scipy) for equal weights and counts, else a network simplex (POT); O(n³) and a dense (n, m) matrix, good
+    up to some 2000 points.
+
+    Derivatives are those of the envelope theorem. In positions: :math:`w_i\nabla\varphi(x_i)=2\int(x_i-y)\,\pi(x_i,dy)` at the
+    optimal plan; where there are several, at the one that the algorithm returns. In weights: a Kantorovich potential, which
+    for equal weights and counts is not unique in more than one dimension; any of them is a subgradient.
+
+    Peyré and Cuturi (2019), chapters 2 and 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    >>> SquaredW2(Particles(x.flip(0) + 2.0)).value(Particles(x))
+    tensor(8.)
+    """
+
+    power = 2
+
+
+@register_functional("w1")
+@dataclass(frozen=True, eq=False)
+class W1(ExactTransport):
+    r"""The 1-Wasserstein distance :math:`W_1(\rho,\nu)=\min_\pi\int|x-y|\,d\pi`, computed exactly; Euclidean norm.
+
+    Its flow moves mass along transport rays at unit speed and arrives in finite time. A particle that coincides with its
+    partner gets no force, so that one that lands on it stays; a step of size h stops within h of it.
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\nu`.
+    batch : int
+        Target points in one realisation.
+
+    Raises
+    ------
+    Unsupported
+        In two or more dimensions, for more than 2²⁴ pairs (4096 against 4096).
+    MissingDependency
+        In two or more dimensions with unequal weights or counts, when POT is not installed (``wgflow[ot]``).
+
+    Notes
+    -----
+    Costs are those of :class:`SquaredW2`. The optimal plan is often not unique, nor then the direction of a particle: the
+    derivatives are those at the plan that the algorithm returns.
+
+    Examples
+    --------
+    >>> import torch
+    >>> W1(Particles(torch.tensor([[3.0, 4.0]]))).value(Particles(torch.zeros(1, 2)))
+    tensor(5.)
+    """
+
+    power = 1
+
+
+class _Exact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> Scalar:
+        if len(x) * len(y) > MAX_PAIRS:
+            raise Unsupported(
+                f"exact transport between {len(x)} and {len(y)} points in {x.shape[1]} dimensions is out of reach (at most "
+                f"{MAX_PAIRS} pairs). Use SlicedWasserstein, SinkhornDivergence or fewer points"
+            )
+        difference = _difference(x, y)
+        cost = difference if p == 1 else difference**2
+        if not np.isfinite(cost).all():
+            raise BadInput("exact transport needs finite points: some distance between particles and target is not")
+        equal = len(x) == len(y) and _are_equal(a) and _are_equal(b)
+        if equal:
+            i, j, mass = _assignment(cost)
+            f = _assignment_potential(cost, j) if ctx.needs_input_grad[1] else None
+        else:
+            i, j, mass, f = _network_simplex(cost, a, b)
+        rows, columns = (torch.from_numpy(k).to(x.device) for k in (i, j))
+        d, w = x[rows] - y[columns], torch.from_numpy(mass).to(x)
+        length = d.norm(dim=1)
+        slope = 2 * d if p == 2 else d / length.clamp(min=torch.finfo(x.dtype).tiny)[:, None]
+        dx = torch.zeros_like(x).index_add_(0, rows, w[:, None] * slope)
+        ctx.save_for_backward(dx, None if f is None else torch.from_numpy(f).to(x))
+        return w @ (d.square().sum(1) if p == 2 else length)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        dx, f = ctx.saved_tensors
+        da = g * f if ctx.needs_input_grad[1] else None
+        return g * dx, da, None, None, None
+
+
+def _difference(x: Tensor, y: Tensor) -> np.ndarray:
+    """Euclidean distances in float64 on the CPU, without cancellation."""
+    x, y = (t.detach().cpu().double() for t in (x, y))
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+
+
+def _are_equal(w: Tensor | None) -> bool:
+    return w is None or bool(((w - 1 / len(w)).abs() <= 8 * torch.finfo(w.dtype).eps / len(w)).all())
+
+
+def _assignment(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    i, j = require("scipy.optimize", "ot").linear_sum_assignment(cost)
+    return i, j, np.full(len(i), 1 / len(i))
+
+
+def _assignment_potential(cost: np.ndarray, j: np.ndarray) -> np.ndarray:
+    r"""Potential on x of an optimal assignment: the middle of two extreme ones.
+
+    Potentials are the solutions of :math:`f_i-f_k\le c_{ij(k)}-c_{kj(k)}`, whose lowest and highest ones below and above 0
+    are shortest paths (Bellman and Ford).
+    """
+    excess = cost[:, j] - np.diagonal(cost[:, j])
+    ends = []
+    for step in (excess, excess.T):
+        f = np.zeros(len(cost))
+        for _ in range(len(cost)):
+            shorter = np.minimum(f, (f + step).min(1))
+            if np.abs(shorter - f).max() <= 1e-14 * np.abs(cost).max():
+                break
+            f = shorter
+        ends.append(f)
+    return (ends[0] - ends[1]) / 2
+
+
+def _network_simplex(
+    cost: np.ndarray, a: Tensor | None, b: Tensor | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    ot = require("ot", "ot")
+    w = [_masses(t, size) for t, size in ((a, cost.shape[0]), (b, cost.shape[1]))]
+    plan, log = ot.emd(*w, np.ascontiguousarray(cost), numItermax=10_000_000, log=True)
+    if log["warning"] is not None:
+        raise Unsupported(f"POT's network simplex did not finish on a {cost.shape} problem: {log['warning']}")
+    i, j = plan.nonzero()
+    return i, j, plan[i, j], log["u"]
+
+
+def _masses(w: Tensor | None, size: int) -> np.ndarray:
+    """Weights in float64, summing to 1 exactly as the simplex demands."""
+    if w is None:
+        return np.full(size, 1 / size)
+    exact = w.detach().cpu().double().numpy()
+    return exact / exact.sum()
