@@ -17,6 +17,10 @@ from wgflow.measures import Particles
 class DensityModel(ABC):
     r"""A density :math:`\rho_\varepsilon` made from weighted particles, differentiable in positions and weights."""
 
+    def fit(self, rho: Particles) -> "DensityModel":
+        """Return the model with what a rule makes of the particles taken from ``rho``; itself when there is no rule."""
+        return self
+
     @abstractmethod
     def expect(self, rho: Particles, f: Callable[[Tensor], Tensor]) -> Scalar:
         r"""Return :math:`E_\rho[f(\log\rho_\varepsilon)]` for an elementwise ``f``, a 0-d tensor."""
@@ -47,6 +51,10 @@ class KernelDensity(DensityModel):
     """
 
     kernel: Kernel
+
+    def fit(self, rho: Particles) -> "KernelDensity":
+        """Take the bandwidth from ``rho``."""
+        return KernelDensity(self.kernel.fit(rho.x))
 
     def log_density(self, rho: Particles, of: Particles | None = None) -> Tensor:
         r"""Log density at the particles of ``rho``, shape (n,), made from the particles ``of`` (``rho`` itself when None)."""

@@ -48,6 +48,10 @@ class Estimator(ABC):
         r"""Improve the estimate at the current law, of which ``draw(rng)`` returns fresh batches."""
         return {}
 
+    def fit(self, rho: Particles) -> "Estimator":
+        """Return the estimator with rules (a bandwidth) applied to ``rho`` and then held: a step minimises one function."""
+        return self
+
     @abstractmethod
     def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
         """Return :math:`s`, a 0-d tensor differentiable in ``rho.x`` and ``rho.log_w``; ``F`` is frozen."""

@@ -64,6 +64,10 @@ class Blob(EntropyEstimator):
 
     density: DensityModel
 
+    def fit(self, rho: Particles) -> "Blob":
+        """Take the bandwidth from ``rho``."""
+        return Blob(self.density.fit(rho))
+
     def entropy(self, rho: Particles, es: Any) -> Scalar:
         r"""Return :math:`E_\rho\log\rho_\varepsilon`."""
         return self.density.expect(rho, lambda log_rho: log_rho)

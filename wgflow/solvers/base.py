@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,9 @@ class State:
     def take(self, index: Tensor) -> Self:
         """Return the state whose particle ``i`` is the present particle ``index[i]``; what is kept a particle follows it."""
         return self
+
+
+S = TypeVar("S", bound=State)
 
 
 class Solver(ABC):
@@ -100,6 +103,6 @@ class Solver(ABC):
         return state, info
 
 
-def advance(state: State, measure: MovingMeasure, h: float) -> State:
+def advance(state: S, measure: MovingMeasure, h: float) -> S:
     """Return the state after a completed step of size ``h`` that led to ``measure``."""
     return replace(state, measure=measure, k=state.k + 1, t=state.t + h)

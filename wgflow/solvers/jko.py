@@ -136,14 +136,15 @@ class JKO(Solver):
         info = self.estimator.refine(F, lambda rng: successor.draw(rho, self.batch, rng), state.estimator, rng)
 
         couple = replayed(lambda rng: successor.couple(rho, self.batch, rng, self.latent), rng)
-        G: Functional | None = None
+        frozen: tuple[Functional, Estimator] | None = None
 
         def objective() -> Scalar:
-            nonlocal G
+            nonlocal frozen
             x, y = couple()
-            G = F.freeze(rng) if G is None else G
+            if frozen is None:
+                frozen = F.freeze(rng), self.estimator.fit(x)
             transport = y.mean(transport_cost(x.x, y.x, self.cost))
-            energy = self.estimator.surrogate(G, y, state.estimator)
+            energy = frozen[1].surrogate(frozen[0], y, state.estimator)
             info.update({"jko/transport": transport.detach(), "jko/energy": energy.detach()})
             return transport / h + energy
 

@@ -1,0 +1,121 @@
+"""The flow as an ordinary differential equation of all particles, integrated by torchdiffeq."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Info, Points
+from wgflow.errors import BadInput, Diverged
+from wgflow.functionals import Functional
+from wgflow.measures import Particles
+from wgflow.solvers.base import State, advance, register_solver
+from wgflow.solvers.explicit import Explicit, squared_speed
+
+FIXED = {"euler": 1, "midpoint": 2, "heun3": 3, "rk4": 4, "implicit_adams": 4}
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+
+
+@register_solver("ode")
+@dataclass(frozen=True)
+class ODE(Explicit):
+    r"""Integrate :math:`\dot x=-\nabla\frac{\delta F}{\delta\rho_t}(x)` over each time step with torchdiffeq.
+
+    The unknown is the array of all particles; one realisation of the functional (and one refinement of a learned
+    estimate) holds for the whole step, so that an adaptive method never takes noise for a truncation error.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        How the first variation is found.
+    method : str
+        Fixed: ``"euler"``, ``"midpoint"``, ``"heun3"``, ``"rk4"`` (the 3/8 rule), ``"implicit_adams"``. Adaptive:
+        ``"dopri5"``, ``"dopri8"``, ``"bosh3"``, ``"fehlberg2"``, ``"adaptive_heun"``. Sorted fields (sliced
+        Wasserstein, W1) have kinks that slow an adaptive method down: use a fixed one there.
+    rtol, atol : float
+        For an adaptive method: the estimated error :math:`e_i` of an inner step, one number a coordinate of a particle,
+        must satisfy :math:`\operatorname{rms}_i\{e_i/(\text{atol}+\text{rtol}\,|x_i|)\}\le1`. A root mean square over *all*
+        particles, whatever their weights: a few stiff ones among many are averaged away.
+    substeps : int
+        For a fixed method: equal inner steps in one time step.
+    max_substeps : int
+        For an adaptive method: give up beyond so many inner steps in one time step.
+    batch : int
+        Points per batch shown to an estimator that learns.
+
+    Notes
+    -----
+    Reports the number of velocity evaluations (``ode/evaluations``) and the dissipation :math:`E|v|^2` at the start of
+    the step. ``order`` is that of a fixed method, in the step size; an adaptive one is as accurate as its tolerances at
+    any step size. An inner step that an adaptive method has chosen is not carried over to the next time step. The
+    library waits for the device; ``Heun`` and ``RK4`` do not.
+
+    ``explicit_adams`` is refused: it diverges on smooth problems that every other method solves.
+
+    Raises
+    ------
+    BadInput
+        For an unknown method, or tolerances and counts that are not positive.
+    Diverged
+        When the adaptive step becomes too small to change the time, or too many are needed.
+    """
+
+    method: str = "rk4"
+    rtol: float = 1e-5
+    atol: float = 1e-6
+    substeps: int = 1
+    max_substeps: int = 1000
+
+    reference = ("chen2018neural",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in FIXED and self.method not in ADAPTIVE:
+            why = " (it diverges where every other method works)" if self.method == "explicit_adams" else ""
+            raise BadInput(f"ODE(method={self.method!r}){why}: expected one of {', '.join((*FIXED, *ADAPTIVE))}")
+        if not (self.rtol > 0 and self.atol > 0) or self.substeps < 1 or self.max_substeps < 1:
+            raise BadInput(
+                f"ODE(rtol={self.rtol}, atol={self.atol}, substeps={self.substeps}, max_substeps={self.max_substeps}): "
+                "expected positive tolerances and at least one inner step"
+            )
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        """Order of a fixed method; None for an adaptive one, whose error is that of its tolerances."""
+        return FIXED.get(self.method)
+
+    def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
+        """Complete one time step; reports evaluations and dissipation."""
+        G, info = self.realise(F.at(state.k, state.t), state)
+        info["ode/evaluations"] = 0
+
+        def move(p: Particles) -> Points:
+            def velocity(s: Tensor, x: Points) -> Points:
+                v = self.estimator.velocity(G.at(state.k, state.t + s), replace(p, x=x), state.estimator)  # type: ignore[arg-type]
+                if info["ode/evaluations"] == 0:
+                    info["flow/dissipation"] = squared_speed(p, v)
+                info["ode/evaluations"] += 1
+                return v
+
+            return self._integrate(velocity, p.x, h, state)
+
+        return advance(state, state.measure.follow(move, state.rng), h), info
+
+    def _integrate(self, velocity, x: Points, h: float, state: State) -> Points:  # type: ignore[no-untyped-def]
+        from torchdiffeq import odeint
+
+        times = torch.tensor([0.0, h], dtype=torch.float64, device=x.device)
+        if self.method in FIXED:
+            options = {"step_size": h / self.substeps}
+        else:
+            options = {"max_num_steps": self.max_substeps}
+        try:
+            return odeint(velocity, x, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
+        except AssertionError as error:
+            raise Diverged(
+                f"torchdiffeq gave up in time step {state.k} (t = {state.t:g}): {error}. The field is stiff or not smooth "
+                f"at these particles: take larger tolerances than rtol={self.rtol:g}, atol={self.atol:g}, a smaller step "
+                "size, or a fixed method such as ODE(method='rk4').",
+                term="ode",
+                step=state.k,
+            ) from error

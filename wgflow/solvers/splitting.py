@@ -1,0 +1,238 @@
+"""Splittings: one time step is made of the steps of two simpler flows, and any solver may make them."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Info, Points
+from wgflow.densities import KernelDensity
+from wgflow.errors import BadInput
+from wgflow.estimators import Autograd, Blob, Estimator
+from wgflow.functionals import Entropy, Functional
+from wgflow.kernels import NearestRBF
+from wgflow.measures import MovingMeasure, Particles
+from wgflow.optim import LBFGS
+from wgflow.solvers.base import Solver, State, advance, register_solver
+from wgflow.solvers.explicit import Explicit, ForwardEuler, squared_speed
+from wgflow.solvers.jko import JKO
+from wgflow.solvers.reaction import Reaction, Reweight
+
+
+@dataclass(eq=False)
+class SplitState(State):
+    """A state of a solver that runs another one: that one's state, and whether it is in the middle of its step."""
+
+    inner: State = None  # type: ignore[assignment]
+    begun: bool = False
+
+    @property
+    def present(self) -> MovingMeasure:
+        """The law as the inner solver has it."""
+        return self.inner.present if self.begun else self.measure
+
+    def take(self, index: Tensor) -> Self:
+        """Let what the inner solver keeps a particle follow it."""
+        return replace(self, inner=self.inner.take(index))
+
+
+@register_solver("forward_backward")
+@dataclass(frozen=True)
+class ForwardBackward(Explicit):
+    r"""Forward Euler on E, then an implicit step on the entropy, for :math:`F=E+T\int\rho\log\rho`. Order 1.
+
+    .. math:: \nu=(\mathrm{id}-h\nabla\tfrac{\delta E}{\delta\rho_k})_\#\rho_k,\qquad
+       \rho_{k+1}=\operatorname*{argmin}_\rho\frac{W_2^2(\nu,\rho)}{2h}+T\int\rho\log\rho.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        How the first variation of E is found.
+    backward : Solver
+        The implicit solver of the second half, with an estimator of the entropy: ``JKO(Blob(density), LBFGS(),
+        iters=1)``; ``Spacings()`` is its density in one dimension.
+    batch : int
+        Points per batch shown to an estimator that learns.
+
+    Notes
+    -----
+    Unlike Langevin it has no bias in the step size: for a quadratic potential with Hessian A the stationary covariance
+    is :math:`T A^{-1}` for every :math:`h<2/\lambda_{max}(A)`, up to what the density model adds. Cost: one gradient of E
+    and one inner minimisation. Source: Salim, Korba and Luise (2020).
+    """
+
+    backward: Solver = field(default_factory=lambda: JKO(Blob(KernelDensity(NearestRBF())), LBFGS(), iters=1))
+
+    order = 1
+    needs_tracked_points = True
+    splits_entropy = True
+    reference = ("salim2020wasserstein",)
+
+    def refuses(self, F: Functional) -> str | None:
+        """Refuse a functional without an entropy, and an estimator of the second half that knows no entropy."""
+        if F.split_entropy()[1] == 0:
+            name = type(self.estimator).__name__
+            return f"ForwardBackward splits off an entropy, and {type(F).__name__} has none. Use ForwardEuler({name}(...))."
+        if not self.backward.estimator.splits_entropy:
+            return (
+                f"the backward step is on the entropy, which {type(self.backward.estimator).__name__} cannot estimate. Use "
+                "backward=JKO(Blob(KernelDensity(kernel)), LBFGS(), iters=1)."
+            )
+        return None
+
+    def updates(self, k: int) -> int:
+        """Those of the backward solver."""
+        return self.backward.updates(k)
+
+    def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> SplitState:
+        """Return a state with both halves ready."""
+        energy, temperature = F.split_entropy()
+        measure = measure.start(rng)
+        es = None if energy is None else self.estimator.init(energy, rng)
+        inner = self.backward.init(temperature * Entropy(), measure, rng)
+        return SplitState(measure, 0, 0.0, rng, es, inner)
+
+    def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
+        """Make one update of the backward solver, before the first of them the forward half; reports both."""
+        assert isinstance(state, SplitState)
+        energy, temperature = F.at(state.k, state.t).split_entropy()
+        info: Info = {}
+        if not state.begun:
+            measure: MovingMeasure = state.measure
+            if energy is not None:
+                measure, info = self._forward(energy, state, h)
+            state = replace(state, inner=self.backward.rebase(state.inner, measure), begun=True)
+        inner, report = self.backward.update(temperature * Entropy(), state.inner, h)
+        state = replace(state, inner=inner)
+        if inner.k > state.k:
+            state = replace(advance(state, inner.measure, h), begun=False)
+        return state, info | report
+
+    def _forward(self, energy: Functional, state: State, h: float) -> tuple[MovingMeasure, Info]:
+        energy, info = self.realise(energy, state)
+
+        def move(p: Particles) -> Points:
+            v = self.estimator.velocity(energy, p, state.estimator)
+            info["forward/drift"] = squared_speed(p, v)
+            return p.x + h * v
+
+        return state.measure.follow(move, state.rng), info
+
+    def rebase(self, state: State, measure: MovingMeasure, index: Tensor | None = None) -> SplitState:
+        """Also move the backward solver there."""
+        assert isinstance(state, SplitState)
+        return replace(state, measure=measure, inner=self.backward.rebase(state.inner, measure, index))
+
+
+@register_solver("with_reaction")
+@dataclass(frozen=True)
+class WithReaction(Solver):
+    r"""Wasserstein-Fisher-Rao flows: any transport solver, then a reaction that moves mass between the particles.
+
+    .. math:: \partial_t\rho=\nabla\cdot(\rho\nabla\varphi)-r\,(\varphi-E_\rho\varphi)\,\rho,\qquad\varphi=\tfrac{\delta F}{\delta\rho}.
+
+    Parameters
+    ----------
+    transport : Solver, optional
+        What moves the particles; ``ForwardEuler(estimator)`` by default.
+    reaction : Reaction
+        ``Reweight(rate)`` changes weights, ``BirthDeath(rate)`` duplicates and kills particles of equal weight. Momentum
+        follows its particle. Rate 0 is the transport alone, to the last bit.
+    estimator : Estimator, optional
+        How :math:`\varphi` is found for the reaction; one of the transport's kind by default. With ``Langevin`` as the
+        transport it must know the entropy: ``Blob(density)``.
+    strang : bool
+        Half a reaction before the transport and half after, instead of a whole one after (Lie). Order 2 when the transport
+        and the reaction have it: ``Heun()`` and ``Reweight(order=2)``, say.
+    batch : int
+        Points per batch shown to an estimator that learns.
+
+    Notes
+    -----
+    Cost beside the transport: one gradient of the functional for a reaction, two for one of order 2, twice that for Strang.
+    An estimator that learns is trained twice, once for the transport. Source: Lu, Lu and Nolen (2019) for KL.
+
+    Raises
+    ------
+    BadInput
+        When the reaction cannot act on the particles it is given.
+    """
+
+    transport: Solver = None  # type: ignore[assignment]
+    reaction: Reaction = field(default_factory=Reweight)
+    estimator: Estimator = None  # type: ignore[assignment]
+    strang: bool = False
+    batch: int = field(default=256, kw_only=True)
+
+    needs_tracked_points = True
+    reference = ("lu2019accelerating",)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise BadInput(f"WithReaction(batch={self.batch}): expected at least 1")
+        if self.transport is None:
+            object.__setattr__(self, "transport", ForwardEuler(self.estimator or Autograd(), batch=self.batch))
+        if self.estimator is None:
+            object.__setattr__(self, "estimator", self.transport.estimator)
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        """1 for Lie, at most 2 for Strang; None when the transport has none."""
+        if self.transport.order is None:
+            return None
+        return min(2, self.transport.order, self.reaction.order) if self.strang else 1
+
+    def parts(self) -> tuple[Solver, ...]:
+        """The transport."""
+        return (self.transport,)
+
+    def refuses(self, F: Functional) -> str | None:
+        """Refuse an estimator that gives no first variation."""
+        if self.estimator.gives_potential or self.reaction.rate == 0:
+            return None
+        return (
+            f"a reaction goes by the first variation, and {type(self.estimator).__name__} gives its gradient only. Use "
+            "WithReaction(transport, reaction, estimator=Autograd()), Blob(density) or Critic(net) there."
+        )
+
+    def updates(self, k: int) -> int:
+        """Those of the transport."""
+        return self.transport.updates(k)
+
+    def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> SplitState:
+        """Return the transport's state, with an estimator for the reaction beside it."""
+        self.reaction.admit(measure)
+        inner = self.transport.init(F, measure, rng)
+        es: Any = None if self.reaction.rate == 0 else self.estimator.init(F, rng)
+        return SplitState(inner.measure, inner.k, inner.t, rng, es, inner)
+
+    def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
+        """Make one update of the transport; the reaction comes after the last of a time step, and first in Strang's."""
+        assert isinstance(state, SplitState)
+        info: Info = {}
+        if self.strang and not state.begun:
+            state, info = self._react(F.at(state.k, state.t), state, h / 2)
+        inner, report = self.transport.update(F, state.inner, h)
+        info |= report
+        if inner.k == state.k:
+            return replace(state, inner=inner, begun=True), info
+        F = F.at(state.k, state.t + h)
+        state = replace(advance(state, inner.measure, h), inner=inner, begun=False)
+        state, report = self._react(F, state, h / 2 if self.strang else h)
+        return state, info | report
+
+    def _react(self, F: Functional, state: SplitState, h: float) -> tuple[SplitState, Info]:
+        if self.reaction.rate == 0:
+            return state, {}
+        rho, es, rng = state.measure, state.estimator, state.rng
+        assert isinstance(rho, Particles), "why_not() asks for a measure that tracks its points"
+        info = self.estimator.refine(F, lambda rng: rho.draw(self.batch, rng), es, rng)
+        F = F.freeze(rng)
+        after, index, report = self.reaction.react(rho, lambda p: self.estimator.gradient(F, p, es)[0], h, rng)
+        return self.rebase(state, after, index), info | report
+
+    def rebase(self, state: State, measure: MovingMeasure, index: Tensor | None = None) -> SplitState:
+        """Also move the transport there."""
+        assert isinstance(state, SplitState)
+        return replace(state, measure=measure, inner=self.transport.rebase(state.inner, measure, index))
