@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from wgflow._once import Derivatives, differentiable_once
 from wgflow._typing import Scalar
 
 # Entries (lines x points) handled at once: what a core's cache holds, or enough to fill a GPU.
@@ -115,6 +115,7 @@ class _ProjectedCost(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor | None, target: Line, p: int) -> Scalar:
         wants_x, wants_a = ctx.needs_input_grad[:2]
+        inputs = (x, a)
         x, a = x.detach(), None if a is None else a.detach()
         dx, da = torch.zeros_like(x), None if a is None else torch.zeros_like(a)
         value, total = x.new_zeros(()), len(target.theta)
@@ -136,13 +137,15 @@ class _ProjectedCost(torch.autograd.Function):
             if wants_a and da is not None and U is not None:
                 f = _potential(xs, U, ys, V, p)
                 da += torch.empty_like(f).scatter_(1, index, f).sum(0)
-        ctx.save_for_backward(dx / total if wants_x else None, da / total if wants_a and da is not None else None)
+        ctx.save_for_backward(
+            *inputs, dx / total if wants_x else None, da / total if wants_a and da is not None else None
+        )
         return value / total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        dx, da = ctx.saved_tensors
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        *_, dx, da = ctx.saved_tensors
         return None if dx is None else g * dx, None if da is None else g * da, None, None
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wgflow._cache import remember
+from wgflow._once import Derivatives, differentiable_once
 from wgflow._sinkhorn import sinkhorn_divergence
 from wgflow._sinkhorn_solver import (
     Dual,
@@ -206,12 +206,12 @@ class _Divergence(torch.autograd.Function):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        ctx.save_for_backward(a.detach(), report.gradient, report.potential)
+        ctx.save_for_backward(x, a, report.gradient, report.potential)
         return report.value
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        a, gradient, potential = ctx.saved_tensors
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        _, a, gradient, potential = ctx.saved_tensors
         dx = g * a.view(-1, *[1] * (gradient.dim() - 1)) * gradient if ctx.needs_input_grad[0] else None
         return dx, g * potential if ctx.needs_input_grad[1] else None, None

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wgflow._cache import remember
 from wgflow._imports import require
+from wgflow._once import Derivatives, differentiable_once
 from wgflow._quantiles import Line, projected_cost
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput, Unsupported
@@ -166,17 +166,17 @@ class _Exact(torch.autograd.Function):
         else:
             i, j, mass, f = _network_simplex(cost, a, b)
         rows, columns = (torch.from_numpy(k).to(x.device) for k in (i, j))
-        d, w = x[rows] - y[columns], torch.from_numpy(mass).to(x)
+        d, w = x.detach()[rows] - y.detach()[columns], torch.from_numpy(mass).to(x)
         length = d.norm(dim=1)
         slope = 2 * d if p == 2 else d / length.clamp(min=torch.finfo(x.dtype).tiny)[:, None]
         dx = torch.zeros_like(x).index_add_(0, rows, w[:, None] * slope)
-        ctx.save_for_backward(dx, None if f is None else torch.from_numpy(f).to(x))
+        ctx.save_for_backward(x, a, dx, None if f is None else torch.from_numpy(f).to(x))
         return w @ (d.square().sum(1) if p == 2 else length)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        dx, f = ctx.saved_tensors
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        *_, dx, f = ctx.saved_tensors
         da = g * f if ctx.needs_input_grad[1] else None
         return g * dx, da, None, None, None
 
