@@ -33,7 +33,7 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
             other = "Critic(net)" if F.can("conjugate") or F.can("variational") else "Autograd()"
             return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}({other})."
         if "value" in needs and G.needs_density:
-            carried = getattr(measure, "log_rho", None) is not None and not splits
+            carried = (getattr(measure, "log_rho", None) is not None or measure.carries_density) and not splits
             if not carried or measure.tracks_points or not solver.implicit:
                 reason = f"{m} loses it at the first move" if carried else f"{m} does not carry one"
                 return f"{f}.value needs the density of the moving measure, and {reason}. {_without_density(F, s)}"
@@ -51,8 +51,8 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
         return f"R1 penalises the critic on data points, and {f} has no data. Leave r1 out of {kind}."
     if solver.needs_tracked_points and not measure.tracks_points:
         return f"{s} attaches noise or weights to points, and {m} draws new ones every time. Use Particles."
-    if measure.replays_moves and not solver.implicit and not e.pointwise:
-        return f"{m} applies its moves to fresh points later, and {kind} is not pointwise. Use Critic, or Particles."
+    if measure.replays_moves and not solver.implicit:
+        return f"{m} trains a map in every step and applies it to fresh points later, and {s} moves points. Use JKO, or Particles."
     if not solver.implicit and isinstance(measure, Pushforward) and measure.regression is None:
         return f"{s} moves points, and this Pushforward does not say how to follow them: give it regression=Regression(Adam())."
     snapshot = getattr(solver, "snapshot", "raw")

@@ -96,6 +96,11 @@ class MovingMeasure(Measure):
     replays_moves: ClassVar[bool] = False
     """Moves are applied again to fresh points later, so they must be pointwise maps."""
 
+    @property
+    def carries_density(self) -> bool:
+        """Whether what an implicit step trains knows its log density (:attr:`Particles.log_rho`)."""
+        return False
+
     def start(self, rng: torch.Generator) -> "MovingMeasure":
         """Return a private copy ready to move: what ``rng`` initialises is built, nothing is shared with ``self``."""
         raise Unsupported(f"{type(self).__name__} cannot start a flow")

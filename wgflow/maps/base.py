@@ -1,0 +1,187 @@
+"""Maps of a space to itself that start at the identity; where they know how, with their log-determinant and inverse."""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wgflow._typing import Points
+from wgflow.errors import BadInput, Unsupported
+
+
+class TransportMap(nn.Module):
+    r"""A trainable map :math:`T:\mathbb R^d\to\mathbb R^d`, the identity when it is made, applied to points (n, \*event).
+
+    A subclass defines ``forward``, which treats every point by itself, and what else it can:
+
+    * :meth:`with_logdet`, the Jacobian's :math:`\log|\det\nabla T(x)|`, which keeps a density alive;
+    * :meth:`inverse`, which gives a density at points that were not drawn.
+
+    Parameters
+    ----------
+    \*event_shape : int
+        Shape of one point.
+
+    Attributes
+    ----------
+    event_shape : torch.Size
+        Shape of one point.
+    has_logdet, invertible : bool
+        What this map can.
+    """
+
+    has_logdet: ClassVar[bool] = False
+    invertible: ClassVar[bool] = False
+
+    def __init__(self, *event_shape: int) -> None:
+        super().__init__()
+        if not event_shape or min(event_shape) < 1:
+            raise BadInput(f"{type(self).__name__}{event_shape}: expected the sizes of one point, each at least 1")
+        self.event_shape = torch.Size(event_shape)
+        self.dim = math.prod(event_shape)
+
+    def with_logdet(self, x: Points, rng: torch.Generator | None = None) -> tuple[Points, Tensor]:
+        r"""Return :math:`T(x)` and :math:`\log|\det\nabla T(x)|`, shape (n,), both differentiable.
+
+        Exact without ``rng``. With one, a map that was made with a stochastic estimator uses it: the estimate is unbiased
+        (as far as the estimator is) and so is its gradient; other maps ignore ``rng``.
+
+        Raises
+        ------
+        Unsupported
+            When the map has no log-determinant.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} has no log-determinant, so no density can be tracked through it. Use ICNNGradient, "
+            "NeuralODE, Affine or Residual(logdet='exact'), or a functional that needs samples only, under Critic."
+        )
+
+    def inverse(self, y: Points) -> Points:
+        """Return the points that are mapped to ``y``, without gradient.
+
+        Raises
+        ------
+        Unsupported
+            When the map has no inverse, or none is found.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} has no inverse. Use Affine, ICNNGradient or NeuralODE, or the densities that draws "
+            "carry (log_rho) in the place of log_prob at given points."
+        )
+
+    def inverse_with_logdet(self, y: Points) -> tuple[Points, Tensor]:
+        r"""Return :math:`x=T^{-1}(y)` and :math:`\log|\det\nabla T(x)|`, without gradient."""
+        with torch.no_grad():
+            x = self.inverse(y)
+            return x, self.with_logdet(x)[1]
+
+    def project(self) -> None:
+        """Put the parameters back where they are allowed to be, after an update; nothing by default."""
+
+    def flat(self, x: Points) -> Tensor:
+        """Return the points as vectors, (n, d).
+
+        Raises
+        ------
+        BadInput
+            When they have another event shape than the map.
+        """
+        if x.shape[1:] != self.event_shape:
+            raise BadInput(
+                f"{type(self).__name__} maps points of shape {tuple(self.event_shape)}, got {tuple(x.shape[1:])}"
+            )
+        return x.flatten(1)
+
+
+def start_at_zero(net: nn.Module, name: str) -> None:
+    """Set the last layer of a network to zero, so that it returns zero.
+
+    Raises
+    ------
+    BadInput
+        When it still does not: its last module with a weight is not its output layer.
+    """
+    layers = [m for m in net.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
+    if not layers:
+        raise BadInput(
+            f"{name} needs a network with a linear output layer to start at the identity; this has no layers"
+        )
+    with torch.no_grad():
+        for p in layers[-1].parameters(recurse=False):
+            p.zero_()
+
+
+def jacobian(net: Callable[[Points], Points], x: Points) -> tuple[Points, Tensor]:
+    r"""Return a pointwise function's values (n, \*event) and Jacobians (n, d, d), by d backward passes at once."""
+
+    def one(point: Tensor) -> tuple[Tensor, Tensor]:
+        value = net(point[None])[0]
+        if value.shape != point.shape:
+            raise BadInput(
+                f"a transport map needs a network from points {tuple(point.shape)} to the same shape (its Jacobian must be "
+                f"square); it returned {tuple(value.shape)}"
+            )
+        return value.flatten(), value
+
+    jac, y = torch.func.vmap(torch.func.jacrev(one, has_aux=True))(x)
+    return y, jac.flatten(2)
+
+
+def rademacher(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Return independent signs of the shape, dtype and device of ``like``."""
+    signs = torch.randint(2, like.shape, generator=rng, device=rng.device)
+    return (2 * signs - 1).to(like)
+
+
+Linearised = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def newton_inverse(linearised: Linearised, y: Tensor, name: str, max_iter: int = 100) -> Tensor:
+    r"""Solve :math:`T(x)=y` for vectors ``y`` (n, d) by Newton's method with step halving, every point by itself.
+
+    ``linearised`` returns :math:`T(x)` and :math:`\nabla T(x)` (n, d, d). The residual falls to 100 ulp of the size of
+    ``y``, or as far as rounding lets it if that is 1000 times as far.
+
+    Raises
+    ------
+    Unsupported
+        When a residual does not vanish: there is no inverse there.
+    """
+    x = y.clone()
+    eps = torch.finfo(y.dtype).eps
+    tolerance = 100 * eps * (1 + y.norm(dim=1))
+    value, jac = linearised(x)
+    residual = value - y
+    size = residual.norm(dim=1)
+    for _ in range(max_iter):
+        if bool((size <= tolerance).all()):
+            return x
+        direction = torch.linalg.solve_ex(jac, residual[..., None])[0][..., 0]
+        step, pending = torch.ones_like(size), torch.ones_like(size, dtype=torch.bool)
+        trial, found = x, size
+        for _ in range(30):
+            trial = torch.where(pending[:, None], x - step[:, None] * direction, trial)
+            value, jac = linearised(trial)
+            found = (value - y).norm(dim=1)
+            pending = ~(found <= (1 - 1e-4 * step) * size) & (size > tolerance)
+            if not bool(pending.any()):
+                break
+            step = torch.where(pending, step / 2, step)
+        better = found < size
+        if not bool(better.any()):
+            break
+        x = torch.where(better[:, None], trial, x)
+        value, jac = linearised(x)
+        residual = value - y
+        size = residual.norm(dim=1)
+    lost = ~(size <= 1000 * tolerance)
+    if bool(lost.any()):
+        raise Unsupported(
+            f"{name} could not be inverted at {int(lost.sum())} of {len(y)} points (largest residual "
+            f"{float(size[lost].max()):.3g}): it is singular or not one-to-one there. Use ICNNGradient, whose inverse "
+            "always exists, or the densities that draws carry (log_rho)."
+        )
+    return x
