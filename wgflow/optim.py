@@ -118,7 +118,8 @@ class LBFGS:
     tolerance : float
         Stop when the largest entry of the gradient has fallen to this fraction of what it was at the start. For
         a proximal step of equally weighted particles, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
-        :math:`\cdot h\max|\nabla\varphi(x)|`.
+        :math:`\cdot h\max|\nabla\varphi(x)|`. The line search compares values, so nothing below about the square root of
+        the machine precision can be reached (1e-8 in float64, 4e-4 in float32); it stops there by itself.
     history : int
         Pairs of steps and gradient differences that approximate the Hessian.
 

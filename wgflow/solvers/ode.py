@@ -1,6 +1,8 @@
 """The flow as an ordinary differential equation of all particles, integrated by torchdiffeq."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,12 +103,13 @@ class ODE(Explicit):
 
         return advance(state, state.measure.follow(move, state.rng), h), info
 
-    def _integrate(self, velocity, x: Points, h: float, state: State) -> Points:  # type: ignore[no-untyped-def]
+    def _integrate(self, velocity: Callable[[Tensor, Points], Points], x: Points, h: float, state: State) -> Points:
         from torchdiffeq import odeint
 
         times = torch.tensor([0.0, h], dtype=torch.float64, device=x.device)
+        options: dict[str, Any]
         if self.method in FIXED:
-            options = {"step_size": h / self.substeps}
+            options = {"grid_constructor": lambda f, y, t: torch.linspace(0.0, h, self.substeps + 1).to(t)}
         else:
             options = {"max_num_steps": self.max_substeps}
         try:
