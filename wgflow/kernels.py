@@ -25,6 +25,11 @@ def _apart(s: Tensor) -> Tensor:
     return nnf.threshold(s, 0.0, math.inf)
 
 
+def _exp_(exponent: Tensor) -> Tensor:
+    """Exponential in place, of no less than the smallest normal number: below it a CPU takes up to 15 times as long."""
+    return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny) + 0.1).exp_()
+
+
 def _positive(name: str, **values: float | Tensor) -> None:
     for what, value in values.items():
         if not isinstance(value, Tensor) and not (value > 0 and math.isfinite(value)):
@@ -188,7 +193,7 @@ class RBF(Kernel):
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`e^{-s/2\sigma^2}`."""
-        return torch.exp(s * (-0.5 / self.bandwidth**2))
+        return _exp_(s * (-0.5 / self.bandwidth**2))
 
     def slope(self, s: Tensor) -> Tensor:
         r"""Return :math:`-k/2\sigma^2`."""
@@ -201,7 +206,7 @@ class RBF(Kernel):
     def evaluate(self, s: Tensor) -> Evaluated:
         """Return the value, whose multiple the slope is."""
         c = -0.5 / self.bandwidth**2
-        k = s.mul_(c).exp_()
+        k = _exp_(s.mul_(c))
         return k, k, c
 
     def log_integral(self, d: int) -> float | Tensor:
@@ -292,7 +297,7 @@ class Laplace(Kernel):
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`e^{-\sqrt s/\ell}`."""
-        return torch.exp(s.sqrt() * (-1 / self.length))
+        return _exp_(s.sqrt() * (-1 / self.length))
 
     def slope(self, s: Tensor) -> Tensor:
         r"""Return :math:`-k/(2\ell r)`."""
@@ -301,7 +306,7 @@ class Laplace(Kernel):
     def evaluate(self, s: Tensor) -> Evaluated:
         """Share the root and the exponential."""
         inverse = _apart(s).rsqrt_()
-        k = s.mul_(inverse).mul_(-1 / self.length).exp_()
+        k = _exp_(s.mul_(inverse).mul_(-1 / self.length))
         return k, inverse.mul_(k), -0.5 / self.length
 
 
@@ -363,13 +368,13 @@ class Matern(Kernel):
     def profile(self, s: Tensor) -> Tensor:
         """Return the value."""
         a = self._a(s)
-        return (1 + a if self.nu == 1.5 else 1 + a + a.square() / 3) * torch.exp(-a)
+        return (1 + a if self.nu == 1.5 else 1 + a + a.square() / 3) * _exp_(-a)
 
     def slope(self, s: Tensor) -> Tensor:
         r"""Return :math:`-\frac{\nu}{\ell^2}e^{-a}` and :math:`-\frac{\nu}{3\ell^2}(1+a)e^{-a}`."""
         a = self._a(s)
         c = -self.nu / self.length**2
-        return c * torch.exp(-a) if self.nu == 1.5 else c / 3 * (1 + a) * torch.exp(-a)
+        return c * _exp_(-a) if self.nu == 1.5 else c / 3 * (1 + a) * _exp_(-a)
 
 
 @dataclass(frozen=True)
