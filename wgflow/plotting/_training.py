@@ -1,4 +1,4 @@
-"""Pictures of flows and trainings, by matplotlib. Functions return figures and show nothing."""
+"""Curves of a training: what updates reported and what was evaluated."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,0 +1,26 @@
+"""Pictures of flows and trainings, by matplotlib (extra ``plot``).
+
+Functions draw on the Axes they are given or make a figure of pyplot and return it, and show nothing: ``plt.show()`` and
+``figure.savefig`` are the caller's. Particles are drawn as they lie on the CPU; points with more than two coordinates need
+``dims``.
+"""
+
+from wgflow.plotting._animation import Movie, animate
+from wgflow.plotting._curves import energy, values_along
+from wgflow.plotting._field import vector_field
+from wgflow.plotting._order import order
+from wgflow.plotting._particles import particles
+from wgflow.plotting._training import training_curves
+from wgflow.plotting._trajectories import trajectories
+
+__all__ = [
+    "Movie",
+    "animate",
+    "energy",
+    "order",
+    "particles",
+    "training_curves",
+    "trajectories",
+    "values_along",
+    "vector_field",
+]
