@@ -30,14 +30,15 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
         if needs and not any(G.can(method) for method in needs):
             wanted = " or ".join(needs)
             what = f if G is F else f"{f} without its entropy"
-            other = "Critic(net)" if F.can("conjugate") or F.can("variational") else "Autograd()"
+            other = "Critic(net)" if G.can("conjugate") or G.can("variational") else "Autograd()"
             return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}({other})."
         if "value" in needs and G.needs_density:
             carried = (getattr(measure, "log_rho", None) is not None or measure.carries_density) and not splits
             if not carried or measure.tracks_points or not solver.implicit:
                 reason = f"{m} loses it at the first move" if carried else f"{m} does not carry one"
                 return f"{f}.value needs the density of the moving measure, and {reason}. {_without_density(F, s)}"
-    refused = e.refuses(F) or solver.refuses(F)
+    asked = F.split_entropy()[0] if solver.splits_entropy else F
+    refused = (None if asked is None else e.refuses(asked)) or solver.refuses(F)
     if refused is not None:
         return refused
     undrawn = [t for t in [*F.samples(), *([F.data()] if e.needs_samples else [])] if t is not None and not t.can_draw]

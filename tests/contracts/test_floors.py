@@ -29,6 +29,7 @@ FLOORS = [
         "kernels",
         "optim",
         "schedules",
+        "tridiagonal",
     },
     {"measures", "maps"},
     {"densities", "functionals"},

@@ -110,7 +110,7 @@ def at_cloud(F):
     return dataclasses.replace(F, target=cloud(), batch=8)
 
 
-BANANA = Unnormalised(lambda x: -0.5 * x[:, 0].square() - 2 * (x[:, 1] - x[:, 0].square()).square(), 2)
+BANANA = Unnormalised(lambda x: -0.5 * (x[:, 0].square() + (x[:, 1] - x[:, 0].square() / 4).square()), 2)
 MAKE_FUNCTIONAL = {name: (lambda name=name: at_cloud(FUNCTIONALS[name].example())) for name in FUNCTIONALS} | {
     "kl of a density": lambda: FUNCTIONALS["kl"](BANANA),
     "kl of a density + interaction": lambda: FUNCTIONALS["kl"](BANANA) + 0.5 * FUNCTIONALS["interaction"].example(),

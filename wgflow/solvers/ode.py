@@ -109,7 +109,9 @@ class ODE(Explicit):
         times = torch.tensor([0.0, h], dtype=torch.float64, device=x.device)
         options: dict[str, Any]
         if self.method in FIXED:
-            options = {"grid_constructor": lambda f, y, t: torch.linspace(0.0, h, self.substeps + 1).to(t)}
+            options = {
+                "grid_constructor": lambda f, y, t: torch.linspace(0.0, h, self.substeps + 1, dtype=t.dtype).to(t)
+            }
         else:
             options = {"max_num_steps": self.max_substeps}
         try:
