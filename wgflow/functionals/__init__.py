@@ -17,14 +17,17 @@ from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEne
 from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
 from wgflow.functionals.kale import KALE, KALESolution
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
+from wgflow.functionals.sinkhorn import SinkhornDivergence
 from wgflow.functionals.sliced import SlicedWasserstein
 from wgflow.functionals.stein import SquaredKSD
+from wgflow.functionals.wasserstein import W1, SquaredW2
 
 __all__ = [
     "FUNCTIONALS",
     "KALE",
     "KL",
     "MMD",
+    "W1",
     "Chi2",
     "Chi2Signed",
     "Chi2Tight",
@@ -42,10 +45,12 @@ __all__ = [
     "PotentialEnergy",
     "PowerEntropy",
     "Scaled",
+    "SinkhornDivergence",
     "SlicedWasserstein",
     "Softplus",
     "SquaredKSD",
     "SquaredMMD",
+    "SquaredW2",
     "Sum",
     "entropy",
     "register_functional",

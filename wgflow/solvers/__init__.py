@@ -1,18 +1,32 @@
 """Solvers: the time discretizations."""
 
+from wgflow.solvers.accelerated import Accelerated
 from wgflow.solvers.base import SOLVERS, Solver, State, advance, register_solver
 from wgflow.solvers.explicit import RK4, ForwardEuler, Heun
 from wgflow.solvers.jko import JKO, JKOState, transport_cost
+from wgflow.solvers.langevin import Langevin, MetropolisLangevin
+from wgflow.solvers.ode import ODE
+from wgflow.solvers.reaction import BirthDeath, Reaction, Reweight
+from wgflow.solvers.splitting import ForwardBackward, WithReaction
 
 __all__ = [
     "JKO",
+    "ODE",
     "RK4",
     "SOLVERS",
+    "Accelerated",
+    "BirthDeath",
+    "ForwardBackward",
     "ForwardEuler",
     "Heun",
     "JKOState",
+    "Langevin",
+    "MetropolisLangevin",
+    "Reaction",
+    "Reweight",
     "Solver",
     "State",
+    "WithReaction",
     "advance",
     "register_solver",
     "transport_cost",
