@@ -130,7 +130,9 @@ class OrnsteinUhlenbeck:
         a, U = torch.linalg.eigh(self.A)
         E = (U * (-t * a).exp()) @ U.mT
         grown = torch.where(a == 0, torch.full_like(a, t), -torch.expm1(-2 * t * a) / (2 * a))
-        return Moments(self.center + E @ (p.mean - self.center), E @ p.cov @ E + 2 * self.temperature * (U * grown) @ U.mT)
+        return Moments(
+            self.center + E @ (p.mean - self.center), E @ p.cov @ E + 2 * self.temperature * (U * grown) @ U.mT
+        )
 
     def jko(self, p: Moments, h: float) -> Moments:
         r"""Return the exact JKO step, the minimiser over all measures.
@@ -161,7 +163,7 @@ class OrnsteinUhlenbeck:
         return Moments(p.mean - h * self.A @ (p.mean - self.center), G @ p.cov @ G.mT)
 
     def langevin(self, p: Moments, h: float) -> Moments:
-        r"""Return the law after one step of the unadjusted Langevin algorithm; its stationary covariance is :math:`\tau[A(I-hA/2)]^{-1}`."""
+        r"""Return the law after a step of the unadjusted Langevin algorithm; stationary at covariance :math:`\tau[A(I-hA/2)]^{-1}`."""
         q = self._potential_step(p, h)
         return Moments(q.mean, q.cov + 2 * h * self.temperature * self._eye)
 

@@ -6,8 +6,9 @@ from wgflow.errors import BadInput
 
 
 def w1_flow(x: Tensor, y: Tensor, t: float) -> Tensor:
-    r"""Return the quantiles at time t of the flow of :math:`W_1(\cdot,\nu)`: :math:`Q_\nu+\operatorname{sgn}(D)(|D|-t)_+`, :math:`D=Q_0-Q_\nu`.
+    r"""Return the quantiles at time t of the flow of :math:`W_1(\cdot,\nu)`.
 
+    They are :math:`Q_\nu+\operatorname{sgn}(D)(|D|-t)_+` with :math:`D=Q_0-Q_\nu`.
     A JKO step of size h is the same formula with t = h, so the scheme has no error in time.
 
     Parameters
@@ -24,6 +25,8 @@ def w1_flow(x: Tensor, y: Tensor, t: float) -> Tensor:
     tensor([0.2000, 1.5000])
     """
     if x.shape != y.shape or x.dim() != 1 or t < 0:
-        raise BadInput(f"w1_flow: expected two vectors of one length and t >= 0, got {tuple(x.shape)}, {tuple(y.shape)}, {t}")
+        raise BadInput(
+            f"w1_flow: expected two vectors of one length and t >= 0, got {tuple(x.shape)}, {tuple(y.shape)}, {t}"
+        )
     D = x - y
     return y + D.sign() * (D.abs() - t).clamp(min=0)
