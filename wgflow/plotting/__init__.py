@@ -8,6 +8,7 @@ Functions draw on the Axes they are given or make a figure of pyplot and return 
 from wgflow.plotting._animation import Movie, animate
 from wgflow.plotting._curves import energy, values_along
 from wgflow.plotting._field import vector_field
+from wgflow.plotting._moving import Moving
 from wgflow.plotting._order import order
 from wgflow.plotting._particles import particles
 from wgflow.plotting._training import training_curves
@@ -15,6 +16,7 @@ from wgflow.plotting._trajectories import trajectories
 
 __all__ = [
     "Movie",
+    "Moving",
     "animate",
     "energy",
     "order",

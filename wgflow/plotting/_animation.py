@@ -187,9 +187,13 @@ def _energy_panel(
 
 def _write_gif(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps: int) -> None:
     image = require("PIL.Image", extra="plot")
-    # One palette for all: no flicker, a smaller file. This method keeps the colours of few pixels.
-    colours = image.fromarray(last).quantize(128, method=image.Quantize.MAXCOVERAGE)
-    stills = [image.fromarray(p).quantize(palette=colours, dither=image.Dither.NONE) for p in pictures]
+    # One palette for all, so that nothing flickers: the commonest colour of each cell of 8³ (Pillow sees no finer), as it is.
+    colours, counts = np.unique(last.reshape(-1, 3), axis=0, return_counts=True)
+    colours = colours[np.argsort(-counts)]
+    cells = np.unique(colours >> 3, axis=0, return_index=True)[1]
+    palette = image.new("P", (1, 1))
+    palette.putpalette(colours[np.sort(cells)[:256]].tobytes())
+    stills = [image.fromarray(p).quantize(palette=palette, dither=image.Dither.NONE) for p in pictures]
     stills[0].save(path, save_all=True, append_images=stills[1:], duration=round(1000 / fps), loop=0, disposal=1)
 
 

@@ -40,7 +40,7 @@ def particles(
     over : Measure or callable, optional
         A measure with ``log_prob`` is drawn as its density (grey; in the plane regions that hold 99, 93, 80, 60, 40 and 20 %
         of the mass in sight), another one as 500 draws. It is taken ``at`` the time of each picture, so it may be the
-        exact solution. A function from (n, \*event) to (n,) is drawn as a potential.
+        exact solution (:class:`Moving`). A function from (n, \*event) to (n,) is drawn as a potential.
     times : int or sequence of float, optional
         How many states, evenly spread, or the times whose nearest saved states are drawn. 4, or with ``ax`` the last one.
     dims : int or pair of int, optional
