@@ -140,11 +140,11 @@ class ICNNGradient(TransportMap):
         return y, slopes, [g * s * (1 - s) for g, s in zip(adjoints, slopes, strict=True)]
 
     def _hessian(self, slopes: list[Tensor], curvatures: list[Tensor]) -> Tensor:
-        n = len(slopes[0])
-        first = self.inputs[0]
-        inner = first.T  # the derivative of a layer's input in x, (n, d, width); the same at every point for the first
-        total = self.quadratic + (curvatures[0][:, None, :] * inner) @ first
-        p = inner.expand(n, -1, -1)
+        n, first = len(slopes[0]), self.inputs[0]
+        # The derivative of a layer's input in x, (n, d, width), is the same at every point for the first layer.
+        squares = (first[:, :, None] * first[:, None, :]).flatten(1)
+        total = self.quadratic + (curvatures[0] @ squares).view(n, self.dim, self.dim)
+        p = first.T.expand(n, -1, -1)
         for w, a, s, c in zip(self.hidden, self.inputs[1:], slopes, curvatures[1:], strict=False):
             p = nnf.linear(p * s[:, None, :], relu(w)) + a.T
             total = total + (p * c[:, None, :]) @ p.transpose(1, 2)
@@ -197,7 +197,7 @@ class ICNNGradient(TransportMap):
 
 def relu(w: Tensor) -> Tensor:
     """Return max(w, 0), whose derivative at 0 is 1: a weight that starts there can leave."""
-    return w.clamp(min=0)
+    return torch.where(w >= 0, w, 0.0)
 
 
 def softplus(p: Tensor) -> Tensor:
