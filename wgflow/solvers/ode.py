@@ -113,7 +113,8 @@ class ODE(Explicit):
                 "grid_constructor": lambda f, y, t: torch.linspace(0.0, h, self.substeps + 1, dtype=t.dtype).to(t)
             }
         else:
-            options = {"max_num_steps": self.max_substeps}
+            # An inner step ends at h: the library would otherwise interpolate there, less accurately than it steps.
+            options = {"max_num_steps": self.max_substeps, "step_t": times[1:]}
         try:
             return odeint(velocity, x, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
         except AssertionError as error:

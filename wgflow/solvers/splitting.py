@@ -58,8 +58,9 @@ class ForwardBackward(Explicit):
     Notes
     -----
     Unlike Langevin it has no bias in the step size: for a quadratic potential with Hessian A the stationary covariance
-    is :math:`T A^{-1}` for every :math:`h<2/\lambda_{max}(A)`, up to what the density model adds. Cost: one gradient of E
-    and one inner minimisation. Source: Salim, Korba and Luise (2020).
+    is :math:`T A^{-1}` for every :math:`h\le1/\lambda_{max}(A)`, up to what the density model adds. (Beyond that the
+    forward half is no gradient of a convex function any more, and in one dimension the variance is :math:`hT/(2-ha)`.)
+    Cost: one gradient of E and one inner minimisation. Source: Salim, Korba and Luise (2020).
     """
 
     backward: Solver = field(default_factory=lambda: JKO(Blob(KernelDensity(NearestRBF())), LBFGS(), iters=1))
