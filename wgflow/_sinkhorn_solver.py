@@ -21,8 +21,8 @@ STORED_CPU, STORED_CUDA = 2**23, 2**28
 """Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""
 EVERY = 10
 """Sweeps between two tests of convergence, each of which waits for the device."""
-NEWTON, NEWTON_EVERY = 1024, 5
-"""Largest second cloud for Newton's method, which costs its cube, and the number of tests between two trials of it."""
+NEWTON = 1024
+"""Largest second cloud for Newton's method: a trial costs its cube, like as many sweeps as it has points."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,23 @@ def _logits(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Callable[[slice], Te
     return lambda i: torch.baddbmm(column, row[:, i], yt)
 
 
+def _span(t: Tensor) -> float:
+    """Largest number whose exponential is neither infinite nor, negated, below the normal numbers."""
+    return 80.0 if t.dtype == torch.float32 else 700.0
+
+
+def _exp_(s: Tensor) -> Tensor:
+    """Exponential in place; what would be a denormal number, slow by a factor of ten, becomes the least normal one."""
+    return s.clamp_(min=-_span(s)).exp_()
+
+
 def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
     r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block."""
     logits, parts = _logits(eps, x, y, h), []
     for i in _rows(x, y.shape[1]):
         s = logits(i)
         top = s.amax(2, keepdim=True)
-        parts.append(s.sub_(top).exp_().sum(2).log_() + top[..., 0])
+        parts.append(_exp_(s.sub_(top)).sum(2).log_() + top[..., 0])
     return x.square().sum(2) / 2 - eps * torch.cat(parts, 1)
 
 
@@ -107,7 +117,7 @@ def displacement(eps: float, x: Tensor, y: Tensor, log_b: Tensor, g: Tensor) -> 
     logits, parts = _logits(eps, x, y, log_b + g / eps), []
     for i in _rows(x, y.shape[1]):
         s = logits(i)
-        s.sub_(s.amax(2, keepdim=True)).exp_()
+        _exp_(s.sub_(s.amax(2, keepdim=True)))
         parts.append(s @ y / s.sum(2, keepdim=True))
     return x - torch.cat(parts, 1)
 
@@ -142,15 +152,15 @@ class _Problem:
         """Return the error (B,) of ``g``, whose update is ``new``, and whether it is above the tolerance anywhere.
 
         A sweep never makes a change larger (softmin is a contraction of the maximum norm), so when the last one was
-        below eps the next few stay within the range of an exponential, and products with a kernel can replace sums of
+        small the next few stay within the range of an exponential, and products with a kernel can replace sums of
         exponentials of all pairs: the same numbers, several times as fast.
         """
-        eps = self.reg.eps
+        eps, span = self.reg.eps, self.reg.eps * _span(f)
         error = (self.log_b.exp() * torch.expm1(((g - new) / eps).clamp(max=50)).abs()).sum(1)
         # Written so that NaN stops.
-        states = [(error > self.tol).any(), (g - new).abs().amax() <= eps]
+        states = [(error > self.tol).any(), (g - new).abs().amax() <= span / 30]
         if self.kernel is not None:
-            states += [torch.maximum((f - self.at[0]).abs().amax(), (g - self.at[1]).abs().amax()) > 10 * eps]
+            states += [torch.maximum((f - self.at[0]).abs().amax(), (g - self.at[1]).abs().amax()) > span / 8]
         running, calm, *strayed = torch.stack(states).tolist()  # the one wait for the device
         if strayed == [True]:
             self.kernel = None
@@ -168,7 +178,7 @@ class _Problem:
         """Take the kernel, exp((f + g - C) / eps), at these potentials."""
         eps = self.reg.eps
         logits, h = _logits(eps, self.x, self.y, g / eps), (f - self.x.square().sum(2) / 2) / eps
-        self.kernel = torch.cat([(logits(i) + h[:, i, None]).exp_() for i in _rows(self.x, g.shape[1])], 1)
+        self.kernel = torch.cat([_exp_(logits(i).add_(h[:, i, None])) for i in _rows(self.x, g.shape[1])], 1)
         self.at = (f, g)
         return self.kernel
 
@@ -210,7 +220,8 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
     -----
     Without the warm-up a small ``eps`` is frozen: potentials must travel the diameter by steps of ``eps``. The relaxation
     is that of Young's theory from the rate observed between tests (Lehmann, von Renesse, Sambale and Uschmajew 2022).
-    Where ``eps`` is far below the spacing of the points no first-order method arrives; every 50 sweeps Newton's does.
+    Where ``eps`` is far below the spacing of the points sweeps hardly arrive; after every m of them (50 at least) Newton's
+    method is tried.
     """
     problem, last = _Problem(x, log_a, y, log_b, reg), reg.max_iters
     f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
@@ -220,14 +231,14 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
         f = problem.to_f(g, eps)
         eps /= 2
 
-    omega, before = torch.ones_like(problem.tol)[:, None], None
+    omega, before, pause = torch.ones_like(problem.tol)[:, None], None, EVERY * max(5, g.shape[1] // EVERY)
     for k in range(last + 1):
         new = problem.to_g(f, reg.eps)
         if k % EVERY == 0 or k == last:
             error, running = problem.test(f, g, new)
             if k == last or not running:
                 break
-            if k and k % (NEWTON_EVERY * EVERY) == 0 and reg.rho is None and problem.storable and g.shape[1] <= NEWTON:
+            if k and k % pause == 0 and reg.rho is None and problem.storable and g.shape[1] <= NEWTON:
                 g = problem.newton(new)
                 f, before, omega = problem.to_f(g, reg.eps), None, torch.ones_like(omega)
                 continue
