@@ -238,7 +238,7 @@ def test_a_longer_chain_is_replaced_by_a_shorter_one_on_loading():
 
 def test_a_checkpoint_of_other_maps_or_without_cache_is_refused():
     saved = state_dict(flow(KL(BANANA), Chain(normal(), MAPS["affine"]), steps=1).measure)
-    with pytest.raises(CheckpointError, match="unexpected key|Unexpected key"):
+    with pytest.raises(CheckpointError, match=r"[Uu]nexpected key"):
         load_state(Chain(normal(), MAPS["icnn"]).start(rng()), saved)
     with pytest.raises(CheckpointError, match="same cached="):
         load_state(Chain(normal(), MAPS["affine"], cached=5).start(rng()), saved)
