@@ -31,12 +31,16 @@ class EntropyEstimator(Estimator):
     def entropy(self, rho: Particles, es: Any) -> Scalar:
         r"""Return :math:`h(\rho)`, a 0-d tensor differentiable in ``rho.x``, and in ``rho.log_w`` if it ``gives_potential``."""
 
+    def refuses(self, F: Functional) -> str | None:
+        """Refuse a functional without an entropy to model."""
+        if F.split_entropy()[1] > 0:
+            return None
+        what = f"{type(F).__name__} has none that can be split off, or the solver takes it"
+        return f"{type(self).__name__} models the entropy of a functional, and {what}. Use Autograd()."
+
     def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
         r"""Return :math:`E(\rho)+T\,h(\rho)`."""
         energy, temperature = F.split_entropy()
-        if temperature == 0:
-            assert energy is not None
-            return energy.value(rho)
         entropy = temperature * self.entropy(rho, es)
         return entropy if energy is None else energy.value(rho) + entropy
 
