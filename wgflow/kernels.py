@@ -88,7 +88,17 @@ class Kernel(ABC):
         return self
 
     def __call__(self, x: Points, y: Points) -> Tensor:
-        r"""Return the dense matrix :math:`k(x_i,y_j)`, shape (n, m); memory n m."""
+        r"""Return the dense matrix :math:`k(x_i,y_j)`, shape (n, m), without gradient; memory n m.
+
+        Raises
+        ------
+        Unsupported
+            For points that require gradient: it would be lost.
+        """
+        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+            raise Unsupported(
+                "a dense kernel matrix has no gradient: detach() the points, or apply profile() to squared distances"
+            )
         return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))))
 
     def __add__(self, other: "Kernel") -> "KernelSum":

@@ -280,7 +280,7 @@ def test_sums_over_pairs_equal_the_dense_ones_with_all_gradients(name, event, bl
     g = randn(13, seed=7)
     assert_equal_with_gradients(kernel_sums(k, x, y, b), dense(k, x, y) @ b, (x, y, b), g)
     assert_equal_with_gradients(kernel_sums(k, x, x, a), dense(k, x, x) @ a, (x, a), g)
-    torch.testing.assert_close(k(x, y), dense(k, x, y), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(k(x.detach(), y.detach()), dense(k, x, y).detach(), rtol=1e-10, atol=1e-12)
 
 
 @in_blocks
@@ -345,6 +345,15 @@ def test_a_second_derivative_is_refused_not_silently_zero(name):
         torch.autograd.grad(penalty, x, retain_graph=True)
     with pytest.raises(Unsupported, match="differentiated once"):
         penalty.backward()
+
+
+def test_a_dense_matrix_loses_no_gradient_silently():
+    x, y = randn(3, 2).requires_grad_(True), randn(4, 2)
+    for points in ((x, y), (y, x)):
+        with pytest.raises(Unsupported, match="no gradient"):
+            RBF(1.0)(*points)
+    with torch.no_grad():
+        assert RBF(1.0)(x, y).shape == (3, 4)
 
 
 @pytest.mark.parametrize("kernel", [RBF(1.0), Riesz()])
