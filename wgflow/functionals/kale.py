@@ -23,7 +23,7 @@ class KALESolution:
     value : Tensor
         KALE, 0-d.
     ratio : Tensor, shape (m,)
-        :math:`m\,\alpha_j/(m b_j)=e^{h^*(y_j)}`: the density ratio at the target's points.
+        :math:`\alpha_j/b_j=e^{h^*(y_j)}`: the density ratio at the target's points.
     gap : Tensor
         Duality gap, 0-d, nonnegative: the value is that far from the supremum at most.
     """
