@@ -1,5 +1,6 @@
 """Callbacks read a run and never change it: progress, logs, metrics, stopping."""
 
+import itertools
 import json
 import math
 import os
@@ -218,6 +219,87 @@ class StopWhen(Callback):
     def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
         """Ask the condition."""
         return run.STOP if self.condition(row | run.metrics) else None
+
+
+@dataclass
+class StopAt(Callback):
+    """Stops the run after the first time step that reaches a time, as schedules of step sizes ask for.
+
+    Parameters
+    ----------
+    time : float
+        In the units of the step size; rounding of its sum is allowed for.
+    """
+
+    time: float
+
+    def __post_init__(self) -> None:
+        if not self.time > 0:
+            raise BadInput(f"StopAt(time={self.time}): expected a positive time")
+
+    def _reached(self, run: "Run") -> str | None:
+        return run.STOP if run.state.t >= self.time * (1 - 1e-9) else None
+
+    def on_start(self, run: "Run") -> str | None:
+        """Look at the time of a resumed run."""
+        return self._reached(run)
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
+        """Look at the time."""
+        return self._reached(run)
+
+
+@dataclass
+class StopWhenFlat(Callback):
+    """Stops the run once a recorded quantity no longer changes.
+
+    That is when its last ``patience + 1`` records are within ``tolerance`` times the largest of their absolute values.
+
+    Parameters
+    ----------
+    key : str
+        In the record of a step: what the solver reports, such as ``"flow/dissipation"``, or a metric of an ``Evaluate``
+        that comes before. Steps without it do not count.
+    tolerance : float
+        Relative change that counts as none; 0 asks for equal numbers.
+    patience : int
+        Changes looked at.
+    """
+
+    key: str
+    tolerance: float = 1e-3
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.tolerance >= 0 or self.patience < 1:
+            raise BadInput(
+                f"StopWhenFlat(tolerance={self.tolerance}, patience={self.patience}): expected a nonnegative tolerance and at "
+                "least 1 change to look at"
+            )
+
+    def _flat(self, run: "Run", row: dict[str, Any]) -> str | None:
+        latest = (r[self.key] for r in (row, *reversed(run.solution.history)) if self.key in r)
+        found = list(itertools.islice(latest, self.patience + 1))
+        if len(found) <= self.patience:
+            return None
+        return run.STOP if max(found) - min(found) <= self.tolerance * max(map(abs, found)) else None
+
+    def on_start(self, run: "Run") -> str | None:
+        """Look at the records of a resumed run."""
+        return self._flat(run, {})
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
+        """Look at the records so far."""
+        return self._flat(run, row | run.metrics)
+
+    def on_end(self, run: "Run") -> None:
+        """Warn when no record has had the quantity."""
+        history = run.solution.history
+        if history and not any(self.key in row for row in history):
+            known = ", ".join(sorted(history[-1]))
+            warnings.warn(
+                f"StopWhenFlat: no time step has recorded {self.key!r}; the last one has {known}", stacklevel=2
+            )
 
 
 def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int) -> dict[str, float]:

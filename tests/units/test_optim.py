@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wgflow import SGD, Adam, BadInput, Cosine
-from wgflow.optim import average_gradients, update_average
+from wgflow._rng import replayed
+from wgflow.optim import LBFGS, average_gradients, update_average
 
 
 def test_cosine_values():
@@ -169,3 +170,78 @@ def test_a_single_process_averages_with_nobody():
     p.grad = torch.tensor([1.0, 2.0])
     average_gradients([p, nn.Parameter(torch.ones(1))])
     assert p.grad.tolist() == [1.0, 2.0]
+
+
+# --- quasi-Newton -----------------------------------------------------------------------------------------------------
+
+
+def rosenbrock(w: torch.Tensor) -> torch.Tensor:
+    return (1 - w[0]) ** 2 + 100 * (w[1] - w[0] ** 2) ** 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8])
+def test_lbfgs_finds_the_minimum_in_one_update_whatever_the_scale(scale):
+    w = nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    descent = LBFGS(tolerance=1e-9).build([w])
+    report = descent.minimise(lambda: scale * rosenbrock(w))
+    torch.testing.assert_close(w.detach(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert report["residual"] <= 1e-7
+    assert report["evaluations"] < 80
+    assert descent.updates == 1
+
+
+def test_lbfgs_reports_what_is_left_of_the_gradient():
+    w = nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    gradient = lambda: torch.autograd.grad(rosenbrock(w), w)[0].abs().max().item()  # noqa: E731
+    first, evaluations = gradient(), []
+
+    def objective() -> torch.Tensor:
+        evaluations.append(1)
+        return rosenbrock(w)
+
+    report = LBFGS(max_iter=4).build([w]).minimise(objective)
+    assert report["residual"] == pytest.approx(gradient() / first, rel=1e-12)
+    assert report["evaluations"] == len(evaluations)
+    assert report["residual"] > 1e-6  # four iterations are not enough, and the report says so
+
+
+def test_lbfgs_stays_at_a_minimum_and_at_what_is_not_finite():
+    for value in (1.0, math.nan):
+        w = nn.Parameter(torch.tensor([1.0, value], dtype=torch.float64))
+        before = w.detach().clone()
+        report = LBFGS().build([w]).minimise(lambda w=w: rosenbrock(w))
+        assert torch.equal(w.detach().nan_to_num(7), before.nan_to_num(7))
+        assert report["evaluations"] == 1
+
+
+def test_a_restored_lbfgs_goes_on_to_the_last_bit():
+    def descend(descent, w):
+        descent.minimise(lambda: rosenbrock(w))
+
+    whole, parts = (nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64)) for _ in range(2))
+    one, two = (LBFGS(max_iter=3).build([w]) for w in (whole, parts))
+    for _ in range(2):
+        descend(one, whole)
+    descend(two, parts)
+    three = LBFGS(max_iter=3).build([parts])
+    three.load_state_dict(two.state_dict())
+    descend(three, parts)
+    assert torch.equal(whole, parts)
+    assert three.updates == one.updates == 2
+
+
+def test_bad_settings_of_lbfgs():
+    for bad in ({"max_iter": 0}, {"tolerance": 0.0}, {"tolerance": 1.0}, {"history": 0}):
+        with pytest.raises(BadInput, match=r"LBFGS\("):
+            LBFGS(**bad)
+
+
+def test_an_objective_that_draws_sees_the_same_numbers_at_every_evaluation():
+    generator, twin = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    draw = replayed(lambda rng: torch.rand(3, generator=rng), generator)
+    first = draw()
+    assert torch.equal(first, torch.rand(3, generator=twin))
+    torch.rand(2, generator=generator)  # somebody else goes on
+    torch.rand(2, generator=twin)
+    assert torch.equal(draw(), first)
+    assert torch.equal(generator.get_state(), twin.get_state())

@@ -1,0 +1,105 @@
+"""Schedules by their formulas, and the rules that stop a run."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from _exact import double
+
+from wgflow import BadInput, Evaluate, ForwardEuler, Particles, PotentialEnergy, Save, solve
+from wgflow._describe import describe
+from wgflow.callbacks import StopAt, StopWhenFlat
+from wgflow.schedules import Geometric, Halving, Piecewise, PowerDecay
+
+V = PotentialEnergy(lambda x: x.square().sum(1) / 2)
+X = Particles(double([[1.0, 2.0]]))
+
+
+def test_values():
+    assert [Geometric(0.8, 0.5, floor=0.15)(k) for k in range(4)] == pytest.approx([0.8, 0.4, 0.2, 0.15])
+    assert Geometric(1.0, 1.1)(2) == pytest.approx(1.21)
+    assert [PowerDecay(0.5, 0.5, scale=4)(k) for k in (0, 12)] == pytest.approx([0.5, 0.25])
+    assert [Piecewise((1.0, 2.0, 0.5), (2, 5))(k) for k in range(7)] == [1, 1, 2, 2, 2, 0.5, 0.5]
+    assert [Halving(1.0, 3)(k) for k in (0, 2, 3, 5, 6)] == [1, 1, 0.5, 0.5, 0.25]
+
+
+def test_a_schedule_of_step_sizes():
+    """Forward Euler of x' = -x: the product of 1 - h_k, at the time that is their sum."""
+    h = PowerDecay(0.5, 1.0)
+    flow = solve(V, ForwardEuler(), X, step_size=h, num_steps=4)
+    steps = [0.5 / (1 + k) for k in range(4)]
+    assert flow.state.t == pytest.approx(sum(steps))
+    torch.testing.assert_close(flow.measure.x, X.x * math.prod(1 - s for s in steps))
+
+
+def test_equal_schedules_are_described_alike():
+    assert describe(Geometric(1.0, 0.5)) == describe(Geometric(1.0, 0.5))
+    assert describe(Geometric(1.0, 0.5)) != describe(Geometric(1.0, 0.6))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Geometric(0.0, 0.5),
+        lambda: Geometric(1.0, -0.5),
+        lambda: Geometric(1.0, 0.5, floor=math.inf),
+        lambda: PowerDecay(math.nan, 1.0),
+        lambda: PowerDecay(1.0, -1.0),
+        lambda: PowerDecay(1.0, 1.0, scale=0.0),
+        lambda: Piecewise((1.0, 2.0), (3, 4)),
+        lambda: Piecewise((1.0, 2.0, 3.0), (4, 3)),
+        lambda: Piecewise((1.0, -2.0), (3,)),
+        lambda: Piecewise((1.0, 2.0), (0,)),
+        lambda: Halving(1.0, 0),
+        lambda: StopAt(0.0),
+        lambda: StopAt(math.nan),
+        lambda: StopWhenFlat("k", tolerance=-1.0),
+        lambda: StopWhenFlat("k", patience=0),
+    ],
+)
+def test_bad_settings(make):
+    with pytest.raises(BadInput, match="expected"):
+        make()
+
+
+def run(*callbacks, num_steps=200, **options):
+    return solve(V, ForwardEuler(), X, step_size=0.1, num_steps=num_steps, callbacks=callbacks, save=Save(0), **options)
+
+
+def test_a_run_stops_at_a_time():
+    """Ten steps of 0.1 sum to just less than 1."""
+    flow = run(StopAt(1.0))
+    assert (flow.status, flow.state.k) == ("stopped", 10)
+    resumed = run(StopAt(1.0), state=flow.state)
+    assert (resumed.status, resumed.state.k) == ("stopped", 10)
+    assert run(StopAt(99.0), num_steps=3).status == "done"
+
+
+def test_a_run_stops_when_it_is_flat():
+    """Dissipation 5 · 0.81^k: the last 4 records are within 1 - 0.81³ = 47 % of the largest at once, never within 46 %."""
+    assert run(StopWhenFlat("flow/dissipation", tolerance=0.47, patience=3)).state.k == 4
+    assert run(StopWhenFlat("flow/dissipation", tolerance=0.46, patience=3)).status == "done"
+
+
+def test_flatness_of_a_metric_that_is_evaluated_now_and_then():
+    """It stops at the first pair of records within the tolerance, not of steps."""
+    calls = []
+
+    def metric(rho, rng):
+        calls.append(len(calls))
+        return {"level": 1 / (1 + 2 * calls[-1])}
+
+    flow = run(Evaluate([metric], every=2), StopWhenFlat("level", tolerance=0.25, patience=1))
+    levels = [row["level"] for row in flow.history if "level" in row]
+    assert flow.status == "stopped"
+    assert levels[-2] - levels[-1] <= 0.25 * levels[-2]
+    assert levels[-3] - levels[-2] > 0.25 * levels[-3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(Evaluate([metric], every=2), StopWhenFlat("level"), num_steps=4)
+
+
+def test_a_key_that_nobody_records_is_named():
+    with pytest.warns(UserWarning, match=r"no time step has recorded 'dissipation'.*flow/dissipation"):
+        run(StopWhenFlat("dissipation"), num_steps=2)

@@ -1,0 +1,116 @@
+"""Noise at the points where a velocity is looked up, not in the particles."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgflow._typing import Info, Points, Scalar
+from wgflow.errors import BadInput
+from wgflow.estimators.base import Draw, Estimator, linear, register_estimator
+from wgflow.estimators.probe import velocity_at
+from wgflow.functionals import Functional
+from wgflow.measures import Particles
+
+
+@dataclass(eq=False)
+class NoiseState:
+    """The state of the noisy estimator, a generator of its own, where in its stream this time step is, and the step."""
+
+    inner: Any
+    rng: torch.Generator
+    start: Tensor
+    k: int
+
+
+@register_estimator("evaluation_noise")
+@dataclass(frozen=True)
+class EvaluationNoise(Estimator):
+    r"""The velocity of another estimator at perturbed points.
+
+    .. math:: v_i=-\nabla\tfrac{\delta F}{\delta\rho}(x_i+\beta_ku_i),\qquad u_i\sim N(0,I).
+
+    The law in the first variation stays that of the particles: only the point where it is looked up moves. It carries
+    MMD flows with Gaussian kernels over the plateaus where their gradient vanishes.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        The one that is asked, such as ``Autograd()``.
+    std : float or callable
+        :math:`\beta`, a standard deviation, or a function of the time step :math:`k` such as ``Geometric(1.0, 0.999)``.
+
+    Notes
+    -----
+    The noise is drawn anew in every time step and is the same for all stages of a step. The perturbed points join the
+    particles with next to no mass (:func:`velocity_at`): up to four times the cost for a pairwise functional. There is no
+    first variation to read, and nothing that an implicit solver could minimise: use an explicit one. Source: Arbel, Korba,
+    Salim and Gretton (2019).
+
+    Raises
+    ------
+    BadInput
+        For a standard deviation that is negative or not finite.
+    """
+
+    estimator: Estimator
+    std: float | Callable[[int], float]
+
+    gives_potential = False
+    reference = ("arbel2019maximum",)
+
+    def __post_init__(self) -> None:
+        self._level(0)
+
+    def _level(self, k: int) -> float:
+        std = float(self.std(k) if callable(self.std) else self.std)
+        if not 0 <= std < math.inf:
+            raise BadInput(f"EvaluationNoise(std={std}) at step {k}: expected a nonnegative, finite standard deviation")
+        return std
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the estimator that is asked."""
+        return self.estimator.needs
+
+    @property
+    def needs_samples(self) -> bool:  # type: ignore[override]
+        """As the estimator that is asked."""
+        return self.estimator.needs_samples
+
+    @property
+    def splits_entropy(self) -> bool:  # type: ignore[override]
+        """As the estimator that is asked."""
+        return self.estimator.splits_entropy
+
+    def refuses(self, F: Functional) -> str | None:
+        """As the estimator that is asked."""
+        return self.estimator.refuses(F)
+
+    def init(self, F: Functional, rng: torch.Generator) -> NoiseState:
+        """Return the other's state with a generator seeded from ``rng``."""
+        inner = self.estimator.init(F, rng)
+        seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
+        own = torch.Generator(device=rng.device).manual_seed(seed)
+        return NoiseState(inner, own, own.get_state(), -1)
+
+    def refine(self, F: Functional, draw: Draw, es: NoiseState, rng: torch.Generator) -> Info:
+        """Refine the other, and go on to the noise of the next time step."""
+        es.start, es.k = es.rng.get_state(), es.k + 1
+        return self.estimator.refine(F, draw, es.inner, rng)
+
+    def velocity(self, F: Functional, rho: Particles, es: NoiseState) -> Points:
+        r"""Return the velocity that the others see at the perturbed points, shape (n, \*event)."""
+        std, x = self._level(max(es.k, 0)), rho.x.detach()
+        if std == 0:
+            return self.estimator.velocity(F, rho, es.inner)
+        es.rng.set_state(es.start)
+        u = torch.randn(x.shape, generator=es.rng, device=x.device, dtype=x.dtype)
+        return velocity_at(self.estimator, F, rho, es.inner, x + std * u)
+
+    def surrogate(self, F: Functional, rho: Particles, es: NoiseState) -> Scalar:
+        """Return the linear function with this velocity."""
+        return linear(rho, -self.velocity(F, rho, es))
