@@ -249,13 +249,13 @@ def test_energy_against_its_exact_curve():
     """Forward Euler on |x|²/2 multiplies the energy by (1 - h)² a step; the flow by exp(-2t)."""
     solution, start = flow(), V.value(cloud()).item()
     figure = plotting.energy({"Euler": solution}, V, exact=lambda t: start * math.exp(-2 * t), floor=0.01)
-    values, exact, floor = figure.axes[0].lines
+    exact, values, floor = figure.axes[0].lines
     np.testing.assert_allclose(values.get_xdata(), 0.1 * np.arange(11))
     np.testing.assert_allclose(values.get_ydata(), start * 0.81 ** np.arange(11), rtol=1e-5)
     np.testing.assert_allclose(exact.get_ydata(), start * np.exp(-2 * exact.get_xdata()), rtol=1e-6)
     assert set(floor.get_ydata()) == {0.01}
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["Euler", "exact", "floor"]
+    assert labels == ["exact", "Euler", "floor"]
 
 
 def test_logarithmic_where_it_says_something():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from wgflow._imports import require
 from wgflow.errors import BadInput, MissingDependency
-from wgflow.plotting._curves import Quantity, energy, values_along
+from wgflow.plotting._curves import Quantity, energy
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
 from wgflow.plotting._particles import frame_axes, line_top, put
 from wgflow.plotting._scene import Over, Scene, scene
@@ -175,7 +175,7 @@ def _energy_panel(
 ) -> Callable[[float], Any]:
     """Draw the curve and return a function that moves a dot along it and returns the dot."""
     energy(solution, quantity, exact=exact, ax=ax)
-    times, values = values_along(solution, quantity)
+    times, values = ax.lines[-1].get_data()
     (dot,) = ax.plot([], [], "o", color=COLOURS[1], markersize=6, zorder=5)
 
     def move(t: float) -> Any:

@@ -12,7 +12,7 @@ from wgflow.errors import BadInput
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.plotting._frames import saved_particles
-from wgflow.plotting._style import COLOURS, GREY, INK, drawing, legend
+from wgflow.plotting._style import COLOURS, GREY, PALE, drawing, legend
 from wgflow.solution import Solution
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def energy(
     quantity : str, Functional or callable
         As for :func:`values_along`: a key of the history, a functional, or a function of particles.
     exact : callable, optional
-        From a time to the exact value; dashed.
+        From a time to the exact value: a wide, pale line below the others.
     minimum : float
         Subtracted from all values and from ``exact``: the least energy, so that a logarithmic axis shows the rate.
     floor : float, optional
@@ -124,14 +124,13 @@ def energy(
     curves = {label: values_along(s, quantity) for label, s in named.items()}
     with drawing(ax, size=(4.4, 3.2)) as (picture, axes):
         panel = axes[0]
-        for j, (label, (t, v)) in enumerate(curves.items()):
-            panel.plot(t, np.array(v) - minimum, color=COLOURS[j % len(COLOURS)], label=label or None)
         drawn = np.concatenate([np.array(v) - minimum for _, v in curves.values()])
         if exact is not None:
-            grid = np.linspace(min(t[0] for t, _ in curves.values()), max(t[-1] for t, _ in curves.values()), 201)
-            panel.plot(
-                grid, [float(exact(t)) - minimum for t in grid], "--", color=INK, linewidth=1.2, zorder=3, label="exact"
-            )
+            first, last = min(t[0] for t, _ in curves.values()), max(t[-1] for t, _ in curves.values())
+            grid = np.linspace(first, last, 201)
+            panel.plot(grid, [float(exact(t)) - minimum for t in grid], color=PALE, linewidth=4.5, label="exact")
+        for j, (label, (t, v)) in enumerate(curves.items()):
+            panel.plot(t, np.array(v) - minimum, color=COLOURS[j % len(COLOURS)], label=label or None)
         if floor is not None:
             panel.axhline(floor - minimum, linestyle=":", color=GREY, linewidth=1.2, label="floor")
         if scale == "log" or (scale == "auto" and drawn.min() > 0 and drawn.max() > 20 * drawn.min()):

@@ -50,7 +50,7 @@ def particles(
     color, label : str
         Of the particles.
     ax : Axes, optional
-        Where to draw one state.
+        Where to draw one state, without a legend.
 
     Returns
     -------
@@ -83,7 +83,8 @@ def particles(
             frame_axes(panel, stage, f"t = {frame.t:.3g}" if isinstance(rho, Solution) else "", top)
         for panel in axes[1:]:
             panel.tick_params(labelleft=False)
-        legend(picture if ax is None else ax)
+        if ax is None:
+            legend(picture)
     return picture
 
 

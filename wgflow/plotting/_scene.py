@@ -12,6 +12,7 @@ from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Measure, Particles
 from wgflow.plotting._frames import Dims, Frame, Limits, chosen, draws, saved_particles, window
+from wgflow.plotting._moving import Moving
 from wgflow.plotting._style import GREY, PALE, SAMPLE
 from wgflow.solution import Solution
 
@@ -57,6 +58,10 @@ class Scene:
     def is_graph(self) -> bool:
         """Whether this is the graph of a potential on a line."""
         return len(self.dims) == 1 and self.over is not None and not isinstance(self.over, Measure)
+
+    @property
+    def _name(self) -> str:
+        return "exact" if isinstance(self.over, Moving) else "target"
 
     def peak(self) -> float:
         """Return the greatest density behind particles on a line; 0 for none."""
@@ -122,15 +127,15 @@ class Scene:
             ax.plot(x, self.potential(points), color=GREY, linewidth=1.2, zorder=0, label="potential")
             return
         (x,), p = self.density(3001, 3.0)
-        ax.fill_between(x, p, color=PALE, linewidth=0, zorder=0, label="target")
+        ax.fill_between(x, p, color=PALE, linewidth=0, zorder=0, label=self._name)
 
     def _paint_draws(self, ax: Any, sample: Frame) -> None:
         if len(self.dims) == 1:
             edges, p = histogram(sample, self)
-            ax.stairs(p, edges, fill=True, color=PALE, zorder=0, label="target")
+            ax.stairs(p, edges, fill=True, color=PALE, zorder=0, label=self._name)
             return
         size = 9 * len(sample.w) * sample.w
-        ax.scatter(*sample.x.T, s=size, color=SAMPLE, alpha=0.45, linewidths=0, zorder=1, label="target")
+        ax.scatter(*sample.x.T, s=size, color=SAMPLE, alpha=0.45, linewidths=0, zorder=1, label=self._name)
 
 
 def scene(
@@ -162,8 +167,9 @@ def scene(
 
 
 def histogram(frame: Frame, stage: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Return the edges of 40 bins and the density of the particles of a line in them; what lies outside counts as mass."""
-    mass, edges = np.histogram(frame.x[:, 0], bins=40, range=stage.box[0], weights=frame.w)
+    """Return edges of bins and the density of the particles of a line in them; what lies outside counts as mass."""
+    bins = int(np.clip(2 * len(frame.w) ** 0.5, 12, 40))
+    mass, edges = np.histogram(frame.x[:, 0], bins=bins, range=stage.box[0], weights=frame.w)
     return edges, mass / (edges[1] - edges[0])
 
 

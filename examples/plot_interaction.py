@@ -1,0 +1,110 @@
+r"""
+Rings, gases and discs
+======================
+
+Interaction energies, :math:`F(\rho)=\tfrac12\iint W(x-y)\,d\rho\,d\rho`, need no target: particles find their own shape. Three of which the
+shape is known, for two of them at all times.
+"""
+
+import math
+
+import matplotlib.pyplot as plt
+import torch
+
+from wgflow import (
+    RK4,
+    InteractionEnergy,
+    Logarithmic,
+    Particles,
+    PotentialEnergy,
+    PowerLaw,
+    Unnormalised,
+    plotting,
+    solve,
+)
+
+rng = torch.Generator().manual_seed(0)
+
+# %%
+# A ring
+# ------
+# :math:`W=\tfrac14|z|^4-\tfrac12|z|^2` repels at short distances and attracts at long ones. On a ring of radius R in the plane
+# the force is :math:`R(3R^2-1)`, so particles settle at :math:`R=1/\sqrt3`.
+
+ring = InteractionEnergy(PowerLaw(4) + (-1.0) * PowerLaw(2))
+square = Particles(torch.rand(150, 2, generator=rng, dtype=torch.float64) - 0.5)
+aggregation = solve(ring, RK4(), square, step_size=0.25, num_steps=160)
+figure = plotting.particles(aggregation, times=[0, 2, 8, 40])
+for ax in figure.axes:
+    ax.add_patch(plt.Circle((0, 0), 1 / math.sqrt(3), fill=False, color="#D55E00", linewidth=0.8))
+plt.show()
+
+radii = aggregation.measure.x.norm(dim=1)
+print(f"radii from {radii.min():.6f} to {radii.max():.6f}, exact {1 / math.sqrt(3):.6f}")
+
+# %%
+# A gas on a line
+# ---------------
+# Logarithmic repulsion and a quadratic well,
+# :math:`F=\tfrac12\iint-\log|x-y|\,d\rho\,d\rho+\tfrac12\int x^2d\rho`: the flow of eigenvalues. A semicircle law stays one, of radius :math:`R(t)^2=2+(R_0^2-2)e^{-2t}`. It is drawn behind the particles, and N particles have
+# exactly the second moment :math:`\tfrac{N-1}{2N}+(m_0-\tfrac{N-1}{2N})e^{-2t}`.
+
+N, R0 = 100, 0.6
+
+
+def semicircle(t):
+    R2 = 2 + (R0**2 - 2) * math.exp(-2 * t)
+    return Unnormalised(lambda x: 0.5 * (R2 - x[:, 0].square()).clamp(min=0).log(), 1)
+
+
+# Quantiles of the semicircle: its distribution function is that of (2 theta - sin 2 theta) / 2 pi.
+theta = torch.linspace(0, math.pi, 100_001, dtype=torch.float64)
+levels = (theta - theta.sin() * theta.cos()) / math.pi
+at = torch.searchsorted(levels, (torch.arange(N, dtype=torch.float64) + 0.5) / N)
+start = Particles(-R0 * theta[at].cos()[:, None])
+
+gas = InteractionEnergy(Logarithmic()) + PotentialEnergy(lambda x: 0.5 * x[:, 0].square())
+spreading = solve(gas, RK4(), start, step_size=lambda k: min(0.02, 0.003 * 1.03**k), num_steps=150)
+plotting.particles(spreading, over=plotting.Moving(semicircle), times=[0, 0.1, 0.3, 2], limits=[(-1.6, 1.6)])
+plt.show()
+
+
+def second_moment(rho):
+    return rho.x.square().mean()
+
+
+m0, limit = second_moment(start).item(), (N - 1) / (2 * N)
+plotting.energy(
+    spreading, second_moment, exact=lambda t: limit + (m0 - limit) * math.exp(-2 * t), ylabel="second moment"
+)
+plt.show()
+_, moments = plotting.values_along(spreading, second_moment)
+error = max(abs(m - limit - (m0 - limit) * math.exp(-2 * t)) for t, m in zip(spreading.times, moments, strict=True))
+print(f"largest error of the second moment: {error:.1e}")
+
+# %%
+# A disc
+# ------
+# In the plane the logarithm is the Newtonian repulsion, and with a quadratic attraction, :math:`W=\tfrac12|z|^2-\log|z|`, a
+# uniform disc stays one: :math:`R(t)^2=1+(R_0^2-1)e^{-2t}`. The circles are :math:`R(0)` and :math:`R(3)`. The repulsion keeps
+# particles apart, so the paths are nearly straight and never meet.
+
+sunflower = torch.arange(250, dtype=torch.float64) + 0.5  # an even disc, by the golden angle
+radius, angle = 0.25 * (sunflower / 250).sqrt(), sunflower * math.pi * (3 - math.sqrt(5))
+disc = Particles(torch.stack([radius * angle.cos(), radius * angle.sin()], 1))
+spread = solve(
+    InteractionEnergy(PowerLaw(2) + Logarithmic()),
+    RK4(),
+    disc,
+    step_size=lambda k: min(0.03, 0.002 * 1.05**k),
+    num_steps=140,
+)
+figure = plotting.trajectories(spread, count=250)
+for R2 in (0.25**2, 1 + (0.25**2 - 1) * math.exp(-2 * spread.times[-1])):
+    figure.axes[0].add_patch(plt.Circle((0, 0), math.sqrt(R2), fill=False, color="#D55E00", linewidth=1.2, zorder=5))
+plt.show()
+
+outermost = spread.measure.x.norm(dim=1).max().item()
+print(
+    f"t = {spread.times[-1]:.2f}: outermost particle at {outermost:.3f}, edge of the exact disc at {math.sqrt(R2):.3f}"
+)
