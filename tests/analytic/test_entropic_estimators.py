@@ -121,7 +121,7 @@ def test_normaliser_by_draws_is_the_exact_one_up_to_their_error():
     """Errors fall like the root of the number of draws; the draws are renewed in every step."""
     rho, errors = Particles(0.8 * randn(20, 1)), []
     exact = velocity(LINE.F, rho, LINE.estimator)
-    for samples in (100, 10_000):
+    for samples in (100, 5000):
         estimator, found = ProximalScore(LINE.time, samples=samples), []
         for seed in range(8 if samples == 100 else 2):
             es, draws = estimator.init(LINE.F, rng()), rng(seed)
@@ -131,8 +131,8 @@ def test_normaliser_by_draws_is_the_exact_one_up_to_their_error():
             estimator.refine(LINE.F, lambda _: rho, es, draws)
             assert not torch.equal(first, es.noise)
         errors.append(math.sqrt(torch.stack(found).mean()))
-    assert 4 < errors[0] / errors[1] < 25, "10, within the error of few repetitions"
-    assert errors[1] < 0.02 * float(exact.square().mean().sqrt())
+    assert 3 < errors[0] / errors[1] < 17, "7, within the error of few repetitions"
+    assert errors[1] < 0.03 * float(exact.square().mean().sqrt())
 
 
 # a = tau = 1, exact normaliser, step .2, 200 steps from N(1, 4 I): the mean variance that the particles end with, from
@@ -243,6 +243,15 @@ DETERMINISTIC = {
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_a_particle_of_twice_the_weight_is_two_particles(name):
     assert_twins_move_as_one(HARMONIC + Entropy(), randn(8, 2), DETERMINISTIC[name])
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_particle_without_mass_moves_nobody(name):
+    x, F = randn(8, 2), HARMONIC + Entropy()
+    rho = Particles.weighted(x, double([*[1 / 7] * 7, 0.0]))
+    v = velocity(F, rho, DETERMINISTIC[name])
+    torch.testing.assert_close(v[:7], velocity(F, Particles(x[:7]), DETERMINISTIC[name]))
+    assert bool(torch.isfinite(v).all())
 
 
 @pytest.mark.parametrize(("name", "is_gradient"), [("blob", True), ("kde", False), ("proximal", False)])

@@ -1,4 +1,4 @@
-"""Interaction energies whose flows are known: linear attraction, log gases, the Newtonian line, rings, swarms."""
+"""Potential and interaction energies whose flows are known: characteristics, attraction, log gases, the line, rings."""
 
 import itertools
 import math
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from _exact import double, rng
+from _velocities import assert_twins_move_as_one, asymmetry, velocity
 
 from wgflow import JKO, SGD, BadInput, Particles, PotentialEnergy, solve
-from wgflow.estimators import Autograd
 from wgflow.functionals.energies import InteractionEnergy
 from wgflow.kernels import Logarithmic, Morse, PowerLaw, Riesz
 from wgflow.solvers import ForwardEuler
@@ -21,16 +21,35 @@ def randn(*shape, seed=0):
     return torch.randn(shape, dtype=torch.float64, generator=rng(seed))
 
 
-def velocity(F, rho):
-    return Autograd().velocity(F, rho, None)
-
-
 def confinement(a):
     return PotentialEnergy(lambda x: a / 2 * x.flatten(1).square().sum(1))
 
 
 def second_moment(rho):
     return float(rho.mean(rho.x.flatten(1).square().sum(1)))
+
+
+# --- potentials: every particle follows its characteristic ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("V", "flow"),
+    [
+        (lambda x: x[:, 0] ** 4 / 4, lambda x, t: x / (1 + 2 * x.square() * t).sqrt()),
+        (
+            lambda x: (x[:, 0].square() - 1).square() / 4,
+            lambda x, t: x * math.exp(t) / (1 + x.square() * math.expm1(2 * t)).sqrt(),
+        ),
+    ],
+    ids=["quartic", "double well"],
+)
+def test_advection_along_characteristics(V, flow):
+    """Order 1 in the step, and what extrapolation leaves is of order h²."""
+    x, t = torch.linspace(-1.5, 1.5, 12, dtype=torch.float64)[:, None], 0.8
+    ends = [solve(PotentialEnergy(V), EULER, Particles(x), step_size=t / k, num_steps=k).measure.x for k in (50, 100)]
+    errors = [float((end - flow(x, t)).abs().max()) for end in ends]
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1)
+    torch.testing.assert_close(2 * ends[1] - ends[0], flow(x, t), rtol=0, atol=10 * (t / 50) ** 2)
 
 
 # --- quadratic attraction ------------------------------------------------------------------------------------------
@@ -234,10 +253,6 @@ def test_energy_of_a_morse_swarm_falls_by_its_dissipation():
     ],
     ids=["powers", "log", "morse", "function"],
 )
-def test_a_particle_of_twice_the_weight_is_two_particles(F):
-    x = randn(8, 2)
-    heavy = Particles.weighted(x, double([2.0, *[1.0] * 7]) / 9)
-    twins = Particles(torch.cat([x, x[:1]]))
-    flows = [solve(F, EULER, p, step_size=0.05, num_steps=5).measure.x for p in (heavy, twins)]
-    torch.testing.assert_close(flows[1][:8], flows[0], rtol=1e-11, atol=1e-12)
-    torch.testing.assert_close(flows[1][8], flows[0][0], rtol=1e-11, atol=1e-12)
+def test_a_particle_of_twice_the_weight_is_two_particles_and_velocities_are_gradients(F):
+    assert_twins_move_as_one(F, randn(8, 2))
+    assert asymmetry(lambda x: velocity(F, Particles(x)), randn(8, 2)) < 1e-7

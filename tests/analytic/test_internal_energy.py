@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from _exact import double, hermite, rng, trapezoid
+from _velocities import assert_twins_move_as_one, asymmetry, velocity
 from scipy.optimize import brentq
 from scipy.special import gamma
 from scipy.stats import beta, norm
@@ -15,7 +16,7 @@ from wgflow.densities import KernelDensity, Spacings
 from wgflow.estimators import Autograd
 from wgflow.estimators.entropic import Blob, KDEScore
 from wgflow.functionals.energies import Entropy, InteractionEnergy, PowerEntropy
-from wgflow.kernels import RBF, NearestRBF
+from wgflow.kernels import RBF, NearestRBF, PowerLaw
 from wgflow.optim import LBFGS
 from wgflow.solvers import ForwardEuler
 
@@ -198,16 +199,21 @@ def test_blob_and_kernel_density_formulas_with_weights():
         torch.testing.assert_close(estimator.velocity(0.5 * Entropy(), rho, None), -0.5 * field)
 
 
-@pytest.mark.parametrize(
-    "estimator", [Blob(KernelDensity(RBF(0.5))), KDEScore(RBF(0.5)), KDEScore(RBF(0.3) + RBF(1.0))]
-)
-def test_a_particle_of_twice_the_weight_is_two_particles(estimator):
-    x = randn(8, 2)
-    heavy = Particles.weighted(x, double([2.0, *[1.0] * 7]) / 9)
-    twins = Particles(torch.cat([x, x[:1]]))
-    F = HARMONIC + Entropy()
-    flows = [solve(F, ForwardEuler(estimator), p, step_size=0.05, num_steps=5).measure.x for p in (heavy, twins)]
-    torch.testing.assert_close(flows[1], torch.cat([flows[0], flows[0][:1]]), rtol=1e-11, atol=1e-12)
+def test_diffusion_with_confinement_and_attraction():
+    """McKean–Vlasov: m' = -a m and v' = 2 - 2(a + c)v, with 2 (1 - eps⁴/(v + eps²)²) for the mollified entropy."""
+    a, c, m, v, eps = 0.5, 0.8, 0.7, 0.6, 0.4
+    F = PotentialEnergy(lambda x: a / 2 * x.square().sum(1)) + InteractionEnergy(c * PowerLaw(2)) + Entropy()
+    rho = trapezoid(m, math.sqrt(v), step=0.2)
+    field = velocity(F, rho, Blob(KernelDensity(RBF(eps))))
+    assert float(rho.mean(field[:, 0])) == pytest.approx(-a * m, abs=1e-10)
+    rate = 2 * float(rho.mean((field * (rho.x - m))[:, 0]))
+    assert rate == pytest.approx(2 * (1 - eps**4 / (v + eps**2) ** 2) - 2 * (a + c) * v, abs=1e-9)
+
+
+@pytest.mark.parametrize("F", [Entropy(KernelDensity(RBF(0.5))), PowerEntropy(KernelDensity(RBF(0.5)), m=3)])
+def test_mollified_energies_have_gradients_and_count_mass(F):
+    assert asymmetry(lambda x: velocity(F, Particles(x)), randn(8, 2)) < 1e-7
+    assert_twins_move_as_one(F, randn(8, 2))
 
 
 def test_a_bandwidth_rule_gets_no_gradient():
