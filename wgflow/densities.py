@@ -76,7 +76,9 @@ class Spacings(DensityModel):
     and log density :math:`\log m_g-\log(x_{g+1}-x_g)`. No bandwidth; consistent as n grows, in the tails at the rate of
     about :math:`n^{-1/2}`. Coincident particles have an infinite density.
 
-    Under ``JKO`` it makes a step the convex quantile problem of one-dimensional transport. Cost O(n log n).
+    Under ``JKO`` it makes a step the convex quantile problem of one-dimensional transport, as long as the minimiser keeps
+    the order: where a long step lets neighbours pass each other it ends in another local minimum, visible as unsorted
+    particles; take a smaller time step then. Cost O(n log n).
 
     Raises
     ------
