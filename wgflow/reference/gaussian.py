@@ -41,10 +41,10 @@ def symmetric_root(matrix: Tensor) -> Tensor:
 
 def squared_w2(p: Moments, q: Moments) -> Scalar:
     r"""Return :math:`W_2^2` between Gaussians (Bures): :math:`|m-m'|^2+\operatorname{tr}(C+C'-2(C^{1/2}C'C^{1/2})^{1/2})`."""
-    root = symmetric_root(p.cov)
-    cross = symmetric_root(root @ q.cov @ root)
-    # Rounding may leave a small negative number where the laws are equal.
-    return ((p.mean - q.mean).square().sum() + (p.cov + q.cov - 2 * cross).trace()).clamp(min=0)
+    # tr(C + C' - 2 (...)^{1/2}) as a least square over rotations: the difference of traces would lose half of the digits.
+    ours, theirs = symmetric_root(p.cov), symmetric_root(q.cov)
+    U, _, Vh = torch.linalg.svd(ours @ theirs)
+    return (p.mean - q.mean).square().sum() + (ours - theirs @ (U @ Vh).mT).square().sum()
 
 
 def kl(p: Moments, q: Moments) -> Scalar:

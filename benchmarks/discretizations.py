@@ -1,0 +1,227 @@
+"""How close does each time discretization stay to the true flow, and what does it cost? Flows with known solutions, side by side.
+
+Every row of a flow runs with several numbers of steps over the same time. Its error is that of the law at the end against the exact
+flow, relative to the distance between start and end; the order is the slope of log error against log step size, over errors above
+three times the sampling floor. Evaluations are of the functional with its gradient; for grids, scaling iterations.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import _ou_suite
+import numpy as np
+import torch
+from _flow_problems import Method, Problem, problems
+from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
+
+from wgflow import Autograd, Diverged, Save, solve
+from wgflow._bench import discretizations_table
+from wgflow.estimators.entropic import EntropyEstimator
+
+UNSTABLE = 3.0
+"""A relative error from which a run counts as unstable."""
+
+
+class Evaluations:
+    """Counts what estimators are asked for."""
+
+    count = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the surrogates that are made meanwhile: each stands for one evaluation of the functional."""
+        kept = {cls: cls.surrogate for cls in (Autograd, EntropyEstimator)}
+
+        def counting(original: Any) -> Any:
+            def surrogate(estimator: Any, *arguments: Any) -> Any:
+                self.count += 1
+                return original(estimator, *arguments)
+
+            return surrogate
+
+        try:
+            for cls, original in kept.items():
+                cls.surrogate = counting(original)  # type: ignore[method-assign]
+            yield
+        finally:
+            for cls, original in kept.items():
+                cls.surrogate = original  # type: ignore[method-assign]
+
+
+def run(method: Method, horizon: float, steps: int, device: torch.device) -> dict[str, float | None]:
+    """Run one method with one step size; the error is the root mean square over its seeds."""
+    h, clock, counter = horizon / steps, Clock(device), Evaluations()
+    squares, seconds = [], []
+    reset_peak(device)
+    before = peak_memory_mb(device)
+    for seed in range(method.seeds):
+        begun = clock()[0]
+        with counter.counted():
+            try:
+                flow = solve(
+                    method.F, method.solver(h), method.start, step_size=h, num_steps=steps, seed=seed, save=Save(0)
+                )
+            except Diverged:
+                return {"error": None, "evaluations": None, "seconds": None, "extra_mb": None}
+        seconds.append(clock()[0] - begun)
+        squares.append(method.error(flow.measure) ** 2)
+        counter.count += round(sum(row.get("entropic/iterations", 0) for row in flow.history))
+    after = peak_memory_mb(device)
+    error = math.sqrt(sum(squares) / len(squares))
+    return {
+        "error": error if error < UNSTABLE else None,
+        "evaluations": counter.count / method.seeds or None,
+        "seconds": min(seconds),
+        "extra_mb": None if before is None or after is None else after - before,
+    }
+
+
+def order(horizon: float, steps: Sequence[int], errors: Sequence[float | None], floor: float) -> float | None:
+    """Return the slope of log error against log h where errors are above the floor; None for fewer than two of them."""
+    pairs = [(horizon / k, e) for k, e in zip(steps, errors, strict=True) if e is not None and e > max(3 * floor, 1e-8)]
+    if len(pairs) < 2:
+        return None
+    h, e = np.log(np.array(pairs)).T
+    return float(np.polyfit(h, e, 1)[0])
+
+
+def measure(problem: Problem, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Run all methods of a flow."""
+    rows = []
+    steps = problem.steps[:2] if args.quick else problem.steps
+    for method in problem.methods:
+        run(method, problem.horizon, steps[0], device)  # warm-up: imports and allocations are not the method's
+        found = [run(method, problem.horizon, k, device) for k in steps]
+        errors = [f["error"] for f in found]
+        rows.append(
+            {
+                "label": method.label,
+                "points": method.points,
+                "errors": errors,
+                "order": order(problem.horizon, steps, errors, method.floor),
+                "floor": method.floor,
+                "evaluations_per_step": _per_step(found, "evaluations", steps),
+                "seconds": [f["seconds"] for f in found],
+                "seconds_per_step": _per_step(found, "seconds", steps),
+                "extra_mb": max((f["extra_mb"] for f in found if f["extra_mb"] is not None), default=None),
+            }
+        )
+        print(f"{problem.name}, d = {problem.d}: {method.label}", flush=True)
+    return {"name": problem.name, "d": problem.d, "horizon": problem.horizon, "steps": list(steps), "methods": rows}
+
+
+def _per_step(found: Sequence[dict[str, Any]], key: str, steps: Sequence[int]) -> list[float | None]:
+    return [None if f[key] is None else f[key] / k for f, k in zip(found, steps, strict=True)]
+
+
+def ornstein_uhlenbeck(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the suite: exact and published rows for every dimension, and our chains where asked for."""
+    suites = []
+    for d in args.ou_dims:
+        rows = _ou_suite.exact_rows(d)
+        for label, make in _ou_suite.MAPS.items() if d in args.ou_run else ():
+            found = _ou_suite.run(
+                d,
+                make,
+                targets=args.ou_targets,
+                iters=args.ou_iters,
+                batch=args.ou_batch,
+                cached=args.ou_cached,
+                points=args.ou_points,
+            )
+            rows.append({"label": f"{label}, {args.ou_targets} of the targets", **found})
+            floor = {"log10_symkl": found["exact_jko_on_these"], "seconds_per_step": None}
+            rows.append({"label": "  exact JKO on the same targets", **floor})
+            print(f"Ornstein–Uhlenbeck, d = {d}: {label}", flush=True)
+        suites.append({"d": d, "targets": _ou_suite.TARGETS, "times": list(_ou_suite.TIMES), "rows": rows})
+    return suites
+
+
+def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plot errors against step size (above) and against seconds (below), a column a flow."""
+    from matplotlib.figure import Figure
+
+    shown = [f for f in flows if f["name"] != "quadratic attraction"]
+    labels = list(dict.fromkeys(_short(r["label"]) for f in shown for r in f["methods"]))
+    style = {
+        label: {
+            "color": f"C{i % 10}",
+            "marker": "os^vD*"[i % 6],
+            "linestyle": ("-", "--")[i // 10],
+            "linewidth": 1.1,
+            "markersize": 4,
+        }
+        for i, label in enumerate(labels)
+    }
+    figure = Figure(figsize=(2.7 * len(shown), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for column, flow in enumerate(shown):
+        for row in flow["methods"]:
+            kept = [
+                (flow["horizon"] / k, s, e)
+                for k, s, e in zip(flow["steps"], row["seconds"], row["errors"], strict=True)
+                if e is not None and e > 0
+            ]
+            if not kept:
+                continue
+            h, seconds, error = zip(*kept, strict=True)
+            axes[0, column].loglog(h, error, **style[_short(row["label"])])
+            axes[1, column].loglog(seconds, error, **style[_short(row["label"])])
+        axes[0, column].set_title(f"{flow['name']}, d = {flow['d']}", fontsize=9)
+        axes[0, column].set_xlabel("step size", fontsize=8)
+        axes[1, column].set_xlabel("seconds", fontsize=8)
+    axes[0, 0].set_ylabel("relative error", fontsize=8)
+    axes[1, 0].set_ylabel("relative error", fontsize=8)
+    for ax in axes.flat:
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    handles = [axes[0, 0].plot([], [], label=label, **s)[0] for label, s in style.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _short(label: str) -> str:
+    """One name for a method whatever its number of points."""
+    words = label.replace(" of particles", "").replace(", exact score", "").replace(", exact entropy", "")
+    return ", ".join(part for part in words.split(", ") if not part.split()[0].isdigit()).replace(" a side", "")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    options = parser(__doc__.partition("\n")[0])
+    options.add_argument(
+        "--ou-dims", type=int, nargs="*", default=[2, 4, 6, 10], help="dimensions of the Ornstein–Uhlenbeck suite"
+    )
+    options.add_argument(
+        "--ou-run", type=int, nargs="*", default=[2, 4], help="those in which chains of maps are trained"
+    )
+    options.add_argument("--ou-targets", type=int, default=2, help="of the 15 targets, how many chains are trained for")
+    options.add_argument("--ou-iters", type=int, default=100, help="updates in a JKO step")
+    options.add_argument("--ou-batch", type=int, default=1024)
+    options.add_argument("--ou-cached", type=int, default=20000, help="points that a chain keeps")
+    options.add_argument("--ou-points", type=int, default=20000, help="fresh points that score it")
+    options.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "discretizations.png")
+    args = options.parse_args(argv)
+    if args.quick:
+        args.ou_dims, args.ou_run, args.ou_targets = [2], [2], 1
+        args.ou_iters, args.ou_batch, args.ou_cached, args.ou_points = 2, 16, 64, 64
+    torch.set_num_threads(args.threads)
+    device = torch.device("cpu")  # the flows are small; on a GPU one would measure launches
+    flows = [measure(problem, args, device) for problem in problems(args.quick)]
+    results = {"flows": flows, "ornstein_uhlenbeck": ornstein_uhlenbeck(args)}
+    draw(flows, args.figure)
+    settings = {k: v for k, v in vars(args).items() if k.startswith("ou_") or k == "quick"} | {
+        "clock": Clock(device).name
+    }
+    path = write("discretizations", args.results, settings, results, device)
+    print(discretizations_table(json.loads(path.read_text())))
+    return path
+
+
+if __name__ == "__main__":
+    print(main())
