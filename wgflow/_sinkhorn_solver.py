@@ -9,20 +9,21 @@ number is stored.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Entries of a block of pairs: what a core's cache holds, or enough to fill a GPU.
-BLOCK_CPU, BLOCK_CUDA = 2**17, 2**25
+from wgflow._softmin import exp_, logits, rows, softmin, span
+
 STORED_CPU, STORED_CUDA = 2**23, 2**28
 """Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""
 EVERY = 10
 """Sweeps between two tests of convergence, each of which waits for the device."""
-NEWTON = 1024
-"""Largest second cloud for Newton's method: a trial costs its cube, like as many sweeps as it has points."""
+NEWTON, NEWTON_STEPS, RIDGE = 1024, 30, 1e-10
+"""Newton's method: its largest second cloud (a step costs the cube), steps, and what is added, relatively, to the diagonal.
+
+For fine ``eps`` plans fall into components, which exchange nothing that the numbers can resolve."""
 
 
 @dataclass(frozen=True)
@@ -75,53 +76,6 @@ class Dual:
     converged: bool
 
 
-def _rows(x: Tensor, m: int) -> list[slice]:
-    block = BLOCK_CUDA if x.device.type == "cuda" else BLOCK_CPU
-    size = max(16, block // (len(x) * m))
-    return [slice(i, i + size) for i in range(0, x.shape[1], size)]
-
-
-def _logits(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Callable[[slice], Tensor]:
-    r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block."""
-    row, column = x / eps, (h - y.square().sum(2) / (2 * eps))[:, None]
-    yt = y.mT.contiguous()
-    if len(x) == 1:
-        return lambda i: torch.addmm(column[0], row[0, i], yt[0])[None]
-    return lambda i: torch.baddbmm(column, row[:, i], yt)
-
-
-def _span(t: Tensor) -> float:
-    """Largest number whose exponential is neither infinite nor, negated, below the normal numbers."""
-    return 80.0 if t.dtype == torch.float32 else 700.0
-
-
-def _exp_(s: Tensor) -> Tensor:
-    """Exponential in place; what would be a denormal number, slow by a factor of ten, becomes the least normal one."""
-    return s.clamp_(min=-_span(s)).exp_()
-
-
-def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
-    r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block."""
-    logits, parts = _logits(eps, x, y, h), []
-    for i in _rows(x, y.shape[1]):
-        s = logits(i)
-        top = s.amax(2, keepdim=True)
-        parts.append(_exp_(s.sub_(top)).sum(2).log_() + top[..., 0])
-    return x.square().sum(2) / 2 - eps * torch.cat(parts, 1)
-
-
-def displacement(eps: float, x: Tensor, y: Tensor, log_b: Tensor, g: Tensor) -> Tensor:
-    r"""Return :math:`x-T(x)`, T the mean under the plan: the gradient of the potential, shape (B, n, d)."""
-    centre = y.mean(1, keepdim=True)
-    x, y = x - centre, y - centre
-    logits, parts = _logits(eps, x, y, log_b + g / eps), []
-    for i in _rows(x, y.shape[1]):
-        s = logits(i)
-        _exp_(s.sub_(s.amax(2, keepdim=True)))
-        parts.append(s @ y / s.sum(2, keepdim=True))
-    return x - torch.cat(parts, 1)
-
-
 class _Problem:
     """The two updates of one pair of clouds: block by block, or by a stored kernel once the potentials hardly move."""
 
@@ -155,17 +109,17 @@ class _Problem:
         small the next few stay within the range of an exponential, and products with a kernel can replace sums of
         exponentials of all pairs: the same numbers, several times as fast.
         """
-        eps, span = self.reg.eps, self.reg.eps * _span(f)
+        eps, far = self.reg.eps, self.reg.eps * span(f)
         error = (self.log_b.exp() * torch.expm1(((g - new) / eps).clamp(max=50)).abs()).sum(1)
         # Written so that NaN stops.
-        states = [(error > self.tol).any(), (g - new).abs().amax() <= span / 30]
+        states = [(error > self.tol).any(), (g - new).abs().amax() <= far / 30]
         if self.kernel is not None:
-            states += [torch.maximum((f - self.at[0]).abs().amax(), (g - self.at[1]).abs().amax()) > span / 8]
+            states += [torch.maximum((f - self.at[0]).abs().amax(), (g - self.at[1]).abs().amax()) > far / 8]
         running, calm, *strayed = torch.stack(states).tolist()  # the one wait for the device
         if strayed == [True]:
             self.kernel = None
         if running and calm and self.kernel is None and self.storable:
-            self.store(f, g)
+            self.store(f, g, eps)
         return error, running
 
     @property
@@ -174,35 +128,41 @@ class _Problem:
         limit = STORED_CUDA if self.x.device.type == "cuda" else STORED_CPU
         return self.log_a.numel() * self.log_b.shape[1] <= limit
 
-    def store(self, f: Tensor, g: Tensor) -> Tensor:
+    def store(self, f: Tensor, g: Tensor, eps: float) -> Tensor:
         """Take the kernel, exp((f + g - C) / eps), at these potentials."""
-        eps = self.reg.eps
-        logits, h = _logits(eps, self.x, self.y, g / eps), (f - self.x.square().sum(2) / 2) / eps
-        self.kernel = torch.cat([_exp_(logits(i).add_(h[:, i, None])) for i in _rows(self.x, g.shape[1])], 1)
+        block, h = logits(eps, self.x, self.y, g / eps), (f - self.x.square().sum(2) / 2) / eps
+        self.kernel = torch.cat([exp_(block(i).add_(h[:, i, None])) for i in rows(self.x, g.shape[1])], 1)
         self.at = (f, g)
         return self.kernel
 
-    def newton(self, g: Tensor) -> Tensor:
-        """Improve ``g`` by Newton's method on the dual, while that lowers the first-order error; hard marginals only."""
+    def follow(self, g: Tensor) -> Tensor:
+        """Improve ``g`` down a path: where eps is fine Newton's method starts near enough only from a coarser solution."""
+        for coarser in (32, 16, 8, 4, 2, 1):
+            g = self.newton(g, coarser * self.reg.eps)
+        self.kernel = None
+        return g
+
+    def newton(self, g: Tensor, eps: float) -> Tensor:
+        """Solve at ``eps`` by Newton's method on the dual, a concave function; hard marginals only."""
+        self.kernel = None
+        g = self.to_g(self.to_f(g, eps), eps)
         a, b, kept = self.log_a.exp(), self.log_b.exp(), g
         least = torch.full_like(g[:, :1], torch.inf)
-        for _ in range(20):
+        for _ in range(NEWTON_STEPS):
             self.kernel = None
-            kernel = self.store(self.to_f(g, self.reg.eps), g)
+            kernel = self.store(self.to_f(g, eps), g, eps)
             column = (a[:, None] @ kernel)[:, 0] * b
             error = (column - b).abs().sum(1, keepdim=True)
-            better = error < 0.9 * least
-            kept, least = torch.where(better, g, kept), torch.where(better, error, least)
-            if not bool((better[:, 0] & (error[:, 0] > self.tol)).any()):
+            kept, least = torch.where(error < least, g, kept), torch.minimum(error, least)
+            if not bool((least[:, 0] > self.tol).any()):
                 break
             # Rows are exact: what remains is the Schur complement, singular along constants alone.
             row = (kernel * b[:, None]).double()  # conditional laws of y given x
-            schur = torch.diag_embed(column + (b == 0)).double() - row.mT @ (a[..., None] * row)
+            schur = torch.diag_embed(column * (1 + RIDGE) + (b == 0)).double() - row.mT @ (a[..., None] * row)
             factor, failed = torch.linalg.cholesky_ex(schur + b[:, :, None] * b[:, None])
             step = torch.cholesky_solve((b - column).double()[..., None], factor)[..., 0]
             step = step / step.abs().amax(1, keepdim=True).clamp(min=1)  # at most eps, where the model holds
-            g = g + self.reg.eps * torch.where(better & (failed == 0)[:, None], step, 0.0).to(g)
-        self.kernel = None
+            g = g + eps * torch.where((failed == 0)[:, None], step, 0.0).to(g)
         return kept
 
 
@@ -220,8 +180,8 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
     -----
     Without the warm-up a small ``eps`` is frozen: potentials must travel the diameter by steps of ``eps``. The relaxation
     is that of Young's theory from the rate observed between tests (Lehmann, von Renesse, Sambale and Uschmajew 2022).
-    Where ``eps`` is far below the spacing of the points sweeps hardly arrive; after every m of them (50 at least) Newton's
-    method is tried.
+    Where ``eps`` is far below the spacing of the points sweeps hardly arrive; after every 2m of them (50 at least) Newton's
+    method is tried, down a path of ``eps``.
     """
     problem, last = _Problem(x, log_a, y, log_b, reg), reg.max_iters
     f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
@@ -231,7 +191,7 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
         f = problem.to_f(g, eps)
         eps /= 2
 
-    omega, before, pause = torch.ones_like(problem.tol)[:, None], None, EVERY * max(5, g.shape[1] // EVERY)
+    omega, before, pause = torch.ones_like(problem.tol)[:, None], None, EVERY * max(5, g.shape[1] // 5)
     for k in range(last + 1):
         new = problem.to_g(f, reg.eps)
         if k % EVERY == 0 or k == last:
@@ -239,7 +199,7 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
             if k == last or not running:
                 break
             if k and k % pause == 0 and reg.rho is None and problem.storable and g.shape[1] <= NEWTON:
-                g = problem.newton(new)
+                g = problem.follow(new)
                 f, before, omega = problem.to_f(g, reg.eps), None, torch.ones_like(omega)
                 continue
             if before is not None:

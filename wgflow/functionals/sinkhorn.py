@@ -11,16 +11,8 @@ from torch import Tensor
 from wgflow._cache import remember
 from wgflow._once import Derivatives, differentiable_once
 from wgflow._sinkhorn import sinkhorn_divergence
-from wgflow._sinkhorn_solver import (
-    Dual,
-    Regularisation,
-    displacement,
-    dual_value,
-    marginal,
-    solve,
-    solve_self,
-    variation,
-)
+from wgflow._sinkhorn_solver import Dual, Regularisation, dual_value, marginal, solve, solve_self, variation
+from wgflow._softmin import displacement
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals._clouds import comparable

@@ -1,0 +1,57 @@
+"""Soft minima over pairs of two clouds, block by block, for the cost |x-y|²/2: what entropic transport is made of."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Entries of a block of pairs: what a core's cache holds, or enough to fill a GPU.
+BLOCK_CPU, BLOCK_CUDA = 2**17, 2**25
+
+
+def rows(x: Tensor, m: int) -> list[slice]:
+    """Cut the points of every problem into ranges of bounded numbers of pairs with ``m`` others."""
+    block = BLOCK_CUDA if x.device.type == "cuda" else BLOCK_CPU
+    size = max(16, block // (len(x) * m))
+    return [slice(i, i + size) for i in range(0, x.shape[1], size)]
+
+
+def logits(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Callable[[slice], Tensor]:
+    r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block."""
+    row, column = x / eps, (h - y.square().sum(2) / (2 * eps))[:, None]
+    yt = y.mT.contiguous()
+    if len(x) == 1:
+        return lambda i: torch.addmm(column[0], row[0, i], yt[0])[None]
+    return lambda i: torch.baddbmm(column, row[:, i], yt)
+
+
+def span(t: Tensor) -> float:
+    """Largest number whose exponential is neither infinite nor, negated, below the normal numbers."""
+    return 80.0 if t.dtype == torch.float32 else 700.0
+
+
+def exp_(s: Tensor) -> Tensor:
+    """Exponential in place; what would be a denormal number, slow by a factor of ten, becomes the least normal one."""
+    return s.clamp_(min=-span(s)).exp_()
+
+
+def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+    r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block."""
+    block, parts = logits(eps, x, y, h), []
+    for i in rows(x, y.shape[1]):
+        s = block(i)
+        top = s.amax(2, keepdim=True)
+        parts.append(exp_(s.sub_(top)).sum(2).log_() + top[..., 0])
+    return x.square().sum(2) / 2 - eps * torch.cat(parts, 1)
+
+
+def displacement(eps: float, x: Tensor, y: Tensor, log_b: Tensor, g: Tensor) -> Tensor:
+    r"""Return :math:`x-T(x)`, T the mean under the plan: the gradient of the potential, shape (B, n, d)."""
+    centre = y.mean(1, keepdim=True)
+    x, y = x - centre, y - centre
+    block, parts = logits(eps, x, y, log_b + g / eps), []
+    for i in rows(x, y.shape[1]):
+        s = block(i)
+        exp_(s.sub_(s.amax(2, keepdim=True)))
+        parts.append(s @ y / s.sum(2, keepdim=True))
+    return x - torch.cat(parts, 1)
