@@ -64,7 +64,7 @@ class Accelerated(Explicit):
     time slowed down by :math:`\gamma`. F itself need not decrease; without weights that move, kinetic energy plus F does.
 
     Reports the kinetic energy :math:`\tfrac12E|v|^2` and whether the momentum was reset. Sources: Liu, Zhuo, Cheng, Zhang and
-    Zhu (2019), Wang and Li (2022), Taghvaei and Mehta (2019); restarts by O'Donoghue and Candès (2015).
+    Zhu (2019), Wang and Li (2022); restarts by O'Donoghue and Candès (2015).
     """
 
     friction: float | None = 1.0
@@ -72,7 +72,7 @@ class Accelerated(Explicit):
 
     order = 2
     needs_tracked_points = True
-    reference = ("wang2022accelerated", "taghvaei2019accelerated", "odonoghue2015adaptive")
+    reference = ("liu2019understanding", "wang2022accelerated", "odonoghue2015adaptive")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -102,7 +102,7 @@ class MetropolisLangevin(Solver):
                 f"MetropolisLangevin needs a potential energy plus an entropy, such as KL to a target with log_prob, and "
                 f"{type(F).__name__} is not one. Use Langevin({type(self.estimator).__name__}(...))."
             )
-        if "value" not in self.estimator.needs:
+        if "value" not in self.estimator.needs or not self.estimator.gives_potential:
             return (
                 f"MetropolisLangevin proposes by the gradient of the potential itself, and {type(self.estimator).__name__} "
                 "estimates another one. Use MetropolisLangevin(Autograd())."

@@ -50,7 +50,7 @@ class Reweight(Reaction):
 
     Notes
     -----
-    Source: Yan, Wang and Rigollet (2024) for the flow, Wang et al. (2023) for dynamic weights ("continuous adjusting").
+    Cost: none beside the potential. Source: Zhang et al. (2021), "continuous adjusting", in a form that keeps weights positive.
     """
 
     rate: float = 1.0
@@ -105,7 +105,7 @@ class BirthDeath(Reaction):
 
     Notes
     -----
-    Sources: Lu, Lu and Nolen (2019); the restoring of the number as in Zhang et al. (2021).
+    Cost: a sort of 2n numbers beside the potential. Sources: Lu, Lu and Nolen (2019), Zhang et al. (2021).
     """
 
     rate: float = 1.0

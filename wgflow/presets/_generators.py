@@ -1,44 +1,17 @@
-"""Paper names as compositions of parts: sentences, not classes."""
+"""Generators trained by implicit steps: JKO with a critic under the names of its papers."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from wgflow._typing import NetSource
 from wgflow.errors import BadInput
 from wgflow.estimators import R1, Critic
-from wgflow.functionals import Functional, entropy
-from wgflow.measures import Measure, MovingMeasure, Pushforward, Smoothed, instance_noise
+from wgflow.functionals import entropy
+from wgflow.measures import Measure, Pushforward, Smoothed, instance_noise
 from wgflow.optim import Adam, Cosine
-from wgflow.solution import Solution
-from wgflow.solve import StepSize, solve
-from wgflow.solvers import JKO, Solver
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A functional, a solver and a start with their step size: everything :func:`solve` asks for.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from wgflow import Particles, PotentialEnergy, ForwardEuler
-    >>> V = PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
-    >>> Flow(V, ForwardEuler(), Particles(torch.ones(1, 1)), step_size=0.5, num_steps=1).solve().measure.x
-    tensor([[0.5000]])
-    """
-
-    functional: Functional
-    solver: Solver
-    initial: MovingMeasure
-    step_size: StepSize
-    num_steps: int
-
-    def solve(self, **options: Any) -> Solution:
-        """Run it; ``options`` are those of :func:`solve` (seed, callbacks, checkpoint, ...)."""
-        return solve(
-            self.functional, self.solver, self.initial, step_size=self.step_size, num_steps=self.num_steps, **options
-        )
+from wgflow.presets._flow import Flow
+from wgflow.solvers import JKO
 
 
 def s_jko(
@@ -162,6 +135,3 @@ def f_gan(
     ``js_nonsat`` is the usual non-saturating GAN. ``options`` are those of :func:`uotm_source_fixed`, without ``tau``.
     """
     return uotm_source_fixed(target, latent, generator, critic, tau=0.0, divergence=divergence, **options)
-
-
-PRESETS = {"s_jko": s_jko, "uotm_source_fixed": uotm_source_fixed, "otm": otm, "f_gan": f_gan}

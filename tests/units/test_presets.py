@@ -1,0 +1,54 @@
+"""Particle presets: every one runs, and says what its paper's formula says."""
+
+import pytest
+import torch
+from _exact import double, rng
+
+from wgflow import RBF, Gaussian, Particles, StandardNormal, presets
+
+TARGET = Gaussian(double([1.0, -1.0]), double([[1.0, 0.3], [0.3, 0.5]]))
+X = Particles(torch.randn(30, 2, generator=rng(7), dtype=torch.float64) * 2)
+OPTIONS = {
+    "mmd_flow": {"kernel": RBF(2.0), "noise": 0.3, "num_steps": 100, "step_size": 1.0},
+    "sinkhorn_flow": {"blur": 0.5, "batch": 100, "num_steps": 20},
+    "ksd_descent": {"kernel": RBF(1.0), "max_iter": 50},
+    "brwp": {"time": 0.1, "num_steps": 60},
+    "proximal_gradient": {"num_steps": 10},
+    "mala": {"num_steps": 60},
+    "ula": {"num_steps": 60, "step_size": 0.05},
+    "birth_death_langevin": {"num_steps": 60, "step_size": 0.05},
+    "accelerated": {"num_steps": 60},
+    "sliced_w_flow": {"num_steps": 30},
+}
+PARTICLES = [n for n in presets.PRESETS if n not in ("s_jko", "uotm_source_fixed", "otm", "f_gan")]
+
+
+@pytest.mark.parametrize("name", PARTICLES)
+def test_it_goes_to_the_target(name):
+    """The mean of 30 particles comes within a third of its first distance, 1.9: a standard error is 0.2."""
+    flow = presets.PRESETS[name](
+        TARGET, X, **({"num_steps": 60} | OPTIONS.get(name, {}) if name != "ksd_descent" else OPTIONS[name])
+    )
+    rho = flow.solve().measure
+    distance = lambda p: float((p.w[:, None] * p.x).sum(0).sub(TARGET.mean).norm())  # noqa: E731
+    assert distance(rho) < distance(X) / 3
+
+
+def test_svgd_is_the_formula_of_its_paper():
+    """x_i += h/n Σ_j [k(x_j, x_i) ∇log π(x_j) + ∇_{x_j} k(x_j, x_i)], by loops."""
+    target, h, s = StandardNormal(2, dtype=torch.float64), 0.3, 1.3
+    moved = presets.svgd(target, X, kernel=RBF(s), step_size=h, num_steps=1).solve().measure.x
+    expected = X.x.clone()
+    for i, x in enumerate(X.x):
+        for y in X.x:
+            k = torch.exp(-(x - y).square().sum() / (2 * s**2))
+            expected[i] += h / len(X) * (k * -y - k * (y - x) / s**2)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
+
+
+def test_ksd_descent_is_one_minimisation():
+    flow = presets.ksd_descent(TARGET, X, kernel=RBF(1.0), max_iter=200)
+    end = flow.solve()
+    assert len(end.history) == 1
+    assert float(flow.functional.value(end.measure)) < 0.02 * float(flow.functional.value(X))
+    assert end.history[0]["jko/residual"] < 1e-3

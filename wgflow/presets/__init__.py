@@ -1,0 +1,50 @@
+"""Paper names as compositions of parts: sentences, not classes."""
+
+from collections.abc import Callable
+
+from wgflow.presets._flow import Flow
+from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
+from wgflow.presets._particles import (
+    accelerated,
+    birth_death_langevin,
+    blob,
+    brwp,
+    gfsd,
+    ksd_descent,
+    mala,
+    mmd_flow,
+    proximal_gradient,
+    sinkhorn_flow,
+    sliced_w_flow,
+    svgd,
+    ula,
+    wfr,
+)
+
+_ALL: tuple[Callable[..., Flow], ...] = (s_jko, uotm_source_fixed, otm, f_gan)
+_ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp)
+_ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
+PRESETS = {preset.__name__: preset for preset in _ALL}
+
+__all__ = [
+    "PRESETS",
+    "Flow",
+    "accelerated",
+    "birth_death_langevin",
+    "blob",
+    "brwp",
+    "f_gan",
+    "gfsd",
+    "ksd_descent",
+    "mala",
+    "mmd_flow",
+    "otm",
+    "proximal_gradient",
+    "s_jko",
+    "sinkhorn_flow",
+    "sliced_w_flow",
+    "svgd",
+    "ula",
+    "uotm_source_fixed",
+    "wfr",
+]
