@@ -87,9 +87,9 @@ class Solver(ABC):
         """How many updates time step number ``k`` (from 0) takes."""
         return 1
 
-    def parts(self) -> tuple["Solver", ...]:
-        """Return the solvers that this one runs on the same functional and measure: each must be able to serve them."""
-        return ()
+    def parts(self, F: Functional) -> list[tuple[Functional, "Solver"]]:
+        """Return the solvers that this one runs inside itself, each with the functional that it must be able to serve."""
+        return []
 
     def rebase(self, state: State, measure: MovingMeasure, index: Tensor | None = None) -> State:
         """Return a state between two steps with another law, whose particle ``i`` was ``index[i]`` (None: ``i`` itself)."""

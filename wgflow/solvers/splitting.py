@@ -82,6 +82,11 @@ class ForwardBackward(Explicit):
             )
         return None
 
+    def parts(self, F: Functional) -> list[tuple[Functional, Solver]]:
+        """The backward solver, for the entropy."""
+        temperature = F.split_entropy()[1]
+        return [(temperature * Entropy(), self.backward)] if temperature > 0 else []
+
     def updates(self, k: int) -> int:
         """Those of the backward solver."""
         return self.backward.updates(k)
@@ -184,9 +189,9 @@ class WithReaction(Solver):
             return None
         return min(2, self.transport.order, self.reaction.order) if self.strang else 1
 
-    def parts(self) -> tuple[Solver, ...]:
-        """The transport."""
-        return (self.transport,)
+    def parts(self, F: Functional) -> list[tuple[Functional, Solver]]:
+        """The transport, for the same functional."""
+        return [(F, self.transport)]
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse an estimator that gives no first variation."""

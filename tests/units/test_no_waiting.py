@@ -1,0 +1,64 @@
+"""Explicit solvers never wait for the device: under fake tensors, reading a value raises."""
+
+import pytest
+import torch
+from _exact import rng
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from wgflow import (
+    JKO,
+    ODE,
+    RBF,
+    RK4,
+    Accelerated,
+    Adam,
+    Autograd,
+    BirthDeath,
+    Blob,
+    Entropy,
+    ForwardEuler,
+    Heun,
+    KernelDensity,
+    Langevin,
+    MetropolisLangevin,
+    Particles,
+    PotentialEnergy,
+    Reweight,
+    WithReaction,
+)
+from wgflow.estimators.evaluation_noise import EvaluationNoise
+from wgflow.optim import LBFGS
+
+V = PotentialEnergy(lambda x: x.square().sum(1) / 2)
+F, BLOB = V + Entropy(), Blob(KernelDensity(RBF(0.5)))
+FREE = {
+    "forward euler": (V, ForwardEuler()),
+    "heun": (V, Heun()),
+    "rk4, blob": (F, RK4(BLOB)),
+    "langevin": (F, Langevin()),
+    "mala": (F, MetropolisLangevin()),
+    "accelerated": (F, Accelerated(BLOB, friction=None, restart=True)),
+    "weights": (F, WithReaction(ForwardEuler(BLOB), Reweight(order=2, resample_below=0.5), strang=True)),
+    "births and deaths": (F, WithReaction(Langevin(), BirthDeath(jitter=0.1), BLOB)),
+    "evaluation noise": (V, Heun(EvaluationNoise(Autograd(), 0.1))),
+    "jko": (V, JKO(optim=Adam(), iters=2)),
+}
+WAITS = {"ode": (V, ODE()), "jko by lbfgs": (V, JKO(optim=LBFGS(), iters=1))}
+
+
+def two_updates(F, solver):
+    state = solver.init(F, Particles(torch.randn(50, 2, generator=rng(1))), rng())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for _ in range(2):
+            state, _ = solver.update(F, state, 0.1)
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_updates_read_no_value(name):
+    two_updates(*FREE[name])
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_the_check_notices_those_that_do(name):
+    with pytest.raises(DataDependentOutputException):
+        two_updates(*WAITS[name])
