@@ -1,0 +1,232 @@
+"""The closed forms against test vectors computed elsewhere, against each other, and against minimisation over samples."""
+
+import math
+
+import pytest
+import torch
+from _exact import double, rng
+from scipy.stats import kstest
+
+from wgflow import JKO, KL, RK4, BadInput, Blob, ForwardEuler, Gaussian, Heun, Particles, Save, solve
+from wgflow.optim import LBFGS
+from wgflow.reference import (
+    Barenblatt,
+    GaussianFit,
+    Moments,
+    OrnsteinUhlenbeck,
+    geodesic,
+    kl,
+    squared_w2,
+    symmetric_kl,
+    symmetric_kl_floor,
+    w1_flow,
+)
+
+# Test vector V1 of the catalogue of closed forms; ten digits are given.
+A = double([[2, 0.5], [0.5, 1]])
+TARGET = Moments(double([1, -1]), torch.linalg.inv(A))
+START = Moments(double([-1, 2]), double([[1, -0.3], [-0.3, 2]]))
+FLOW = OrnsteinUhlenbeck(A, TARGET.mean)
+H = 0.25
+
+
+def close(p: Moments, mean, cov):
+    if mean is not None:
+        assert p.mean.tolist() == pytest.approx(mean, abs=6e-11)
+    assert [p.cov[0, 0], p.cov[0, 1], p.cov[1, 1]] == pytest.approx(cov, abs=6e-11)
+
+
+def test_distances_of_the_test_vector():
+    assert float(kl(START, TARGET)) == pytest.approx(5.746640485003, abs=1e-11)
+    assert float(squared_w2(START, TARGET)) == pytest.approx(13.189686016821, abs=1e-11)
+    assert float(symmetric_kl(START, TARGET)) == pytest.approx(float(kl(START, TARGET) + kl(TARGET, START)))
+
+
+def test_steps_of_the_test_vector():
+    step = FLOW.jko(START, H)
+    close(step, [-0.5462184874, 1.5546218487], [0.7860563512, -0.3551069119, 1.7174711963])
+    assert float(kl(step, TARGET)) == pytest.approx(3.765234069305, abs=1e-11)
+    assert float(squared_w2(step, START)) == pytest.approx(0.433513317908, abs=1e-11)
+    close(FLOW.exact(START, H), [-0.4824716511, 1.5259650737], [0.7396902655, -0.3733792712, 1.6753954289])
+    close(FLOW.forward_euler(START, H), [-0.375, 1.5], [0.6341950262, -0.4198707461, 1.6045975131])
+    close(FLOW.forward_backward(START, H), None, [0.7190170606, -0.3907563672, 1.6535067557])
+
+
+def test_a_jko_step_dissipates_what_it_travels():
+    step = FLOW.jko(START, H)
+    assert float(FLOW.fisher(step)) == pytest.approx(float(squared_w2(step, START)) / H**2, rel=1e-12)
+    gain, alpha = float(kl(START, TARGET) - kl(step, TARGET)), float(torch.linalg.eigvalsh(A)[0])
+    assert gain >= (1 / H + alpha / 2) * float(squared_w2(step, START))
+    assert float(FLOW.energy(START) - FLOW.energy(step)) == pytest.approx(gain, rel=1e-12)
+
+
+def test_energy_falls_by_the_dissipation():
+    dt = 1e-4
+    before, after = (kl(FLOW.exact(START, 0.3 + s * dt), TARGET) for s in (-1, 1))
+    # The centred difference is off by dt² times a third derivative of order 10.
+    assert float(after - before) / (2 * dt) == pytest.approx(-float(FLOW.fisher(FLOW.exact(START, 0.3))), rel=1e-6)
+
+
+def test_stationary_laws():
+    p = dict.fromkeys(("jko", "forward_backward", "langevin"), START)
+    for _ in range(200):
+        p = {name: getattr(FLOW, name)(law, H) for name, law in p.items()}
+    for name in ("jko", "forward_backward"):  # neither has a bias in the step size
+        assert float(squared_w2(p[name], TARGET)) < 1e-20
+    biased = torch.linalg.inv(A @ (torch.eye(2) - H * A / 2))
+    torch.testing.assert_close(p["langevin"].cov, biased, rtol=0, atol=1e-12)
+
+
+def test_pieces_of_the_energy():
+    eye, zero = torch.eye(2).double(), double([0, 0])
+    heat = OrnsteinUhlenbeck(torch.zeros(2, 2).double(), zero)
+    torch.testing.assert_close(heat.exact(START, 0.7).cov, START.cov + 1.4 * eye)
+    potential = OrnsteinUhlenbeck(A, TARGET.mean, temperature=0.0)
+    B = torch.linalg.inv(eye + H * A)
+    torch.testing.assert_close(potential.jko(START, H).cov, B @ START.cov @ B)
+    dirac = FLOW.jko(Moments(START.mean, 0 * eye), H)
+    torch.testing.assert_close(dirac.cov, H * B)
+    saddle = OrnsteinUhlenbeck(double([[1, 0], [0, -1]]), zero)
+    small = saddle.exact(START, 1e-5)
+    velocity = 2 * eye - saddle.A @ START.cov - START.cov @ saddle.A
+    torch.testing.assert_close((small.cov - START.cov) / 1e-5, velocity, rtol=0, atol=1e-4)
+    with pytest.raises(BadInput, match="smaller step"):
+        saddle.jko(START, 1.0)
+
+
+# T3 of the catalogue: errors in mean and standard deviation from N(2, 2²) towards N(0, 1) at time 1.
+ERRORS = {
+    "jko": {0.1: (0.035328, 0.024276), 0.05: (0.018020, 0.012386), 0.025: (0.009102, 0.006257)},
+    "forward_euler": {0.1: (-0.038402, -0.026404), 0.05: (-0.018787, -0.012917), 0.025: (-0.009294, -0.006390)},
+    "forward_backward": {0.1: (-0.038402, -0.009398), 0.05: (-0.018787, -0.004584), 0.025: (-0.009294, -0.002264)},
+    "langevin": {0.1: (-0.038402, 0.002088), 0.05: (-0.018787, 0.000791), 0.025: (-0.009294, 0.000335)},
+}
+LINE, WIDE = OrnsteinUhlenbeck(double([[1]]), double([0])), Moments(double([2]), double([[4]]))
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_jko_lags_and_euler_leads_by_the_tabulated_errors(name):
+    end = LINE.exact(WIDE, 1.0)
+    for h, expected in ERRORS[name].items():
+        p = WIDE
+        for _ in range(round(1 / h)):
+            p = getattr(LINE, name)(p, h)
+        found = float(p.mean - end.mean), float(p.cov.sqrt() - end.cov.sqrt())
+        assert found == pytest.approx(expected, abs=6e-7)
+
+
+# The solvers of the library, with the score of a Gaussian fit, make the same steps.
+FEW = Particles(START.mean + math.sqrt(2) * torch.cat([(L := torch.linalg.cholesky(START.cov)).T, -L.T]))
+
+
+@pytest.mark.parametrize(
+    ("solver", "step"),
+    [
+        (ForwardEuler(Blob(GaussianFit())), FLOW.forward_euler),
+        (JKO(Blob(GaussianFit()), LBFGS(max_iter=500, tolerance=1e-10), iters=1), FLOW.jko),
+    ],
+)
+def test_particles_with_the_score_of_a_fit_make_the_steps_of_the_gaussian(solver, step):
+    flow = solve(KL(TARGET.gaussian()), solver, FEW, step_size=H, num_steps=2)
+    expected = step(step(START, H), H)
+    assert float(squared_w2(Moments.of(flow.measure), expected)) < 1e-14
+
+
+@pytest.mark.parametrize(("solver", "order"), [(ForwardEuler, 1), (Heun, 2), (RK4, 4)])
+def test_particles_with_the_score_of_a_fit_show_the_order_of_a_solver(solver, order):
+    end, errors = FLOW.exact(START, 1.0), []
+    for k in (20, 40):
+        flow = solve(
+            KL(TARGET.gaussian()), solver(Blob(GaussianFit())), FEW, step_size=1 / k, num_steps=k, save=Save(0)
+        )
+        errors.append(float(squared_w2(Moments.of(flow.measure), end).sqrt()))
+    # The next term of the error is O(h) relative to the first: 0.05 times a constant that grows with the order.
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.08 * order)
+
+
+def test_moments_of_weighted_particles_are_those_of_split_ones():
+    x, w = torch.randn(5, 2, generator=rng(), dtype=torch.float64), double([1, 2, 1, 1, 3])
+    whole = Moments.of(Particles(x, w.log()))
+    split = Moments.of(Particles(torch.cat([x, x]), torch.cat([w, w]).log()))
+    torch.testing.assert_close(tuple(whole), tuple(split))
+    again = Moments.of(Particles(x.repeat_interleave(w.long(), 0)))
+    torch.testing.assert_close(tuple(whole), tuple(again))
+
+
+def test_geodesic_has_constant_speed():
+    distance = squared_w2(START, TARGET)
+    for s in (0.0, 0.3, 1.0):
+        point = geodesic(START, TARGET, s)
+        assert float(squared_w2(START, point)) == pytest.approx(s**2 * float(distance), abs=1e-12)
+        assert float(squared_w2(point, TARGET)) == pytest.approx((1 - s) ** 2 * float(distance), abs=1e-12)
+
+
+def test_sampling_floor_of_the_symmetric_kl():
+    """100 fits to 1000 points in 2 dimensions; the divergence of one has a relative spread of about (2/5)^½."""
+    law = Gaussian(double([0, 0]), torch.eye(2).double())
+    g = rng(0)
+    found = [float(symmetric_kl(Moments.of(law.draw(1000, g)), Moments(law.mean, law.cov))) for _ in range(100)]
+    assert sum(found) / 100 == pytest.approx(symmetric_kl_floor(2, 1000), rel=4 * (2 / 5) ** 0.5 / 10)
+
+
+@pytest.mark.parametrize(("d", "m"), [(1, 2.0), (2, 2.0), (3, 2.0), (2, 3.0), (1, 1.5), (3, 4 / 3)])
+def test_barenblatt_profiles(d, m):
+    rho = Barenblatt(d, m, 0.3)
+    r = torch.linspace(0, rho.radius, 20001, dtype=torch.float64)
+    x = torch.cat([r[:, None], torch.zeros(len(r), d - 1)], 1)
+    area = 2 * math.pi ** (d / 2) / math.gamma(d / 2) * r ** (d - 1)
+    density = rho.log_prob(x).exp()
+    integral = lambda f: float(torch.trapezoid(f * area, r))  # noqa: E731
+    # The trapezoid's error at the edge, where the density is a root for m = 3, is of order (1/20000)^1.5.
+    assert integral(density) == pytest.approx(1, abs=1e-6)
+    assert integral(density * r**2) == pytest.approx(rho.second_moment, rel=1e-6)
+    assert integral(density**m) / (m - 1) == pytest.approx(rho.energy, rel=1e-6)
+    # dF/dt = -E|v|²
+    dt = 1e-5
+    slope = (rho.flow(dt).energy - rho.flow(-dt).energy) / (2 * dt)
+    assert slope == pytest.approx(-integral(density * rho.velocity(x).square().sum(1)), rel=1e-6)
+    # A JKO step: h grad(dF/drho) at the new law is the displacement back, so its square is h² times the dissipation.
+    h, new = 0.1, rho.jko(0.1)
+    moved = (1 - rho.radius / new.radius) ** 2 * new.second_moment
+    assert moved == pytest.approx(h**2 * (new.beta / new.time) ** 2 * new.second_moment, rel=1e-12)
+
+
+def test_barenblatt_vector_and_draws():
+    rho = Barenblatt(2, 2.0, 0.05)
+    assert rho.jko(0.01).radius / rho.radius == pytest.approx(1.0439474868588, abs=1e-13)
+    assert rho.flow(0.01).radius / rho.radius == pytest.approx(1.2**0.25, abs=1e-13)
+    p = rho.draw(20000, rng())
+    # For m = 2 in the plane |x|²/R² has the distribution function 1 - (1 - s)².
+    s = (p.x.square().sum(1) / rho.radius**2).numpy()
+    assert kstest(s, lambda s: 1 - (1 - s) ** 2).pvalue > 1e-3
+    assert kstest(torch.atan2(p.x[:, 1], p.x[:, 0]).numpy() / math.pi, "uniform", (-1, 2)).pvalue > 1e-3
+    line = Barenblatt(1, 3.0, 0.05)
+    assert (
+        kstest(
+            line.draw(2000, rng()).x[:, 0].numpy(), line.quantiles((torch.arange(20000) + 0.5).double() / 20000)
+        ).pvalue
+        > 1e-3
+    )
+
+
+def test_w1_flow_stops_where_it_arrives():
+    x, y = double([-2, 0, 5]), double([0, 0.25, 1])
+    assert w1_flow(x, y, 1.0).tolist() == [-1, 0.25, 4]
+    assert w1_flow(x, y, 10.0).tolist() == y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OrnsteinUhlenbeck(double([[1, 2], [0, 1]]), double([0, 0])), "symmetric A"),
+        (lambda: OrnsteinUhlenbeck(A, double([0])), "symmetric A"),
+        (lambda: OrnsteinUhlenbeck(A, TARGET.mean, -1.0), "temperature=-1.0"),
+        (lambda: Barenblatt(2, 1.0, 0.1), "m > 1"),
+        (lambda: Barenblatt(2, 2.0, 0.1).jko(0.0), "positive step"),
+        (lambda: GaussianFit().log_density(Particles(torch.ones(3, 2))), "singular"),
+        (lambda: w1_flow(double([0]), double([0, 1]), 1.0), "two vectors"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(BadInput, match=message):
+        make()
