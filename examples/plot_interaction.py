@@ -45,8 +45,11 @@ print(f"radii from {radii.min():.6f} to {radii.max():.6f}, exact {1 / math.sqrt(
 # %%
 # A gas on a line
 # ---------------
-# Logarithmic repulsion and a quadratic well,
-# :math:`F=\tfrac12\iint-\log|x-y|\,d\rho\,d\rho+\tfrac12\int x^2d\rho`: the flow of eigenvalues. A semicircle law stays one, of radius :math:`R(t)^2=2+(R_0^2-2)e^{-2t}`. It is drawn behind the particles, and N particles have
+# Logarithmic repulsion and a quadratic well are the flow of eigenvalues,
+#
+# .. math:: F(\rho)=\tfrac12\iint-\log|x-y|\,d\rho\,d\rho+\tfrac12\int x^2\,d\rho.
+#
+# A semicircle law stays one, of radius :math:`R(t)^2=2+(R_0^2-2)e^{-2t}`. It is drawn behind the particles, and N particles have
 # exactly the second moment :math:`\tfrac{N-1}{2N}+(m_0-\tfrac{N-1}{2N})e^{-2t}`.
 
 N, R0 = 100, 0.6

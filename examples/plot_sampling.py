@@ -43,7 +43,7 @@ target = Unnormalised(log_banana, 2)
 exact = {"E x1^2": 2.0, "E x2": 1.0, "var x2": 0.5 + 2.0}  # var x1^2 = 2 * 2^2, a quarter of it
 
 F = KL(target)
-start = Particles(torch.tensor([0.0, 3.0]) + 0.5 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
+start = Particles(torch.tensor([0.0, 3.0]) + 0.5 * torch.randn(200, 2, generator=torch.Generator().manual_seed(1)))
 METHODS = {
     "Langevin": (Langevin(), 0.02, 400),
     "SVGD": (ForwardEuler(Stein(MedianRBF())), 0.1, 400),

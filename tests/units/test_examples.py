@@ -1,0 +1,97 @@
+"""The gallery runs, and shows what its texts say."""
+
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def end_of_film(ns):
+    assert ns["film"].frames == 66
+    assert ns["film"]._repr_html_().startswith("<img")
+    _, values = ns["plotting"].values_along(ns["flow"], ns["F"])
+    assert values[-1] < 0.01 * values[0]
+
+
+def own_parts(ns):
+    """The midpoint rule is of order 2, seen at the two finest steps."""
+    coarse, fine = (abs(ns["variance"](rho) - ns["exact"](0.5)) for rho in ns["ends"][-2:])
+    assert math.log2(coarse / fine) == pytest.approx(2, abs=0.1)
+
+
+def masses(ns):
+    """Reaction moves the mass; 300 particles know it up to 0.03, the splitting at h = 0.05 up to 0.01."""
+    end = {name: float(ns["left_mass"](s.measure)) for name, s in ns["modes"].items()}
+    assert end["transport alone"] == pytest.approx(0.7, abs=1e-6)
+    assert end["weights"] == pytest.approx(ns["exact_mass"](6.0), abs=0.01)
+    assert end["birth and death"] == pytest.approx(ns["exact_mass"](6.0), abs=0.08)  # three standard deviations
+    _, energies = ns["plotting"].values_along(ns["flows"]["with momentum"], ns["valley"])
+    # energies oscillate through four decades; at the end both are near their exact envelopes
+    assert energies[-1] < 1e-6
+
+
+def frozen_and_moving(ns):
+    left = {name: float(ns["left_mass"](s.measure)) for name, s in ns["solutions"].items()}
+    assert left["MMD, RBF(0.3)"] == pytest.approx(0.7)
+    assert left["sliced Wasserstein"] == left["Sinkhorn"] == pytest.approx(0.3)
+    assert 0.3 < left["energy distance"] < 0.4 < left["MMD, RBF(0.3) + RBF(2)"] < 0.6
+
+
+def known_shapes(ns):
+    assert float((ns["radii"] - 1 / math.sqrt(3)).abs().max()) < 0.01
+    assert ns["error"] < 1e-7
+    assert ns["outermost"] == pytest.approx(math.sqrt(ns["R2"]), abs=0.06)  # half the distance of two particles
+
+
+def orders(ns):
+    found = {name: math.log2(e[-2] / e[-1]) for name, e in ns["errors"].items()}
+    claimed = {"forward Euler": 1, "JKO": 1, "Heun": 2, "RK4": 4, "mean of Euler and JKO": 2}
+    for name, order in claimed.items():
+        assert found[name] == pytest.approx(order, abs=0.15)
+    # the sampling error of 4e5 particles, 0.003, is up to a quarter of the error at the finest step
+    assert math.log2(ns["errors"]["Langevin"][0] / ns["errors"]["Langevin"][-1]) / 3 == pytest.approx(1, abs=0.15)
+    assert ns["signs"]["forward Euler"] < 0 < ns["signs"]["JKO"]
+
+
+def profiles(ns):
+    quantiles = ns["exact"].flow(1.0).quantiles(ns["levels"])
+    for solution in ns["both"].values():
+        x = solution.measure.x[:, 0].sort().values
+        assert float((x - quantiles).abs().mean()) < 0.01
+
+
+def stationary_variances(ns):
+    for e, blob, gfsd in zip(ns["widths"], ns["blob"], ns["gfsd"], strict=True):
+        assert blob == pytest.approx(0.5 * (1 + math.sqrt(1 + 4 * e**2)) - e**2, abs=0.03)
+        assert gfsd == pytest.approx(1 - e**2, abs=0.03)
+
+
+SCRIPTS = {
+    "plot_film": end_of_film,
+    "plot_your_own": own_parts,
+    "plot_momentum_and_reaction": masses,
+    "plot_two_modes": frozen_and_moving,
+    "plot_interaction": known_shapes,
+    "plot_orders": orders,
+    "plot_porous_medium": profiles,
+    "plot_sampling": stationary_variances,
+}
+FAST = ("plot_film", "plot_your_own", "plot_momentum_and_reaction")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in SCRIPTS])
+def test_what_the_gallery_shows(name, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    SCRIPTS[name](runpy.run_path(str(EXAMPLES / f"{name}.py")))
+
+
+def test_every_script_of_the_gallery_is_here_or_tested_elsewhere():
+    others = {"plot_entropies", "plot_gaussian_jko", "plot_25_gaussians"}
+    assert {p.stem for p in EXAMPLES.glob("plot_*.py")} == SCRIPTS.keys() | others
