@@ -37,21 +37,22 @@ def exp_(s: Tensor) -> Tensor:
 
 def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
     r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block."""
-    block, parts = logits(eps, x, y, h), []
+    # Written into place: small results kept between large temporaries would scatter the heap.
+    block, out = logits(eps, x, y, h), x.square().sum(2) / 2
     for i in rows(x, y.shape[1]):
         s = block(i)
         top = s.amax(2, keepdim=True)
-        parts.append(exp_(s.sub_(top)).sum(2).log_() + top[..., 0])
-    return x.square().sum(2) / 2 - eps * torch.cat(parts, 1)
+        out[:, i] -= eps * (exp_(s.sub_(top)).sum(2).log_() + top[..., 0])
+    return out
 
 
 def displacement(eps: float, x: Tensor, y: Tensor, log_b: Tensor, g: Tensor) -> Tensor:
     r"""Return :math:`x-T(x)`, T the mean under the plan: the gradient of the potential, shape (B, n, d)."""
     centre = y.mean(1, keepdim=True)
     x, y = x - centre, y - centre
-    block, parts = logits(eps, x, y, log_b + g / eps), []
+    block, out = logits(eps, x, y, log_b + g / eps), x.clone()
     for i in rows(x, y.shape[1]):
         s = block(i)
         exp_(s.sub_(s.amax(2, keepdim=True)))
-        parts.append(s @ y / s.sum(2, keepdim=True))
-    return x - torch.cat(parts, 1)
+        out[:, i] -= s @ y / s.sum(2, keepdim=True)
+    return out
