@@ -12,12 +12,10 @@ from wgflow import (
     KL,
     RBF,
     BadInput,
-    Blob,
     Diverged,
     Entropy,
     ForwardEuler,
     InteractionEnergy,
-    KernelDensity,
     Particles,
     PotentialEnergy,
     PowerLaw,
@@ -178,7 +176,6 @@ def test_refusals():
     assert "Use Langevin" in why_not(PotentialEnergy(double_well), MetropolisLangevin(), rho)
     assert "MetropolisLangevin(Autograd())" in why_not(kl, MetropolisLangevin(Stein(RBF(1.0))), rho)
     assert why_not(kl, MetropolisLangevin(), rho) is None
-    assert why_not(kl, Langevin(Blob(KernelDensity(RBF(1.0)))), rho) is None
     net = torch.nn.Linear(2, 2)
     for solver in (Langevin(), MetropolisLangevin()):
         assert "Use Particles" in why_not(kl, solver, Pushforward(StandardNormal(2), net))

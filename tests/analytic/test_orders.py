@@ -41,7 +41,7 @@ EXPLICIT = [name for name, (solver, _) in SCHEMES.items() if not solver.implicit
 
 def slopes(F, solver, start, exact, T):
     """Observed orders between successive halvings of the step size."""
-    errors, coarsest = [], 8 if solver.implicit else 16
+    errors, coarsest = [], 5 if solver.implicit else 16
     for n in (coarsest, 2 * coarsest, 4 * coarsest):
         flow = solve(F, solver, start, step_size=T / n, num_steps=n)
         errors.append(float((exact(flow.measure) if callable(exact) else flow.measure.x - exact).norm()))
