@@ -224,8 +224,12 @@ class _Sums(torch.autograd.Function):
         if _on_a_line(kernel, x):
             return -_distance_sums(x, y, b)[0]
         between, u = Distances(x, y, kernel.smooth), x.new_zeros(len(x))
-        for i, j in tiles(len(x), len(y), x.device):
-            u[i] += kernel.evaluate(between.block(i, j))[0] @ b[j]
+        ctx.one = between.one
+        for i, j in tiles(len(x), len(y), x.device, between.one):
+            k = kernel.evaluate(between.block(i, j))[0]
+            u[i] += k @ b[j]
+            if between.one and i.start != j.start:
+                u[j] += b[i] @ k
         return u
 
     @staticmethod
@@ -236,18 +240,31 @@ class _Sums(torch.autograd.Function):
         if _on_a_line(ctx.kernel, x):
             (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
             return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
-        between = Distances(x, y, ctx.kernel.smooth)
+        between = Distances(x, x if ctx.one else y, ctx.kernel.smooth)
         A, B = _moments(between.x, g), _moments(between.y, b)
         to_x, to_y, v = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(b)
+        # Of one cloud both sums are over the same symmetric matrix: one product, and half of the blocks.
+        both = torch.cat([A, B]) if ctx.one else A[:0]
+        to_both = torch.zeros_like(both)
         c: float | Tensor = 0.0
-        for i, j in tiles(len(x), len(y), x.device):
+        for i, j in tiles(len(x), len(y), x.device, ctx.one):
             k, q, c = ctx.kernel.evaluate(between.block(i, j))
+            mirrored = ctx.one and i.start != j.start
             if wants_b:
                 v[j] += g[i] @ k
+                if mirrored:
+                    v[i] += k @ g[j]
+            if ctx.one and wants_x:
+                to_both[:, i] += both[:, j] @ q.T
+                if mirrored:
+                    to_both[:, j] += both[:, i] @ q
+                continue
             if wants_x:
                 to_x[:, i] += B[:, j] @ q.T
             if wants_y:
                 to_y[:, j] += A[:, i] @ q
+        if ctx.one:
+            to_y, to_x = to_both.chunk(2)
         dx = _pull(between.x, to_x, 2 * c * g, x) if wants_x else None
         dy = _pull(between.y, to_y, 2 * c * b, y) if wants_y else None
         return None, dx, dy, v if wants_b else None
