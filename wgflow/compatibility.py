@@ -37,6 +37,10 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
             if not carried or measure.tracks_points or not solver.implicit:
                 reason = f"{m} loses it at the first move" if carried else f"{m} does not carry one"
                 return f"{f}.value needs the density of the moving measure, and {reason}. {_without_density(F, s)}"
+            for term in (t for t in (G.terms if isinstance(G, Sum) else (G,)) if t.needs_density):
+                unknown = [type(t).__name__ for t in term.targets() if not t.has_density]
+                if unknown:
+                    return f"{f}.value compares densities, and a {unknown[0]} as the target has none. {_without_density(F, s)}"
     asked = F.split_entropy()[0] if solver.splits_entropy else F
     refused = (None if asked is None else e.refuses(asked)) or solver.refuses(F)
     if refused is not None:

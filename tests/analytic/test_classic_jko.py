@@ -273,11 +273,11 @@ def perceptron():
 GENERAL = {
     "icnn": lambda: ICNNGradient(1, width=48, depth=2),
     "residual": lambda: Residual(1, net=perceptron()),
-    "ode": lambda: NeuralODE(1, net=perceptron(), steps=1),
+    "ode": lambda: NeuralODE(1, net=perceptron(), steps=2),  # one step would leave the rule's error in the determinant
 }
 
 
-@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("name", ["icnn", "residual", pytest.param("ode", marks=pytest.mark.slow)])
 def test_a_general_map_takes_the_exact_step_of_a_double_well(name):
     """V = (x² - 1)² + x/2 from N(0.3, 0.7²) in one dimension, expectations exact, against quantiles.
 

@@ -11,6 +11,7 @@ from torch import nn
 from wgflow import (
     JKO,
     KL,
+    RBF,
     Adam,
     Autograd,
     BadInput,
@@ -23,6 +24,7 @@ from wgflow import (
     Particles,
     PotentialEnergy,
     PowerEntropy,
+    SquaredMMD,
     StandardNormal,
     Unnormalised,
     Unsupported,
@@ -311,3 +313,11 @@ def test_the_input_and_the_global_generator_are_left_alone():
     assert same(one, two)
     assert rho.maps == []
     assert all(torch.equal(rho.make_map.state_dict()[name], t) for name, t in held.items())
+
+
+def test_a_target_without_density_needs_a_critic():
+    F = KL(Dataset(torch.randn(9, 2, generator=rng())))
+    rho = Chain(StandardNormal(2), MAPS["affine"])
+    assert "a Dataset as the target has none. Use the Critic" in why_not(F, JKO(), rho)
+    assert why_not(F, JKO(Critic(lambda: nn.Linear(2, 1))), rho) is None
+    assert why_not(KL(BANANA) + 0.5 * SquaredMMD(Dataset(torch.zeros(9, 2)), RBF(1.0)), JKO(), rho) is None
