@@ -10,6 +10,7 @@ import math
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from wgflow import ForwardEuler, Particles, SlicedWasserstein, plotting, solve
@@ -21,6 +22,9 @@ start = Particles(0.3 * torch.randn(400, 2, generator=rng))
 
 F = 0.5 * SlicedWasserstein(Particles(spiral), directions=50)
 flow = solve(F, ForwardEuler(), start, step_size=lambda k: min(0.4, 0.1 * 1.02**k), num_steps=130)
+
+plotting.particles(flow, over=Particles(spiral), times=[0, 1, 4, flow.times[-1]])
+plt.show()
 
 # %%
 # The steps grow, since a flow slows down towards its end: a film at equal times would show mostly the end. At most 66 of the

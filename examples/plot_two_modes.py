@@ -70,6 +70,15 @@ figure.set_size_inches(6.2, 3.0)
 plt.show()
 
 # %%
+# The field at the start says why: arrows are the velocity that a particle would have there.
+
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3), layout="constrained")
+for ax, name in zip(axes, ("MMD, RBF(0.3)", "energy distance"), strict=True):
+    plotting.vector_field(FLOWS[name][0], start, grid=17, limits=[(-3.2, 3.2), (-1.9, 1.9)], ax=ax)
+    ax.set(title=name, xticks=[-2, 0, 2], yticks=[])
+plt.show()
+
+# %%
 # What happened
 # -------------
 # Particles are blue, the target orange, the masses on the left start at 0.7 and should end at 0.3 (dotted).

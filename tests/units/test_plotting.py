@@ -349,6 +349,7 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
         (lambda: plotting.particles(cloud(d=5), dims=(1, 1)), "different coordinates"),
         (lambda: plotting.particles(cloud(d=5), dims=(0, 5)), "between 0 and 4"),
         (lambda: plotting.particles(cloud(d=5), over=square, dims=(0, 1)), "function of all 5 coordinates"),
+        (lambda: plotting.particles(Particles(torch.tensor([[1.0, math.nan]]))), "not finite"),
         (lambda: plotting.particles("flow"), "expected a Solution or Particles"),
         (lambda: plotting.particles(cloud(), over=StandardNormal(3)), r"shape \(3,\)"),
         (lambda: plotting.particles(cloud(), over=3.0), "expected a Measure or a potential"),
@@ -378,6 +379,23 @@ def test_what_cannot_be_drawn(call, says):
     with pytest.raises(BadInput, match=says):
         call()
     assert not [n for n in plt.get_fignums() if plt.figure(n).axes == []]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("over", [None, square, StandardNormal(2), Dataset(torch.ones(2, 2))], ids=str)
+def test_particles_at_one_place_are_drawn_all_the_same(over, tmp_path):
+    one = Particles(torch.ones(3, 2), torch.tensor([0.0, 0.0, -math.inf]))
+    still = solve(PotentialEnergy(lambda x: 0 * x.sum(1)), ForwardEuler(), one, step_size=1.0, num_steps=1)
+    plotting.particles(still, over=over).canvas.draw()
+    plotting.trajectories(still, over=over).canvas.draw()
+    plotting.vector_field(V, still, over=over).canvas.draw()
+    assert plotting.animate(still, tmp_path / "a.gif", over, quantity=V, dpi=30, progress=False).frames == 2
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(MissingDependency, match=r"wgflow\[plot\]"):
+        plotting.particles(cloud())
 
 
 def test_the_users_settings_are_left_alone():

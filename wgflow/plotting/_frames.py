@@ -65,7 +65,10 @@ def frames(rho: Solution | Particles, dims: Dims | None) -> list[Frame]:
 
 
 def _frame(t: float, k: int, p: Particles, dims: Dims | None) -> Frame:
-    return Frame(t, k, flat(p.x, dims), p.w.detach().cpu().double().numpy())
+    frame = Frame(t, k, flat(p.x, dims), p.w.detach().cpu().double().numpy())
+    if not (np.isfinite(frame.x).all() and np.isfinite(frame.w).all()):
+        raise BadInput(f"particles at time {t:g} are not finite and cannot be drawn")
+    return frame
 
 
 def flat(x: Tensor, dims: Dims | None) -> np.ndarray:
@@ -120,7 +123,7 @@ def window(clouds: Sequence[np.ndarray], limits: Limits | None) -> list[tuple[fl
         return pairs
     low = np.min([np.quantile(x, 0.002, axis=0) for x in clouds], axis=0)
     high = np.max([np.quantile(x, 0.998, axis=0) for x in clouds], axis=0)
-    margin = 0.08 * np.maximum(high - low, 1e-3 * np.max(high - low) or 1.0)
+    margin = 0.08 * np.maximum(high - low, 1e-3 * np.max(high - low)) if (high > low).any() else 1.0
     return [(float(a), float(b)) for a, b in zip(low - margin, high + margin, strict=True)]
 
 
