@@ -1,343 +1,115 @@
-"""What every registered solver owes its callers, on every measure and estimator that it accepts."""
+"""Imports point down: the floors of the package, read from its source."""
 
-import copy
-import dataclasses
-import io
-import itertools
-import re
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
-import torch
-from _exact import rng
-from torch import nn
 
-from wgflow import (
-    ESTIMATORS,
-    FUNCTIONALS,
-    R1,
-    RBF,
-    SOLVERS,
-    Adam,
-    Autograd,
-    Blob,
-    Callback,
-    Checkpoint,
-    Cosine,
-    Critic,
-    Entropy,
-    Incompatible,
-    KDEScore,
-    KernelDensity,
-    LearnedScore,
-    MedianRBF,
-    NearestRBF,
-    Particles,
-    PowerEntropy,
-    ProximalScore,
-    Pushforward,
-    Regression,
-    SquaredMMD,
-    StandardNormal,
-    Stein,
-    Unnormalised,
-    solve,
-    why_not,
-)
-from wgflow._rng import global_generators
-from wgflow._state import load_state, state_dict, tensors
+import wgflow
 
-H, STEPS = 0.3, 3
-
-
-class Noisy(nn.Module):
-    """G(x, z) with batch normalisation: everything a resume could forget."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.SiLU(), nn.Linear(6, 2))
-
-    def forward(self, x, z):
-        return self.net(torch.cat([x, z], 1))
-
-
-def potential_net():
-    return nn.Sequential(nn.Linear(2, 6), nn.SiLU(), nn.Linear(6, 1))
-
-
-def pushforward(**options):
-    return Pushforward(StandardNormal(2), Noisy, noise=StandardNormal(3), ema=0.9, **options)
-
-
-FIT = Regression(Adam(1e-2), persistent=2, batch=8)
-POINTS = torch.randn(6, 2, generator=rng(1))
-MEASURES = {
-    "particles": lambda: Particles(POINTS.clone()),
-    "weighted": lambda: Particles(POINTS.clone(), torch.randn(6, generator=rng(2))),
-    "with density": lambda: Particles(POINTS.clone(), log_rho=StandardNormal(2).log_prob(POINTS)),
-    "pushforward": pushforward,
-    "regressed": lambda: pushforward(regression=FIT),
-    "referenced": lambda: pushforward(regression=FIT, reference=nn.Identity()),
-}
-KERNEL = RBF(0.8)
-MAKE_ESTIMATOR = {
-    "autograd": Autograd,
-    "critic": lambda: Critic(potential_net, Adam(1e-2, schedule=Cosine(9, 1e-3)), iters=2, r1=R1(0.1, every=3)),
-    "stein": lambda: Stein(KERNEL),
-    "blob": lambda: Blob(KernelDensity(NearestRBF())),
-    "kde": lambda: KDEScore(MedianRBF()),
-    "learned_score": lambda: LearnedScore(lambda: nn.Linear(2, 2), iters=2),
-    "proximal_score": lambda: ProximalScore(0.2, samples=3),
-}
-# Options that make an instance small and use what it has; whatever of them a solver takes.
-SMALL = {"iters": 3, "first_iters": 4, "batch": 8, "optim": Adam(1e-2, schedule=Cosine(9, 1e-3))}
-
-
-def make_solver(name, estimator):
-    """Return the solver at a small size, whatever of these options it has."""
-    known = {f.name for f in dataclasses.fields(SOLVERS[name])}
-    return SOLVERS[name](estimator=MAKE_ESTIMATOR[estimator](), **{k: v for k, v in SMALL.items() if k in known})
-
-
-def cloud():
-    return Particles(torch.randn(8, 2, generator=rng(3)) + 1, torch.randn(8, generator=rng(4)))
-
-
-def at_cloud(F):
-    """Return the functional with weighted points as its target, where it draws one."""
-    names = {f.name for f in dataclasses.fields(F)}
-    if "target" not in names or "batch" not in names:
-        return F
-    return dataclasses.replace(F, target=cloud(), batch=8)
-
-
-BANANA = Unnormalised(lambda x: -0.5 * (x[:, 0].square() + (x[:, 1] - x[:, 0].square() / 4).square()), 2)
-MAKE_FUNCTIONAL = {name: (lambda name=name: at_cloud(FUNCTIONALS[name].example())) for name in FUNCTIONALS} | {
-    "kl of a density": lambda: FUNCTIONALS["kl"](BANANA),
-    "kl of a density + interaction": lambda: FUNCTIONALS["kl"](BANANA) + 0.5 * FUNCTIONALS["interaction"].example(),
-    "half squared_mmd + potential": lambda: 0.5 * at_cloud(SquaredMMD.example()) + FUNCTIONALS["potential"].example(),
-    "smoothed entropy": lambda: Entropy(KernelDensity(KERNEL)),
-    "smoothed porous medium + potential": lambda: (
-        PowerEntropy(KernelDensity(KERNEL)) + FUNCTIONALS["potential"].example()
-    ),
-}
-COMBINATIONS = list(itertools.product(MAKE_FUNCTIONAL, SOLVERS, MAKE_ESTIMATOR, MEASURES))
-
-
-def parts(name, solver, estimator, measure):
-    return MAKE_FUNCTIONAL[name](), make_solver(solver, estimator), MEASURES[measure]()
-
-
-def reason(combination):
-    return why_not(*parts(*combination))
-
-
-def run(combination, **options):
-    return solve(*parts(*combination), **{"step_size": H, "num_steps": STEPS} | options)
-
-
-REASONS = {c: reason(c) for c in COMBINATIONS}
-# Independent of what why_not says: a capability cannot disappear silently.
-MUST_WORK = [
-    ("potential", "forward_euler", "autograd", "particles"),
-    ("potential", "forward_euler", "autograd", "with density"),
-    ("potential", "forward_euler", "autograd", "regressed"),
-    ("potential", "jko", "autograd", "weighted"),
-    ("potential", "jko", "autograd", "pushforward"),
-    ("kl", "forward_euler", "critic", "weighted"),
-    ("softplus", "forward_euler", "critic", "referenced"),
-    ("js_nonsat", "jko", "critic", "particles"),
-    ("kl", "jko", "critic", "pushforward"),
-    ("chi2_tight", "jko", "critic", "referenced"),
-    ("kl of a density", "forward_euler", "stein", "weighted"),
-    ("kl of a density", "forward_euler", "proximal_score", "weighted"),
-    ("kl of a density", "heun", "blob", "weighted"),
-    ("kl of a density", "rk4", "kde", "weighted"),
-    ("kl of a density", "forward_euler", "learned_score", "weighted"),
-    ("kl of a density", "langevin", "autograd", "weighted"),
-    ("kl of a density", "mala", "autograd", "weighted"),
-    ("kl of a density", "accelerated", "blob", "weighted"),
-    ("kl of a density", "with_reaction", "blob", "weighted"),
-    ("kl of a density", "forward_backward", "autograd", "weighted"),
-    ("kl of a density", "jko", "blob", "weighted"),
-    ("kl of a density + interaction", "langevin", "autograd", "weighted"),
-    ("half squared_mmd + potential", "ode", "autograd", "weighted"),
-    ("squared_mmd", "forward_euler", "autograd", "regressed"),
-    ("squared_mmd", "jko", "autograd", "pushforward"),
-    ("squared_mmd", "with_reaction", "autograd", "weighted"),
-    ("squared_ksd", "jko", "autograd", "weighted"),
-    ("sliced_w", "heun", "autograd", "weighted"),
-    ("sinkhorn", "forward_euler", "autograd", "weighted"),
-    ("sinkhorn", "forward_euler", "autograd", "regressed"),
-    ("kale", "forward_euler", "autograd", "weighted"),
-    ("interaction", "accelerated", "autograd", "weighted"),
-    ("entropy", "langevin", "autograd", "particles"),
-    ("smoothed porous medium + potential", "rk4", "autograd", "weighted"),
+ROOT = Path(wgflow.__file__).parent
+FLOORS = [
+    {
+        "_cache",
+        "_files",
+        "_imports",
+        "_ledger",
+        "_once",
+        "_ops",
+        "_quantiles",
+        "_ranks",
+        "_registry",
+        "_rng",
+        "_sinkhorn",
+        "_sinkhorn_solver",
+        "_softmin",
+        "_state",
+        "_typing",
+        "errors",
+        "kernels",
+        "optim",
+        "schedules",
+        "tridiagonal",
+    },
+    {"measures", "maps"},
+    {"densities", "functionals", "reference"},
+    {"estimators"},
+    {"solvers", "compatibility"},
+    {"_describe", "callbacks", "checkpoint", "metrics", "pacing", "plotting", "presets", "solution", "solve"},
+    {"__init__"},  # the public names
+    {"generative"},
+    {"cli", "__main__"},
 ]
+EXTRAS = {
+    *("diffusers", "jsonargparse", "matplotlib", "ot", "safetensors", "tensorboard"),
+    *("torch_fidelity", "torchmetrics", "torchvision", "yaml"),
+}
+FILES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted(ROOT.rglob("*.py"))}
 
 
-def test_every_estimator_has_a_case():
-    assert set(MAKE_ESTIMATOR) == set(ESTIMATORS)
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_combinations_that_must_work(combination):
-    assert REASONS[combination] is None
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("name", MAKE_FUNCTIONAL)
-def test_accepted_combinations_run_and_resume_exactly(name, solver):
-    """Two steps, and the same two steps saved and loaded in the middle of their updates: estimators and measures all."""
-    for combination in itertools.product([name], [solver], MAKE_ESTIMATOR, MEASURES):
-        if REASONS[combination] is not None:
+def imports(path):
+    """Yield (dotted name, whether it is imported with the module) for what runs; not what type checkers read."""
+    stack = [(ast.parse(path.read_text(encoding="utf-8")), True)]
+    while stack:
+        node, at_load = stack.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
-        F, solver, measure = parts(*combination)
-        with global_generators(0, torch.device("cpu")):
-            total = solver.updates(0) + solver.updates(1)
-            state = solver.init(F, measure, rng(0))
-            for done in range(total):
-                if done == total // 2:
-                    file = io.BytesIO()
-                    torch.save(state_dict(state), file)
-                state, _ = solver.update(F, state, H)
-            file.seek(0)
-            resumed = load_state(solver.init(F, measure, rng(9)), torch.load(file, weights_only=True))
-            for _ in range(total - total // 2):
-                resumed, _ = solver.update(F, resumed, H)
-        assert state.k == 2, combination
-        assert state.t == pytest.approx(2 * H), combination
-        saved = tensors(state_dict(state.measure))
-        assert all(bool(torch.isfinite(t).all()) for t in saved if t.is_floating_point()), combination
-        assert same(resumed, state), combination
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, at_load) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from ((f"{node.module}.{alias.name}", at_load) for alias in node.names)
+        at_load = at_load and not isinstance(node, (ast.FunctionDef, ast.Lambda))
+        stack += [(child, at_load) for child in ast.iter_child_nodes(node)]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_refused_combination_says_why_and_what_to_use_instead(solver):
-    for combination, why in REASONS.items():
-        if combination[1] != solver or why is None:
-            continue
-        assert re.search(r"[Uu]se |give it |[Gg]ive |Leave |Keep ", why), (combination, why)
-        name, _, estimator, measure = combination
-        for said, advised in (
-            ("Critic(net)", "critic"),
-            ("Autograd()", "autograd"),
-            ("Blob(", "blob"),
-            ("Stein(", "stein"),
-        ):
-            if f"{SOLVERS[solver].__name__}({said}" in why:
-                assert advised != estimator, (combination, why)
-                assert why != REASONS[name, solver, advised, measure], (combination, why)
+def module(name):
+    """The file of ours that a dotted name comes from: the longest prefix that is one; None for another package."""
+    parts = name.split(".")
+    if parts[0] != "wgflow":
+        return None
+    for end in range(len(parts), 0, -1):
+        for candidate in (".".join(parts[1:end]), ".".join([*parts[1:end], "__init__"])):
+            if candidate in FILES:
+                return candidate
+    raise AssertionError(f"{name} is not a module of wgflow")
 
 
-def test_solve_raises_the_reason():
-    combination = next(c for c, why in REASONS.items() if why is not None)
-    with pytest.raises(Incompatible) as error:
-        run(combination)
-    assert str(error.value) == REASONS[combination]
+def floor(name):
+    top = name.split(".")[0]
+    found = [i for i, names in enumerate(FLOORS) if top in names]
+    assert found, f"wgflow.{top} has no floor: add it to FLOORS, as low as its imports allow"
+    return found[0]
 
 
-def test_static_measures_and_targets_without_draws_are_refused():
-    kl, critic = FUNCTIONALS["kl"], MAKE_ESTIMATOR["critic"]()
-    for name in SOLVERS:
-        solver = SOLVERS[name](estimator=critic)
-        if solver.splits_entropy:  # it never asks a critic about KL
-            continue
-        assert "start from Particles" in why_not(kl(StandardNormal(2)), solver, StandardNormal(2))
-        unnormalised = kl(Unnormalised(lambda x: -x.square().sum(1), 2))
-        assert "Use a Dataset or a Gaussian" in why_not(unnormalised, solver, Particles(POINTS))
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_down(name):
+    ours = {module(target) for target, _ in imports(FILES[name])} - {None}
+    above = sorted(target for target in ours if floor(target) > floor(name))
+    assert not above, f"wgflow.{name} imports from floors above it: {above}"
 
 
-# --- reproducible, resumable, without side effects ------------------------------------------------------------------
+def test_no_two_modules_import_each_other():
+    graph = {name: {module(t) for t, at_load in imports(f) if at_load} - {None, name} for name, f in FILES.items()}
+    assert set(TopologicalSorter(graph).static_order()) == set(FILES)
 
 
-def everything(state):
-    return tensors(state_dict(state)), state.k, state.t
+@pytest.mark.parametrize("name", FILES)
+def test_packages_of_the_extras_are_imported_where_they_are_used(name):
+    at_load = {target.split(".")[0] for target, at_load in imports(FILES[name]) if at_load}
+    assert not at_load & EXTRAS
 
 
-def same(ours, theirs):
-    (a, *counts), (b, *others) = everything(ours), everything(theirs)
-    return counts == others and len(a) == len(b) and all(map(torch.equal, a, b))
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_the_seed_decides_everything_and_the_global_generator_nothing(combination):
-    torch.manual_seed(1)
-    one = run(combination, seed=5)
-    torch.manual_seed(2)
-    before = torch.get_rng_state()
-    two = run(combination, seed=5)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert same(one.state, two.state)
-
-
-def stepped(F, solver, measure, seed):
-    return solver.init(F, measure, rng(seed))
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_resume_is_exact_after_every_update(combination):
-    """Save, load into a state initialised from another seed, go on: bit for bit the same, inside and between steps."""
-    F, solver, measure = parts(*combination)
-    total = sum(solver.updates(k) for k in range(STEPS))
-    state, saved = solver.init(F, measure, rng(0)), []
-    for _ in range(total):
-        file = io.BytesIO()
-        torch.save(state_dict(state), file)
-        saved.append(file)
-        state, _ = solver.update(F, state, H)
-    assert state.k == STEPS
-    for done, file in enumerate(saved):
-        file.seek(0)
-        plain = torch.load(file, weights_only=True)
-        resumed = load_state(solver.init(F, measure, rng(99)), plain)
-        for _ in range(total - done):
-            resumed, _ = solver.update(F, resumed, H)
-        assert same(resumed, state), f"resumed after {done} of {total} updates"
-
-
-class Interrupted(Exception):
-    pass
-
-
-class InterruptAt(Callback):
-    """Stops the process, as it were, after so many updates."""
-
-    def __init__(self, update):
-        self.update = update
-
-    def on_update(self, run, info):
-        if run.updates == self.update:
-            raise Interrupted
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_resume_through_a_checkpoint_is_exact(combination, tmp_path):
-    whole = run(combination)
-    total = sum(make_solver(*combination[1:3]).updates(k) for k in range(STEPS))
-    for update in {2, total // 2, total - 1}:
-        place = {"checkpoint": Checkpoint(tmp_path / str(update), every_updates=1)}
-        with pytest.raises(Interrupted):
-            run(combination, callbacks=[InterruptAt(update)], **place)
-        resumed = run(combination, **place)
-        assert same(resumed.state, whole.state)
-        untimed = [[{**row, "seconds": 0} for row in flow.history] for flow in (resumed, whole)]
-        assert untimed[0] == untimed[1]
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_configuration_and_inputs_are_left_as_they_were(combination):
-    F, solver, measure = parts(*combination)
-    generator, critic = Noisy().eval(), potential_net().eval()
-    if isinstance(measure, Pushforward):
-        measure = dataclasses.replace(measure, net=generator)
-    if isinstance(solver.estimator, Critic):
-        solver = dataclasses.replace(solver, estimator=dataclasses.replace(solver.estimator, net=critic))
-    held = [*generator.state_dict().values(), *critic.state_dict().values()]
-    held += [t for m in (measure, F.data()) if isinstance(m, Particles) for t in (m.x, m.log_w) if t is not None]
-    copies, description = copy.deepcopy(held), repr((solver, measure))
-    solve(F, solver, measure, step_size=H, num_steps=2)
-    assert all(map(torch.equal, held, copies))
-    assert not any(t.requires_grad for t in held)
-    assert all(p.requires_grad and p.grad is None for net in (generator, critic) for p in net.parameters())
-    assert not any(module.training for net in (generator, critic) for module in net.modules())
-    assert repr((solver, measure)) == description
+def test_the_reader_of_imports_sees_what_it_must(tmp_path):
+    source = tmp_path / "example.py"
+    source.write_text(
+        "from typing import TYPE_CHECKING\nimport torch.nn\nfrom wgflow.measures import Particles\n"
+        "if TYPE_CHECKING:\n    from wgflow.solve import Run\n"
+        "def f():\n    from wgflow import presets\n    import torchvision\n"
+    )
+    found = set(imports(source))
+    assert ("torch.nn", True) in found
+    assert ("torchvision", False) in found
+    assert {module(name) for name, _ in found} - {None} == {"measures.__init__", "presets.__init__"}
+    assert module("wgflow.KL") == "__init__"

@@ -25,6 +25,7 @@ from wgflow import (
     Cosine,
     Critic,
     Entropy,
+    EvaluationNoise,
     Incompatible,
     KDEScore,
     KernelDensity,
@@ -87,6 +88,7 @@ MAKE_ESTIMATOR = {
     "kde": lambda: KDEScore(MedianRBF()),
     "learned_score": lambda: LearnedScore(lambda: nn.Linear(2, 2), iters=2),
     "proximal_score": lambda: ProximalScore(0.2, samples=3),
+    "evaluation_noise": lambda: EvaluationNoise(Autograd(), 0.1),
 }
 # Options that make an instance small and use what it has; whatever of them a solver takes.
 SMALL = {"iters": 3, "first_iters": 4, "batch": 8, "optim": Adam(1e-2, schedule=Cosine(9, 1e-3))}
