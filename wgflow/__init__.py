@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from wgflow import presets
-from wgflow.callbacks import Callback, Evaluate, JsonLog, Progress, StopWhen
+from wgflow.callbacks import Callback, Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import why_not
 from wgflow.densities import DensityModel, KernelDensity, Spacings
@@ -24,11 +24,13 @@ from wgflow.estimators import (
     Blob,
     Critic,
     Estimator,
+    EvaluationNoise,
     KDEScore,
     LearnedScore,
     ProximalScore,
     Stein,
     register_estimator,
+    velocity_at,
 )
 from wgflow.functionals import (
     FUNCTIONALS,
@@ -94,6 +96,7 @@ from wgflow.measures import (
 )
 from wgflow.optim import LBFGS, SGD, Adam, Cosine
 from wgflow.presets import Flow
+from wgflow.schedules import Geometric, Halving, Piecewise, PowerDecay
 from wgflow.solution import Save, Solution
 from wgflow.solve import solve
 from wgflow.solvers import (
@@ -110,8 +113,10 @@ from wgflow.solvers import (
     MetropolisLangevin,
     Reaction,
     Reweight,
+    RungeKutta,
     Solver,
     State,
+    Tableau,
     WithReaction,
     register_solver,
     transport_cost,
@@ -159,6 +164,7 @@ __all__ = [
     "Entropy",
     "Estimator",
     "Evaluate",
+    "EvaluationNoise",
     "FDivergence",
     "Flow",
     "ForwardBackward",
@@ -166,6 +172,8 @@ __all__ = [
     "Functional",
     "Gaussian",
     "GaussianMixture",
+    "Geometric",
+    "Halving",
     "Heun",
     "Identity",
     "Incompatible",
@@ -192,7 +200,9 @@ __all__ = [
     "MovingMeasure",
     "NearestRBF",
     "Particles",
+    "Piecewise",
     "PotentialEnergy",
+    "PowerDecay",
     "PowerEntropy",
     "PowerLaw",
     "Progress",
@@ -202,6 +212,7 @@ __all__ = [
     "Regression",
     "Reweight",
     "Riesz",
+    "RungeKutta",
     "Save",
     "Scaled",
     "SinkhornDivergence",
@@ -217,9 +228,12 @@ __all__ = [
     "StandardNormal",
     "State",
     "Stein",
+    "StopAt",
     "StopWhen",
+    "StopWhenFlat",
     "Successor",
     "Sum",
+    "Tableau",
     "Unnormalised",
     "Unsupported",
     "WgflowError",
@@ -235,5 +249,6 @@ __all__ = [
     "solve",
     "transport_cost",
     "twenty_five_gaussians",
+    "velocity_at",
     "why_not",
 ]

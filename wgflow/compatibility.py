@@ -31,7 +31,7 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
             wanted = " or ".join(needs)
             what = f if G is F else f"{f} without its entropy"
             other = "Critic(net)" if G.can("conjugate") or G.can("variational") else "Autograd()"
-            return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}({other})."
+            return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}(estimator={other})."
         if "value" in needs and G.needs_density:
             carried = (getattr(measure, "log_rho", None) is not None or measure.carries_density) and not splits
             if not carried or measure.tracks_points or not solver.implicit:
@@ -42,6 +42,10 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
                 if unknown:
                     return f"{f}.value compares densities, and a {unknown[0]} as the target has none. {_without_density(F, s)}"
     asked = F.split_entropy()[0] if solver.splits_entropy else F
+    for G_part, part in solver.parts(F):
+        reason = why_not(G_part, part, measure)
+        if reason is not None:
+            return reason
     refused = (None if asked is None else e.refuses(asked)) or solver.refuses(F)
     if refused is not None:
         return refused
@@ -72,12 +76,12 @@ def _without_density(F: Functional, s: str) -> str:
     drawn = (F.can("conjugate") or F.can("variational")) and (F.data() is None or F.data().can_draw)  # type: ignore[union-attr]
     if temperature > 0 and (energy is None or (energy.can("value") and not energy.needs_density)):
         advice = (
-            f"Use an estimator that treats the entropy itself, {s}(Blob(KernelDensity(kernel))) or {s}(Stein(kernel)), or the "
-            "solver Langevin"
+            f"Use an estimator that treats the entropy itself, {s}(estimator=Blob(KernelDensity(kernel))) or "
+            f"{s}(estimator=Stein(kernel)), or the solver Langevin"
         )
-        return advice + (f"; or, from samples alone, {s}(Critic(net))." if drawn else ".")
+        return advice + (f"; or, from samples alone, {s}(estimator=Critic(net))." if drawn else ".")
     if drawn:
-        return f"Use the Critic estimator, which needs samples only: {s}(Critic(net))."
+        return f"Use the Critic estimator, which needs samples only: {s}(estimator=Critic(net))."
     return "Use a model of it in the functional: density=KernelDensity(RBF(bandwidth))."
 
 

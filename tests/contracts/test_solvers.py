@@ -226,7 +226,7 @@ def test_a_refused_combination_says_why_and_what_to_use_instead(solver):
             ("Blob(", "blob"),
             ("Stein(", "stein"),
         ):
-            if f"{SOLVERS[solver].__name__}({said}" in why:
+            if f"{SOLVERS[solver].__name__}(estimator={said}" in why:
                 assert advised != estimator, (combination, why)
                 assert why != REASONS[name, solver, advised, measure], (combination, why)
 

@@ -217,7 +217,7 @@ def test_what_has_no_conjugate_or_value_says_so_and_advises():
 def test_compatibility_looks_into_sums_and_multiples(F, estimator, advice, solver):
     reason = why_not(F, solver(estimator), Particles(torch.zeros(3, 1)))
     assert (reason is None) == (advice is None)
-    assert advice is None or f"{solver.__name__}({advice}" in reason
+    assert advice is None or f"{solver.__name__}(estimator={advice}" in reason
 
 
 def test_a_sum_that_would_need_two_critics_says_so():

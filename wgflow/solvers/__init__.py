@@ -2,7 +2,7 @@
 
 from wgflow.solvers.accelerated import Accelerated
 from wgflow.solvers.base import SOLVERS, Solver, State, advance, register_solver
-from wgflow.solvers.explicit import RK4, ForwardEuler, Heun
+from wgflow.solvers.explicit import RK4, ForwardEuler, Heun, RungeKutta, Tableau
 from wgflow.solvers.jko import JKO, JKOState, transport_cost
 from wgflow.solvers.langevin import Langevin, MetropolisLangevin
 from wgflow.solvers.ode import ODE
@@ -24,8 +24,10 @@ __all__ = [
     "MetropolisLangevin",
     "Reaction",
     "Reweight",
+    "RungeKutta",
     "Solver",
     "State",
+    "Tableau",
     "WithReaction",
     "advance",
     "register_solver",
