@@ -16,6 +16,7 @@ from typing import Any
 import _ou_suite
 import numpy as np
 import torch
+from _cost_in_k import cost_in_k
 from _flow_problems import Method, Problem, problems
 from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
 
@@ -205,15 +206,22 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument("--ou-batch", type=int, default=1024)
     options.add_argument("--ou-cached", type=int, default=20000, help="points that a chain keeps")
     options.add_argument("--ou-points", type=int, default=20000, help="fresh points that score it")
+    options.add_argument("--steps", type=int, default=16, help="JKO steps K of the comparison of S-JKO with chains")
+    options.add_argument("--updates", type=int, default=4, help="updates in one of them")
+    options.add_argument("--rounds", type=int, default=2, help="times that every one of them is run")
+    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--width", type=int, default=128, help="of its networks")
+    options.add_argument("--buffer", type=int, default=2048, help="particles of its cached chain")
     options.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "discretizations.png")
     args = options.parse_args(argv)
     if args.quick:
         args.ou_dims, args.ou_run, args.ou_targets = [2], [2], 1
         args.ou_iters, args.ou_batch, args.ou_cached, args.ou_points = 2, 16, 64, 64
+        args.steps, args.updates, args.rounds, args.batch, args.width, args.buffer = 4, 2, 1, 16, 16, 32
     torch.set_num_threads(args.threads)
     device = torch.device("cpu")  # the flows are small; on a GPU one would measure launches
     flows = [measure(problem, args, device) for problem in problems(args.quick)]
-    results = {"flows": flows, "ornstein_uhlenbeck": ornstein_uhlenbeck(args)}
+    results = {"flows": flows, "ornstein_uhlenbeck": ornstein_uhlenbeck(args), "cost_in_k": cost_in_k(args, device)}
     draw(flows, args.figure)
     settings = {k: v for k, v in vars(args).items() if k.startswith("ou_") or k == "quick"} | {
         "clock": Clock(device).name

@@ -1,7 +1,60 @@
-"""Tables of benchmark records, for the command line."""
+"""Benchmarks of the repository from the command line: records found, scripts run, tables printed."""
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from wgflow.errors import BadInput
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def latest_record() -> Path:
+    """Return the record in this copy of the repository.
+
+    Raises
+    ------
+    BadInput
+        When there is none: benchmarks are not part of the installed package.
+    """
+    path = BENCHMARKS / "results" / "discretizations.json"
+    if not path.exists():
+        raise BadInput(
+            f"no record at {path}. Run `wgflow bench --run` in a copy of the repository, or name a JSON record."
+        )
+    return path
+
+
+def run_discretizations(record: Path | None, quick: bool) -> Path:
+    """Run ``benchmarks/discretizations.py`` and return its record, the repository's one unless a path is given.
+
+    A quick run without a path goes to a temporary folder: its numbers mean nothing.
+
+    Raises
+    ------
+    BadInput
+        When the script is not there, or fails.
+    """
+    script = BENCHMARKS / "discretizations.py"
+    if not script.exists():
+        raise BadInput(
+            f"no {script}: benchmarks are in the repository, not in the installed package. Run this in a copy of it."
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, str(script)]
+        if record is not None or quick:
+            record = Path(tempfile.mkdtemp()) / "discretizations.json" if record is None else record
+            command += ["--results", scratch, "--figure", str(record.with_suffix(".png"))]
+        if subprocess.run([*command, *(["--quick"] if quick else [])], stdout=sys.stderr).returncode:
+            raise BadInput(f"{script} failed; its output is above")
+        if record is None:
+            return latest_record()
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text((Path(scratch) / "discretizations.json").read_text())
+    return record
 
 
 def discretizations_table(record: dict[str, Any]) -> str:
@@ -36,6 +89,20 @@ def discretizations_table(record: dict[str, Any]) -> str:
                 for r in suite["rows"]
             ],
         )
+    lines += ["", "K JKO steps by S-JKO and by chains of maps, networks of one size"]
+    lines += _rows(
+        ["", "total cost ~ K^", "calls/update, first step", "last step", "calls to sample", "tensors, growth in MB"],
+        [
+            [
+                name,
+                _number(r["exponent_of_total_cost_in_K"], "{:.2f}"),
+                *(_number(r["generator_calls_per_update"][when]) for when in ("first", "last")),
+                str(r["nfe_to_sample_after_K_phases"]),
+                _number(r["live_tensors_mb"]["growth"], "{:+.2f}"),
+            ]
+            for name, r in record["results"]["cost_in_k"].items()
+        ],
+    )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``wgflow train``, ``wgflow sample``, ``wgflow evaluate`` and ``wgflow list``."""
+"""The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
 
 import argparse
 import dataclasses
@@ -65,6 +65,21 @@ def evaluate(
     print(json.dumps(numbers, indent=2))
 
 
+def bench(record: str | None, run: bool, quick: bool) -> None:
+    """Show what each time discretization costs and how close it stays to the true flow; with --run, measure it now."""
+    from wgflow._bench import discretizations_table, latest_record, run_discretizations
+
+    if run or quick:
+        path = run_discretizations(Path(record) if record else None, quick)
+    else:
+        path = Path(record) if record else latest_record()
+    try:
+        table = discretizations_table(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is not a record of benchmarks/discretizations.py: {error!r}") from error
+    print(table)
+
+
 def list_names() -> None:
     """List what is known by name."""
     from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, presets
@@ -122,6 +137,14 @@ def _parser(argv: Sequence[str]) -> Any:
     p.add_argument("--allow_download", type=bool, default=False, help="fetch missing Inception weights")
     commands.add_subcommand("evaluate", p, help=evaluate.__doc__)
 
+    p = jsonargparse.ArgumentParser(description=bench.__doc__)
+    p.add_argument(
+        "record", nargs="?", type=str | None, help="a JSON record; default the one in this copy of the repository"
+    )
+    p.add_argument("--run", action="store_true", help="run benchmarks/discretizations.py first: some minutes")
+    p.add_argument("--quick", action="store_true", help="run it in seconds, for tests: the numbers mean nothing")
+    commands.add_subcommand("bench", p, help=bench.__doc__)
+
     commands.add_subcommand(
         "list", jsonargparse.ArgumentParser(description=list_names.__doc__), help=list_names.__doc__
     )
@@ -156,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             list_names()
         elif chosen.command == "sample":
             sample(**options)
+        elif chosen.command == "bench":
+            bench(**options)
         else:
             evaluate(**options)
     except WgflowError as error:

@@ -104,8 +104,8 @@ class EntropicJKO(Solver):
     -----
     No mass leaves the box: its boundary reflects. An iteration costs two convolutions, :math:`2N\sum_in_i` products for
     :math:`N=\prod_in_i` cells (and exponentials on lines where the range of a float is exceeded). Their number, some tens,
-    grows like :math:`\sqrt{h/\gamma}`: the alternation is accelerated by a heavy ball, which plain alternation (:math:`h/\gamma`;
-    for a potential alone it does not converge) is not. Memory O(N). Waits for the device. Reports ``entropic/iterations`` and
+    grows like :math:`\sqrt{h/\gamma}`, thanks to a heavy ball; alternation alone takes :math:`h/\gamma` and, for a debiased step of a
+    potential without entropy, does not converge. Memory O(N). Waits for the device. Reports ``entropic/iterations`` and
     ``entropic/residual``, the disagreement that was left.
 
     Sources: Peyré (2015) for the scheme; that entropic transport costs :math:`\frac\gamma2\int\rho\log\rho` to first order is classical.
