@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow._cache import remember
 from wgflow._once import Derivatives, differentiable_once
+from wgflow._ops import full_precision
 from wgflow._sinkhorn import sinkhorn_divergence
 from wgflow._sinkhorn_solver import Dual, Regularisation, dual_value, marginal, solve, solve_self, variation
 from wgflow._softmin import displacement
@@ -159,7 +160,7 @@ class SinkhornDivergence(Functional):
         return self._solve(rho.x.detach(), rho.w.detach(), nu)
 
     def _solve(self, points: Points, a: Tensor, nu: Particles, wants_x: bool = True) -> SinkhornReport:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(points.device):
             reg, x, log_a = self.regularisation, points.flatten(1)[None], a.log()[None]
             y, log_b = nu.x.detach().flatten(1)[None], nu.w.detach().log()[None]
             cross, own, target = solve(x, log_a, y, log_b, reg), None, None

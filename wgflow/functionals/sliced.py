@@ -1,12 +1,14 @@
 """The sliced Wasserstein distance to samples."""
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from wgflow._cache import remember
+from wgflow._ops import full_precision
 from wgflow._quantiles import Line, projected_cost
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput, Unsupported
@@ -97,7 +99,9 @@ class SlicedWasserstein(Functional):
         like = drawn(frozen.target).x
         theta = torch.randn(frozen.directions, like[0].numel(), generator=rng, device=rng.device, dtype=like.dtype)
         theta = theta / theta.norm(dim=1, keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
-        return replace(frozen, directions=theta.to(like.device))
+        frozen = copy(frozen)  # not replace(): its checks of the directions would wait for the device in every step
+        object.__setattr__(frozen, "directions", theta.to(like.device))
+        return frozen
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`F(\rho)`, 0-d, differentiable once in ``rho.x`` and ``rho.log_w``."""
@@ -108,7 +112,9 @@ class SlicedWasserstein(Functional):
         def line() -> Line:
             return Line(nu.x.flatten(1), weights(nu), theta.to(nu.x))
 
-        return projected_cost(rho.x.flatten(1), weights(rho), remember("line", (nu.x, nu.log_w, theta), line), self.p)
+        with full_precision(rho.device):
+            known = remember("line", (nu.x, nu.log_w, theta), line)
+            return projected_cost(rho.x.flatten(1), weights(rho), known, self.p)
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SlicedWasserstein":
