@@ -79,13 +79,13 @@ def recursion(
     return {t: float(np.mean(v)) for t, v in found.items()}
 
 
-def exact_rows(d: int) -> list[dict]:
+def exact_rows(d: int, targets: int = TARGETS) -> list[dict]:
     """Return the rows that are formulas, and the published ones."""
     rows = [
-        ("exact JKO, h = 0.05: the floor", recursion(d, OrnsteinUhlenbeck.jko, H)),
-        ("forward Euler with the exact score, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_euler, H)),
-        ("forward-backward, exact, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_backward, H)),
-        ("Langevin, h = 0.001, infinitely many particles", recursion(d, OrnsteinUhlenbeck.langevin, 1e-3)),
+        ("exact JKO, h = 0.05: the floor", recursion(d, OrnsteinUhlenbeck.jko, H, targets)),
+        ("forward Euler with the exact score, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_euler, H, targets)),
+        ("forward-backward, exact, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_backward, H, targets)),
+        ("Langevin, h = 0.001, infinitely many particles", recursion(d, OrnsteinUhlenbeck.langevin, 1e-3, targets)),
     ]
     sampling = math.log10(symmetric_kl_floor(d, 50000))
     rows.append(("a Gaussian fit to 50,000 exact draws", {f"{t:g}": sampling for t in TIMES}))
