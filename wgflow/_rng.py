@@ -19,6 +19,14 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def mixed(*numbers: int) -> int:
+    """One seed from several: distinct inputs give distinct streams."""
+    seed = 0x9E3779B97F4A7C15
+    for n in numbers:
+        seed = ((seed ^ (n & (2**63 - 1))) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
+    return seed % (2**62)
+
+
 @contextmanager
 def global_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Start the global generators of the CPU and of ``device`` at ``seed``, and put them back at the end.

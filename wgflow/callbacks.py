@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wgflow._rng import generator, global_generators
+from wgflow._rng import generator, global_generators, mixed
 from wgflow._typing import Info
 from wgflow.errors import BadInput
 from wgflow.measures import Measure
@@ -306,15 +306,7 @@ def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int) -> dict[s
     """Evaluate metrics on a measure, each with generators of its own that depend on ``seeds`` and its place only."""
     found: dict[str, float] = {}
     for j, metric in enumerate(metrics):
-        seed = _mix(*seeds, j)
+        seed = mixed(*seeds, j)
         with global_generators(seed, rho.device):
             found |= metric(rho, generator(seed, rho.device))
     return found
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several: distinct inputs give distinct streams."""
-    mixed = 0x9E3779B97F4A7C15
-    for n in numbers:
-        mixed = ((mixed ^ (n & (2**63 - 1))) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
-    return mixed % (2**62)

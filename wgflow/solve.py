@@ -12,7 +12,7 @@ import torch
 
 from wgflow._ledger import ADVICE, Ledger
 from wgflow._ranks import anywhere
-from wgflow._rng import generator, global_generators
+from wgflow._rng import generator, global_generators, mixed
 from wgflow._state import first_nonfinite, state_dict
 from wgflow._typing import Info
 from wgflow.callbacks import Callback
@@ -191,7 +191,8 @@ def solve(
         raise Incompatible(reason)
     with global_generators(seed, initial.device):
         if state is None:
-            state = solver.init(F, initial, generator(seed, initial.device))
+            # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
+            state = solver.init(F, initial, generator(mixed(seed), initial.device))
         run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save)
         _check_start(run)
         if checkpoint is None:

@@ -30,6 +30,7 @@ from wgflow import (
     StandardNormal,
     solve,
 )
+from wgflow._rng import generator
 
 
 def network(inputs: int, outputs: int) -> torch.nn.Module:
@@ -311,3 +312,11 @@ def test_the_hot_loop_does_not_wait_for_the_device(monkeypatch):
     waited = [u - 1 for u in range(2, 51) if at[u] > at[u - 1]]
     assert waited == [10, 20, 25, 30, 40]
     assert waits.count > at[50], "the end is looked at"
+
+
+def test_a_start_drawn_with_the_seed_of_the_flow_is_not_its_noise():
+    """Both from seed 0: the covariance of start and noise would add 2 sqrt(2h) to a variance of 1 + 2h."""
+    start = wgflow.StandardNormal(1).draw(10_000, generator(0))
+    after = solve(wgflow.Entropy(), wgflow.Langevin(), start, step_size=0.5, num_steps=1, seed=0).measure.x
+    noise = (after - start.x)[:, 0]
+    assert abs(torch.corrcoef(torch.stack([start.x[:, 0], noise]))[0, 1]) < 0.04  # four standard errors
