@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from wgflow import presets
+from wgflow import maps, plotting, presets, reference
 from wgflow.callbacks import Callback, Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import why_not
@@ -78,6 +78,7 @@ from wgflow.kernels import (
     Riesz,
 )
 from wgflow.measures import (
+    Chain,
     Dataset,
     Gaussian,
     GaussianMixture,
@@ -95,6 +96,7 @@ from wgflow.measures import (
     twenty_five_gaussians,
 )
 from wgflow.optim import LBFGS, SGD, Adam, Cosine
+from wgflow.pacing import EqualMovement
 from wgflow.presets import Flow
 from wgflow.schedules import Geometric, Halving, Piecewise, PowerDecay
 from wgflow.solution import Save, Solution
@@ -149,6 +151,7 @@ __all__ = [
     "BirthDeath",
     "Blob",
     "Callback",
+    "Chain",
     "Checkpoint",
     "CheckpointError",
     "Chi2",
@@ -162,6 +165,7 @@ __all__ = [
     "Diverged",
     "EnergyDistance",
     "Entropy",
+    "EqualMovement",
     "Estimator",
     "Evaluate",
     "EvaluationNoise",
@@ -242,7 +246,10 @@ __all__ = [
     "ema_decay",
     "entropy",
     "instance_noise",
+    "maps",
+    "plotting",
     "presets",
+    "reference",
     "register_estimator",
     "register_functional",
     "register_solver",

@@ -43,9 +43,9 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
                     return f"{f}.value compares densities, and a {unknown[0]} as the target has none. {_without_density(F, s)}"
     asked = F.split_entropy()[0] if solver.splits_entropy else F
     for G_part, part in solver.parts(F):
-        reason = why_not(G_part, part, measure)
-        if reason is not None:
-            return reason
+        inside = why_not(G_part, part, measure)
+        if inside is not None:
+            return inside
     refused = (None if asked is None else e.refuses(asked)) or solver.refuses(F)
     if refused is not None:
         return refused

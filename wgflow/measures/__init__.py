@@ -1,6 +1,7 @@
 """Measures: what a flow moves (particles, pushforwards) and where it goes (targets)."""
 
 from wgflow.measures.base import Derived, Measure, MovingMeasure, Successor
+from wgflow.measures.chain import Chain
 from wgflow.measures.particles import Particles
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.targets import (
@@ -15,6 +16,7 @@ from wgflow.measures.targets import (
 )
 
 __all__ = [
+    "Chain",
     "Dataset",
     "Derived",
     "Gaussian",
