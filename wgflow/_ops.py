@@ -6,6 +6,7 @@ is kept for a backward pass. Everything here is differentiable once.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,15 +60,31 @@ class Cloud:
     """
 
     def __init__(self, x: Tensor, direct: bool) -> None:
-        self.x = x
-        one = torch.ones_like(x[:, :1])
-        if direct:
-            self.rows = [torch.cat([c, one], 1) for c in x.split(1, 1)]
-            self.columns = [torch.cat([one, -c], 1).T.contiguous() for c in x.split(1, 1)]
-        else:
-            squares = x.square().sum(1, keepdim=True)
-            self.rows = [torch.cat([x, squares, one], 1)]
-            self.columns = [torch.cat([-2 * x, one, squares], 1).T.contiguous()]
+        self.x, self.direct = x, direct
+
+    @cached_property
+    def one(self) -> Tensor:
+        """A column of ones."""
+        return torch.ones_like(self.x[:, :1])
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Squared lengths, shape (n, 1)."""
+        return self.x.square().sum(1, keepdim=True)
+
+    @cached_property
+    def rows(self) -> list[Tensor]:
+        """Left factors, as the first of two clouds."""
+        if self.direct:
+            return [torch.cat([c, self.one], 1) for c in self.x.split(1, 1)]
+        return [torch.cat([self.x, self.squares, self.one], 1)]
+
+    @cached_property
+    def columns(self) -> list[Tensor]:
+        """Right factors, as the second."""
+        if self.direct:
+            return [torch.cat([self.one, -c], 1).T.contiguous() for c in self.x.split(1, 1)]
+        return [torch.cat([-2 * self.x, self.one, self.squares], 1).T.contiguous()]
 
 
 def _same_points(x: Points, y: Points) -> None:
@@ -104,7 +121,7 @@ class Distances:
         self.y = self.x if self.one else Cloud(y.detach().flatten(1) - centre, self.direct)
         self.columns = self.y.columns
         if not self.direct and not smooth:
-            largest = torch.maximum(*(c.rows[0][:, -2].amax() for c in (self.x, self.y)))
+            largest = torch.maximum(self.x.squares.amax(), self.y.squares.amax())
             self.columns = [self.columns[0].clone()]
             self.columns[0][-1] -= 16 * torch.finfo(x.dtype).eps * largest
 
@@ -152,7 +169,10 @@ def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
 
 def _moments(cloud: Cloud, w: Tensor) -> Tensor:
     """Rows ``[w y, w]``, shape (d + 1, n): one product with the slopes gives both sums that a gradient needs."""
-    return torch.cat([w[:, None] * cloud.x, w[:, None]], 1).T.contiguous()
+    both = w.new_empty(cloud.x.shape[1] + 1, len(w))
+    torch.mul(cloud.x.T, w, out=both[:-1])
+    both[-1] = w
+    return both
 
 
 def _pull(cloud: Cloud, sums: Tensor, factor: Tensor, like: Points) -> Points:
@@ -187,9 +207,10 @@ class _Energy(torch.autograd.Function):
         between = Distances(x, y, kernel.smooth)
         symmetric = between.one and b is a
         _, wants_x, _, wants_y, wants_b = ctx.needs_input_grad
-        A, B = _moments(between.x, a), _moments(between.y, b)
+        A = _moments(between.x, a) if wants_y else a[:0, None]
+        B = A if symmetric else _moments(between.y, b) if wants_x else b[:0, None]
         u, v = torch.zeros_like(a), torch.zeros_like(b)  # sums of kernel values
-        to_x, to_y = torch.zeros_like(A), torch.zeros_like(B)  # sums of slopes
+        to_x, to_y = a.new_zeros(len(B), len(a)), b.new_zeros(len(A), len(b))  # sums of slopes
         c: float | Tensor = 0.0
         for i, j in tiles(len(x), len(y), x.device, symmetric):
             k, q, c = kernel.evaluate(between.block(i, j))
@@ -205,7 +226,8 @@ class _Energy(torch.autograd.Function):
             u, to_x = u + v, to_x + to_y
             v, to_y = u, to_x
         if any(ctx.needs_input_grad):
-            dx, dy = _pull(between.x, to_x, 2 * c * a, x), _pull(between.y, to_y, 2 * c * b, y)
+            dx = _pull(between.x, to_x, 2 * c * a, x) if wants_x else None
+            dy = dx if symmetric else _pull(between.y, to_y, 2 * c * b, y) if wants_y else None
             ctx.save_for_backward(x, a, y, b, dx, u, dy, v)
         return a @ u
 
@@ -241,8 +263,9 @@ class _Sums(torch.autograd.Function):
             (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
             return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
         between = Distances(x, x if ctx.one else y, ctx.kernel.smooth)
-        A, B = _moments(between.x, g), _moments(between.y, b)
-        to_x, to_y, v = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(b)
+        A = _moments(between.x, g) if wants_y else g[:0, None]
+        B = _moments(between.y, b) if wants_x else b[:0, None]
+        to_x, to_y, v = g.new_zeros(len(B), len(g)), b.new_zeros(len(A), len(b)), torch.zeros_like(b)
         # Of one cloud both sums are over the same symmetric matrix: one product, and half of the blocks.
         both = torch.cat([A, B]) if ctx.one else A[:0]
         to_both = torch.zeros_like(both)
@@ -277,7 +300,8 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
     """
     with torch.no_grad():
         between = Distances(x, x, kernel.smooth)
-        A, G = _moments(between.x, w), (w[:, None] * g.flatten(1)).T.contiguous()
+        A, G = _moments(between.x, w), torch.empty_like(between.x.x.T, memory_format=torch.contiguous_format)
+        torch.mul(g.flatten(1).T, w, out=G)
         pulled, smoothed = torch.zeros_like(A), torch.zeros_like(G)
         c: float | Tensor = 0.0
         for i, j in tiles(len(x), len(x), x.device, symmetric=True):
