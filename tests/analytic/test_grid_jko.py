@@ -297,6 +297,20 @@ def test_a_kernel_distance_is_explicit_and_decreases():
     assert flow.saved[-1] < 0.8 * flow.saved[0]
 
 
+def test_single_precision_is_good_to_a_thousandth():
+    pi = Gaussian(torch.zeros(1), torch.eye(1))
+    start = Grid.of(NARROW.gaussian(), [-7.0], [7.0], [160])
+    single = Grid(start.mass.float(), start.low, start.high)
+    found, expected = (Moments.of(entropic_any(KL(nu), rho).nodes()) for nu, rho in ((pi, single), (NORMAL, start)))
+    assert found.mean.dtype == torch.float32
+    assert float(found.mean) == pytest.approx(float(expected.mean), abs=1e-3)
+    assert float(found.cov) == pytest.approx(float(expected.cov), abs=1e-3)
+
+
+def entropic_any(F, start):
+    return solve(F, EntropicJKO(0.2), start, step_size=0.1, num_steps=5, save=Save(0)).measure
+
+
 def test_a_resumed_flow_is_the_same():
     start = box(NARROW, 80)
     run = lambda steps, state=None: solve(  # noqa: E731

@@ -87,7 +87,8 @@ class EntropicJKO(Solver):
         step by a variance of :math:`\gamma`, that is it adds a temperature of :math:`\gamma/2h` to the functional, which the term takes
         back; what is left is of order :math:`\gamma^2`. So :math:`\gamma` need not be much smaller than h.
     tolerance : float
-        Mass that the two conditions on the plan may disagree by; the mass is conserved to rounding anyway.
+        Mass that the two conditions on the plan may disagree by, at least 1000 roundings; the mass is conserved to rounding
+        anyway. Use float64: logarithms of small masses are large.
     max_iter : int
         Scaling iterations of one step.
     estimator : Estimator
@@ -151,13 +152,21 @@ class EntropicJKO(Solver):
             return f"EntropicJKO needs first variations, and {type(self.estimator).__name__} has only their gradients. Use Autograd()."
         return None
 
+    def refuses_measure(self, measure: MovingMeasure) -> str | None:
+        """Return why this solver cannot move ``measure`` and what to use instead; or None."""
+        if isinstance(measure, Grid):
+            return None
+        return (
+            f"EntropicJKO moves the masses of a Grid, not a {type(measure).__name__}: start from Grid.of(density, low, high, shape), "
+            "or use JKO."
+        )
+
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> EntropicState:
         """Return the state before the first step."""
-        if not isinstance(measure, Grid):
-            raise Incompatible(
-                f"EntropicJKO moves the masses of a Grid, not a {type(measure).__name__}: start from Grid.of(density, low, high, "
-                "shape), or use JKO."
-            )
+        refused = self.refuses_measure(measure)
+        if refused is not None:
+            raise Incompatible(refused)
+        assert isinstance(measure, Grid)
         if self.blur < 0.75 * max(measure.spacing):
             raise BadInput(
                 f"EntropicJKO(blur={self.blur}): the kernel must be at least 3/4 of a cell wide, and cells are {measure.spacing}. Take "
@@ -179,6 +188,7 @@ class EntropicJKO(Solver):
         blur = _Blur(grid, self.blur)
         with torch.no_grad():
             log_q, log_b = grid.log_rho.view_as(grid.mass), state.log_b
+            tolerance = max(self.tolerance, 1e3 * torch.finfo(log_q.dtype).eps)
             relax, momentum = prox.acceleration(float(log_q.max()))
             last = log_b
             for i in range(1, self.max_iter + 1):
@@ -186,7 +196,7 @@ class EntropicJKO(Solver):
                 log_p, log_new = log_b + log_s, prox(log_s)
                 if i % _CHECK == 0 or i == self.max_iter:
                     residual = (log_new.exp() - log_p.exp()).abs().sum() * grid.volume
-                    if float(residual) <= self.tolerance:
+                    if float(residual) <= tolerance:
                         break
                 change = relax * (log_new - log_s - log_b) + momentum * (log_b - last)
                 log_b, last = log_b + change, log_b
