@@ -1,7 +1,8 @@
 """Bayesian logistic regression on the sets of the flow papers: accuracy, log-likelihood and CPU time of four flows.
 
 The step size of a method is a multiple of the inverse curvature of the posterior; the multiple is chosen on a set's first
-split, by the log-likelihood of the training data. Test data choose nothing.
+split, by the mean log posterior of the particles. Test data choose nothing. (The training likelihood would not do: particles
+that a too large step throws about can predict better than the posterior does.)
 """
 
 import argparse
@@ -29,7 +30,7 @@ SETS = (
     "splice",
 )
 SUBSET = "covertype15k"
-STEPS = (0.3, 1.0, 3.0, 10.0, 30.0)
+STEPS = (0.3, 1.0, 10.0)
 METHODS: dict[str, wg.Solver] = {
     "svgd": wg.ForwardEuler(wg.Stein(wg.MedianRBF())),
     "langevin": wg.Langevin(),
@@ -83,13 +84,14 @@ def flow(method: str, data: Split, step: float, seed: int, args: argparse.Namesp
         return None
     theta = end.measure.x
     seconds = clock()[0] - begun
-    return {"seconds": seconds, "train": scores(theta, data.x, data.y), "test": scores(theta, data.test_x, data.test_y)}
+    reached = float(posterior(theta).mean())
+    return {"seconds": seconds, "log_posterior": reached, "test": scores(theta, data.test_x, data.test_y)}
 
 
 def chosen(method: str, data: Split, args: argparse.Namespace) -> tuple[float, dict[str, float | None]]:
-    """Return the step with the best log-likelihood of the training data, and those of all steps."""
+    """Return the step whose particles have the best mean log posterior, and those of all steps."""
     runs = {step: flow(method, data, step, 0, args) for step in args.step_grid}
-    found = {step: None if run is None else run["train"]["log_likelihood"] for step, run in runs.items()}
+    found = {step: None if run is None else run["log_posterior"] for step, run in runs.items()}
     finite = {step: v for step, v in found.items() if v is not None}
     return max(finite, key=finite.__getitem__), {str(step): v for step, v in found.items()}
 
@@ -103,7 +105,7 @@ def study(name: str, args: argparse.Namespace, device: torch.device) -> dict[str
         step, grid = chosen(method, splits[0], args)
         runs = [flow(method, data, step, seed, args) for seed, data in enumerate(splits)]
         done = [run for run in runs if run is not None]
-        entry: dict[str, Any] = {"step": step, "train_log_likelihood_of_steps": grid, "diverged": len(runs) - len(done)}
+        entry: dict[str, Any] = {"step": step, "log_posterior_of_steps": grid, "diverged": len(runs) - len(done)}
         for key in ("accuracy", "log_likelihood"):
             values = [run["test"][key] for run in done]
             entry[key] = {"mean": statistics.fmean(values), "std": statistics.pstdev(values)} if values else None
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument("--sets", nargs="+", default=[*SETS, SUBSET])
     options.add_argument("--splits", type=int, default=5, help="random 80/20 splits, each with its own seed")
     options.add_argument("--particles", type=int, default=50)
-    options.add_argument("--steps", type=int, default=300)
+    options.add_argument("--steps", type=int, default=200)
     args = options.parse_args(argv)
     args.step_grid = STEPS
     if args.quick:
@@ -138,15 +140,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
     device = torch.device(args.device)
     sets: dict[str, Any] = {}
     missing = [name for name in args.sets if not (args.data / f"{name}.npz").exists()]
-    for name in (n for n in args.sets if n not in missing):
-        sets[name] = study(name, args, device)
-        for method, m in sets[name]["methods"].items():
-            acc, ll = (m[k] or {"mean": float("nan"), "std": float("nan")} for k in ("accuracy", "log_likelihood"))
-            print(
-                f"{name:14} {method:9} {acc['mean']:.3f} ± {acc['std']:.3f}  {ll['mean']:.3f} ± {ll['std']:.3f}  "
-                f"{m['seconds'] or 0:.2f} s  step {m['step']}",
-                flush=True,
-            )
     results = {
         "sets": sets,
         "missing": missing,
@@ -156,7 +149,18 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "positive_class": POSITIVE,
     }
     kept = {k: getattr(args, k) for k in ("sets", "splits", "particles", "steps", "step_grid", "quick")}
-    return write("bayesian_logistic", args.results, kept | {"clock": Clock(device).name}, results, device)
+    kept["clock"] = Clock(device).name
+    for name in (n for n in args.sets if n not in missing):
+        sets[name] = study(name, args, device)
+        for method, m in sets[name]["methods"].items():
+            acc, ll = (m[k] or {"mean": float("nan"), "std": float("nan")} for k in ("accuracy", "log_likelihood"))
+            print(
+                f"{name:14} {method:9} {acc['mean']:.3f} ± {acc['std']:.3f}  {ll['mean']:.3f} ± {ll['std']:.3f}  "
+                f"{m['seconds'] or 0:.2f} s  step {m['step']}",
+                flush=True,
+            )
+        write("bayesian_logistic", args.results, kept, results, device)  # what is done is done
+    return write("bayesian_logistic", args.results, kept, results, device)
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def test_record_of_logistic_regression(record, tmp_path):
         assert method["diverged"] == 0
         assert 0 <= method["accuracy"]["mean"] <= 1
         assert method["log_likelihood"]["mean"] < 0
-        # The step is the one with the best training likelihood of those tried.
-        grid = {float(k): v for k, v in method["train_log_likelihood_of_steps"].items()}
+        # The step is the one with the best log posterior of those tried.
+        grid = {float(k): v for k, v in method["log_posterior_of_steps"].items()}
         assert grid[method["step"]] == max(grid.values())
 
 
