@@ -28,7 +28,7 @@ WIDE, WIDE_CASES = 100 * 10_000**2, ("mmd_rbf", "stein", "sliced")
 SHARE = 50  # peers at the largest size do one in so many rows
 LONG = 2e9  # products n² d from which KeOps does only a tenth of the rows
 # What is run at the largest size, and alone for its memory at the second largest.
-LARGE = {"mmd_rbf": (2, 64), "energy": (2,), "stein": (2,), "blob": (2,), "sliced": (2, 64, 1000)}
+LARGE = {"stein": (2,), "mmd_rbf": (2, 64), "sliced": (2, 64, 1000), "energy": (2,), "blob": (2,)}
 ALONE = ("mmd_rbf", "stein")
 
 
@@ -108,20 +108,15 @@ def one(case: str, method: str, n: int, d: int, rows: int | None, device: torch.
     }
 
 
-def large(n: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+def large(case: str, n: int, d: int, args: argparse.Namespace) -> dict[str, Any]:
     """Run the library at the largest size, and those peers that can do some of its rows."""
-    found = []
-    for case, dims in LARGE.items() if not args.quick else [("mmd_rbf", (2,))]:
-        for d in (d for d in dims if d in args.dims):
-            entry: dict[str, Any] = {"case": case, "n": n, "d": d, "methods": {}, "not_run": {}}
-            for method in ALL[case] if not args.quick else ("wgflow", "torch_blocks"):
-                # The library always does all of its rows; POT and sorting cannot do some.
-                some = None if method == "wgflow" or case == "sliced" else max(1, n // SHARE)
-                run = alone(case, method, n, d, some, args)
-                entry["not_run" if "not_run" in run else "methods"][method] = run.get("not_run", run)
-            found.append(entry | (rated(entry["methods"]) if "wgflow" in entry["methods"] else {}))
-            report(found[-1])
-    return found
+    entry: dict[str, Any] = {"case": case, "n": n, "d": d, "methods": {}, "not_run": {}}
+    for method in ALL[case] if not args.quick else ("wgflow", "torch_blocks"):
+        # The library always does all of its rows; POT and sorting cannot do some.
+        some = None if method == "wgflow" or case == "sliced" else max(1, n // SHARE)
+        run = alone(case, method, n, d, some, args)
+        entry["not_run" if "not_run" in run else "methods"][method] = run.get("not_run", run)
+    return entry | (rated(entry["methods"]) if "wgflow" in entry["methods"] else {})
 
 
 def memory(n: int, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -206,20 +201,29 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if args.quick:
         args.sizes, args.large, args.dims, args.enough = [100], 300, [2], 0.0
         plans, assigned = [(60, 2, 0.3)], [(50, 2)]
-    entries = []
-    for n in args.sizes:
-        for d in args.dims:
-            for case in CASES:
-                entries.append(compare(case, n, d, args.enough, device))
-                report(entries[-1])
-    results: dict[str, Any] = {"peers": peer_versions(), "steps": entries}
-    results["large"] = large(args.large, args)
-    results["memory"] = memory(max(args.sizes), args)
+    steps: list[dict[str, Any]] = []
+    beyond: list[dict[str, Any]] = []
+    results: dict[str, Any] = {"peers": peer_versions(), "steps": steps, "large": beyond}
+    kept = {k: getattr(args, k) for k in ("sizes", "large", "dims", "enough", "quick")} | {"clock": Clock(device).name}
+
     results["sinkhorn"] = [sinkhorn(*plan, args.enough, device) for plan in plans]
     results["exact_w2"] = [exact(*sizes, args.enough, device) for sizes in assigned]
-    draw(entries + results["large"], args.figure)
-    kept = {k: getattr(args, k) for k in ("sizes", "large", "dims", "enough", "quick")} | {"clock": Clock(device).name}
-    path = write("particles" if device.type == "cpu" else "particles-cuda", args.results, kept, results, device)
+
+    def keep() -> Path:
+        draw(steps + beyond, args.figure)
+        return write("particles" if device.type == "cpu" else "particles-cuda", args.results, kept, results, device)
+
+    far = LARGE if not args.quick else {"mmd_rbf": (2,)}
+    jobs = [(n, d, case) for n in args.sizes for d in args.dims for case in CASES]
+    jobs += [(args.large, d, case) for case, dims in far.items() for d in dims if d in args.dims]
+    # The long ones last; what is done is kept.
+    for n, d, case in sorted(jobs, key=lambda job: job[0] ** 2 * job[1]):
+        done = large(case, n, d, args) if n == args.large else compare(case, n, d, args.enough, device)
+        (beyond if n == args.large else steps).append(done)
+        report(done)
+        keep()
+    results["memory"] = memory(max(args.sizes), args)
+    path = keep()
     for run in results["memory"]:
         print("memory", {k: run.get(k) for k in ("case", "method", "n", "memory_mb", "not_run")})
     for s in results["sinkhorn"]:
