@@ -20,6 +20,9 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     kind = type(e).__name__
     if not isinstance(measure, MovingMeasure):
         return f"{m} cannot be moved: start from Particles, or from a Pushforward of it."
+    unmoved = solver.refuses_measure(measure)
+    if unmoved is not None:
+        return unmoved
     if "variational" in e.needs and isinstance(F, Sum) and len(F.dual_terms()) > 1:
         names = ", ".join(type(t).__name__ for t in F.dual_terms())
         return f"a critic estimates exactly one term of a sum, and {names} would each need one. Keep one of them."

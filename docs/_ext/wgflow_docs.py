@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 from torch import nn
 
 import wgflow
-from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, Functional, MovingMeasure, Solver, StandardNormal, why_not
+from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, Functional, MovingMeasure, StandardNormal, why_not
 from wgflow.errors import Unsupported
 
 
@@ -26,24 +26,10 @@ def functionals() -> dict[str, Functional]:
         except Unsupported:
             continue
     one, two, V = found["kl"], found["chi2"], found["potential"]
-    return found | {"0.5 * kl": 0.5 * one, "kl + potential": one + V, "kl + chi2": one + two}
-
-
-def solvers() -> dict[str, Solver]:
-    """Return every registered solver with every registered estimator."""
-
-    def estimator(cls: type) -> Any:
-        try:
-            return cls()
-        except TypeError:  # it has a network
-            return cls(lambda: nn.Linear(2, 1))
-
-    built = {cls: estimator(cls) for cls in (ESTIMATORS[name] for name in ESTIMATORS)}
-    return {
-        f"{SOLVERS[s].__name__}({e.__name__})": SOLVERS[s](estimator=instance)
-        for s in SOLVERS
-        for e, instance in built.items()
-    }
+    density = wgflow.KL(wgflow.Unnormalised(lambda x: -x.square().sum(1), 2))
+    samples = wgflow.KL(wgflow.Dataset(torch.zeros(3, 2)))
+    more = {"kl of a density": density, "kl of samples": samples, "0.5 * kl": 0.5 * one, "kl + potential": one + V}
+    return found | more | {"kl + chi2": one + two}
 
 
 def measures() -> dict[str, MovingMeasure]:
@@ -54,32 +40,37 @@ def measures() -> dict[str, MovingMeasure]:
         "Particles": wgflow.Particles(torch.zeros(3, 2)),
         "Pushforward": wgflow.Pushforward(latent, nn.Identity()),
         "Pushforward with regression": wgflow.Pushforward(latent, nn.Identity(), regression=follow),
+        "Chain": wgflow.Chain(latent, lambda: wgflow.maps.Affine(2)),
+        "Grid": wgflow.Grid.of(latent, low=(-4, -4), high=(4, 4), shape=(8, 8)),
     }
 
 
 def compatibility_table() -> str:
-    """Return the table as Markdown: functionals with the same row stand together, reasons below by number."""
-    fs, ss, ms = functionals(), solvers(), measures()
-    reasons: dict[str, int] = {}
-
-    def cell(F: Functional, solver: Solver, measure: MovingMeasure) -> str:
-        reason = why_not(F, solver, measure)
-        if reason is None:
-            return "yes"
-        for letter, part in (("F", F), ("S", solver), ("M", measure)):
-            reason = reason.replace(type(part).__name__, letter)
-        return f"no ({reasons.setdefault(reason, len(reasons) + 1)})"
-
-    rows: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for s, solver in ss.items():
+    """Return one table an estimator as Markdown: which solvers accept which functionals on which measures."""
+    fs, ms = functionals(), measures()
+    parts = []
+    for e in ESTIMATORS:
+        estimator = ESTIMATORS[e].example()
+        solvers = [SOLVERS[s].example(estimator) for s in SOLVERS]
+        rows: dict[tuple[str, ...], list[str]] = {}
         for f, F in fs.items():
-            cells = tuple(cell(F, solver, m) for m in ms.values())
-            rows.setdefault((s, cells), []).append(f)
-    lines = ["| solver | functional | " + " | ".join(ms) + " |", "|---" * (2 + len(ms)) + "|"]
-    for (s, cells), names in rows.items():
-        listed = ", ".join(f"`{n}`" for n in names)
-        lines.append(f"| `{s}` | {listed} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"{n}. {text}" for text, n in reasons.items())])
+            works = ([type(s).__name__ for s in solvers if why_not(F, s, m) is None] for m in ms.values())
+            rows.setdefault(tuple(", ".join(f"`{s}`" for s in names) for names in works), []).append(f)
+        none = rows.pop(("",) * len(ms), [])
+        shown = [i for i in range(len(ms)) if any(cells[i] for cells in rows)]
+        lines = [
+            f"## {ESTIMATORS[e].__name__}",
+            "",
+            "| functional | " + " | ".join(list(ms)[i] for i in shown) + " |",
+            "|---" * (1 + len(shown)) + "|",
+        ]
+        for cells, names in rows.items():
+            listed = ", ".join(f"`{n}`" for n in names)
+            lines.append(f"| {listed} | " + " | ".join(cells[i] or "–" for i in shown) + " |")
+        if none:
+            lines += ["", "Not for " + ", ".join(f"`{n}`" for n in none) + "."]
+        parts.append("\n".join([*lines, ""]))
+    return "\n".join(parts)
 
 
 class CompatibilityTable(SphinxDirective):

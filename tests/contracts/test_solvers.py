@@ -21,11 +21,13 @@ from wgflow import (
     Autograd,
     Blob,
     Callback,
+    Chain,
     Checkpoint,
     Cosine,
     Critic,
     Entropy,
     EvaluationNoise,
+    Grid,
     Incompatible,
     KDEScore,
     KernelDensity,
@@ -46,6 +48,7 @@ from wgflow import (
 )
 from wgflow._rng import global_generators
 from wgflow._state import load_state, state_dict, tensors
+from wgflow.maps import Affine, ICNNGradient
 
 H, STEPS = 0.3, 3
 
@@ -78,6 +81,9 @@ MEASURES = {
     "pushforward": pushforward,
     "regressed": lambda: pushforward(regression=FIT),
     "referenced": lambda: pushforward(regression=FIT, reference=nn.Identity()),
+    "chain": lambda: Chain(StandardNormal(2), lambda: ICNNGradient(2, width=4)),
+    "cached chain": lambda: Chain(StandardNormal(2), lambda: Affine(2), cached=20),
+    "grid": lambda: Grid.of(StandardNormal(2), low=(-4, -4), high=(4, 4), shape=(8, 8), dtype=torch.float32),
 }
 KERNEL = RBF(0.8)
 MAKE_ESTIMATOR = {
@@ -96,8 +102,9 @@ SMALL = {"iters": 3, "first_iters": 4, "batch": 8, "optim": Adam(1e-2, schedule=
 
 def make_solver(name, estimator):
     """Return the solver at a small size, whatever of these options it has."""
-    known = {f.name for f in dataclasses.fields(SOLVERS[name])}
-    return SOLVERS[name](estimator=MAKE_ESTIMATOR[estimator](), **{k: v for k, v in SMALL.items() if k in known})
+    solver = SOLVERS[name].example(MAKE_ESTIMATOR[estimator]())
+    known = {f.name for f in dataclasses.fields(solver)}
+    return dataclasses.replace(solver, **{k: v for k, v in SMALL.items() if k in known})
 
 
 def cloud():
@@ -174,6 +181,13 @@ MUST_WORK = [
     ("interaction", "accelerated", "autograd", "weighted"),
     ("entropy", "langevin", "autograd", "particles"),
     ("smoothed porous medium + potential", "rk4", "autograd", "weighted"),
+    ("kl of a density", "jko", "autograd", "chain"),
+    ("kl of a density", "jko", "autograd", "cached chain"),
+    ("power_entropy", "jko", "autograd", "chain"),
+    ("kl", "jko", "critic", "chain"),
+    ("kl of a density", "entropic_jko", "autograd", "grid"),
+    ("power_entropy", "entropic_jko", "autograd", "grid"),
+    ("interaction", "entropic_jko", "autograd", "grid"),
 ]
 
 
@@ -241,9 +255,9 @@ def test_solve_raises_the_reason():
 def test_static_measures_and_targets_without_draws_are_refused():
     kl, critic = FUNCTIONALS["kl"], MAKE_ESTIMATOR["critic"]()
     for name in SOLVERS:
-        solver = SOLVERS[name](estimator=critic)
+        solver = SOLVERS[name].example(critic)
         assert "start from Particles" in why_not(kl(StandardNormal(2)), solver, StandardNormal(2))
-        if solver.splits_entropy:  # it never asks a critic about KL
+        if solver.splits_entropy or name == "entropic_jko":  # they never ask a critic about KL
             continue
         unnormalised = kl(Unnormalised(lambda x: -x.square().sum(1), 2))
         assert "Use a Dataset or a Gaussian" in why_not(unnormalised, solver, Particles(POINTS))

@@ -36,6 +36,11 @@ class Estimator(ABC):
     pointwise: ClassVar[bool] = False
     """The velocity at a point depends on that point and the estimator's state alone."""
 
+    @classmethod
+    def example(cls) -> "Estimator":
+        """Return a tiny instance for the docs table, for points with two coordinates."""
+        return cls()
+
     def refuses(self, F: Functional) -> str | None:
         """Return why this estimator cannot serve ``F`` and what to use instead, beyond what the class declares; or None."""
         return None

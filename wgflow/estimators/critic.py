@@ -86,6 +86,11 @@ class Critic(Estimator):
         if self.iters < 1:
             raise BadInput(f"Critic(iters={self.iters}): expected at least 1 update")
 
+    @classmethod
+    def example(cls) -> "Critic":
+        """Return a tiny instance."""
+        return cls(lambda: nn.Linear(2, 1))
+
     def init(self, F: Functional, rng: torch.Generator) -> CriticState:
         """Build the network and its optimiser."""
         net = build(self.net, rng)

@@ -17,7 +17,7 @@ from wgflow.errors import BadInput
 from wgflow.estimators.base import Draw, Estimator, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.algebra import linear_part
-from wgflow.kernels import Kernel
+from wgflow.kernels import RBF, Kernel
 from wgflow.measures import Particles
 from wgflow.optim import Adam, Descent, Optim
 
@@ -72,6 +72,11 @@ class Blob(EntropyEstimator):
         """Take the bandwidth from ``rho``."""
         return Blob(self.density.fit(rho))
 
+    @classmethod
+    def example(cls) -> "Blob":
+        """Return a tiny instance."""
+        return cls(KernelDensity(RBF(1.0)))
+
     def entropy(self, rho: Particles, es: Any) -> Scalar:
         r"""Return :math:`E_\rho\log\rho_\varepsilon`."""
         return self.density.expect(rho, lambda log_rho: log_rho)
@@ -96,6 +101,11 @@ class KDEScore(EntropyEstimator):
     """
 
     kernel: Kernel
+
+    @classmethod
+    def example(cls) -> "KDEScore":
+        """Return a tiny instance."""
+        return cls(RBF(1.0))
 
     def entropy(self, rho: Particles, es: Any) -> Scalar:
         """Return the mean log density, with the particles that the density is made of held fixed."""
@@ -151,6 +161,11 @@ class LearnedScore(EntropyEstimator):
             raise BadInput(
                 f"LearnedScore(noise={self.noise}, iters={self.iters}): expected a positive noise and at least 1 update"
             )
+
+    @classmethod
+    def example(cls) -> "LearnedScore":
+        """Return a tiny instance."""
+        return cls(lambda: nn.Linear(2, 2))
 
     def init(self, F: Functional, rng: torch.Generator) -> ScoreState:
         """Build the network and its optimiser."""
@@ -237,6 +252,11 @@ class ProximalScore(Estimator):
             raise BadInput(
                 f"ProximalScore(time={self.time}, samples={self.samples}): expected a positive time and at least 1 sample"
             )
+
+    @classmethod
+    def example(cls) -> "ProximalScore":
+        """Return a tiny instance."""
+        return cls(0.1)
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse what is not a potential energy with an entropy."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
+from wgflow.estimators.autograd import Autograd
 from wgflow.estimators.base import Draw, Estimator, linear, register_estimator
 from wgflow.estimators.probe import velocity_at
 from wgflow.functionals import Functional
@@ -85,6 +86,11 @@ class EvaluationNoise(Estimator):
     def splits_entropy(self) -> bool:  # type: ignore[override]
         """As the estimator that is asked."""
         return self.estimator.splits_entropy
+
+    @classmethod
+    def example(cls) -> "EvaluationNoise":
+        """Return a tiny instance."""
+        return cls(Autograd(), 0.1)
 
     def refuses(self, F: Functional) -> str | None:
         """As the estimator that is asked."""

@@ -7,7 +7,7 @@ from wgflow._ops import stein_sums
 from wgflow._typing import Scalar
 from wgflow.estimators.base import Estimator, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
-from wgflow.kernels import Kernel
+from wgflow.kernels import RBF, Kernel
 from wgflow.measures import Particles
 
 
@@ -39,6 +39,11 @@ class Stein(Estimator):
 
     splits_entropy = True
     gives_potential = False
+
+    @classmethod
+    def example(cls) -> "Stein":
+        """Return a tiny instance."""
+        return cls(RBF(1.0))
 
     def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
         r"""Return :math:`-\sum_iw_i\langle v_i,x_i\rangle` with :math:`v` held fixed."""

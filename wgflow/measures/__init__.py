@@ -2,6 +2,7 @@
 
 from wgflow.measures.base import Derived, Measure, MovingMeasure, Successor
 from wgflow.measures.chain import Chain
+from wgflow.measures.grid import Grid
 from wgflow.measures.particles import Particles
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.targets import (
@@ -21,6 +22,7 @@ __all__ = [
     "Derived",
     "Gaussian",
     "GaussianMixture",
+    "Grid",
     "Measure",
     "MovingMeasure",
     "Particles",

@@ -2,6 +2,7 @@
 
 from wgflow.solvers.accelerated import Accelerated
 from wgflow.solvers.base import SOLVERS, Solver, State, advance, register_solver
+from wgflow.solvers.entropic import EntropicJKO
 from wgflow.solvers.explicit import RK4, ForwardEuler, Heun, RungeKutta, Tableau
 from wgflow.solvers.jko import JKO, JKOState, transport_cost
 from wgflow.solvers.langevin import Langevin, MetropolisLangevin
@@ -16,6 +17,7 @@ __all__ = [
     "SOLVERS",
     "Accelerated",
     "BirthDeath",
+    "EntropicJKO",
     "ForwardBackward",
     "ForwardEuler",
     "Heun",

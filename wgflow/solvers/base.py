@@ -87,6 +87,19 @@ class Solver(ABC):
         """How many updates time step number ``k`` (from 0) takes."""
         return 1
 
+    def refuses_measure(self, measure: MovingMeasure) -> str | None:
+        """Return why this solver cannot move ``measure`` and what to use instead; by default it asks what the measure can do."""
+        needed = "propose" if self.implicit else "follow"
+        if getattr(type(measure), needed) is not getattr(MovingMeasure, needed):
+            return None
+        m = type(measure).__name__
+        return f"{type(self).__name__} cannot move a {m}, which has no {needed}(). Use a solver that is made for it, or Particles."
+
+    @classmethod
+    def example(cls, estimator: Estimator) -> "Solver":
+        """Return a tiny instance for contract tests and the docs table."""
+        return cls(estimator=estimator)  # type: ignore[call-arg]
+
     def parts(self, F: Functional) -> list[tuple[Functional, "Solver"]]:
         """Return the solvers that this one runs inside itself, each with the functional that it must be able to serve."""
         return []

@@ -161,6 +161,11 @@ class EntropicJKO(Solver):
             "or use JKO."
         )
 
+    @classmethod
+    def example(cls, estimator: Estimator) -> "EntropicJKO":
+        """Return one for cells of edge 1 at most."""
+        return cls(blur=0.75, estimator=estimator)
+
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> EntropicState:
         """Return the state before the first step."""
         refused = self.refuses_measure(measure)
