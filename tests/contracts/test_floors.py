@@ -36,7 +36,7 @@ FLOORS = [
     {"densities", "functionals", "reference"},
     {"estimators"},
     {"solvers", "compatibility"},
-    {"_describe", "callbacks", "checkpoint", "metrics", "pacing", "plotting", "presets", "solution", "solve"},
+    {"_bench", "_describe", "callbacks", "checkpoint", "metrics", "pacing", "plotting", "presets", "solution", "solve"},
     {"__init__"},  # the public names
     {"generative"},
     {"cli", "__main__"},

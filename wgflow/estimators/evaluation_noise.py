@@ -93,7 +93,11 @@ class EvaluationNoise(Estimator):
         return cls(Autograd(), 0.1)
 
     def refuses(self, F: Functional) -> str | None:
-        """As the estimator that is asked."""
+        """Refuse what needs a density, which is not known at other points; else as the estimator that is asked."""
+        energy = F.split_entropy()[0] if self.splits_entropy else F
+        if energy is not None and energy.needs_density and "value" in self.needs:
+            name = type(self.estimator).__name__
+            return f"EvaluationNoise looks the velocity up where {type(F).__name__} knows no density. Use {name}() itself."
         return self.estimator.refuses(F)
 
     def init(self, F: Functional, rng: torch.Generator) -> NoiseState:
