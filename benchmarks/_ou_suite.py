@@ -66,8 +66,8 @@ def score(law: Moments, flow: OrnsteinUhlenbeck, t: float) -> float:
 
 def recursion(
     d: int, step: Callable[[OrnsteinUhlenbeck, Moments, float], Moments], h: float, targets: int = TARGETS
-) -> dict[str, float]:
-    """Return the mean score of a recursion for moments at every time."""
+) -> dict[str, float | None]:
+    """Return the mean score of a recursion for moments at every time; None where a target has diverged."""
     found: dict[str, list[float]] = {f"{t:g}": [] for t in TIMES}
     for number in range(targets):
         flow, law = OrnsteinUhlenbeck.towards(target(d, number)), start(d)
@@ -76,7 +76,8 @@ def recursion(
             for t in TIMES:
                 if k == round(t / h):
                     found[f"{t:g}"].append(score(law, flow, t))
-    return {t: float(np.mean(v)) for t, v in found.items()}
+    means = {t: float(np.mean(v)) for t, v in found.items()}
+    return {t: mean if math.isfinite(mean) else None for t, mean in means.items()}
 
 
 def exact_rows(d: int, targets: int = TARGETS) -> list[dict]:

@@ -8,6 +8,7 @@ three times the sampling floor. Evaluations are of the functional with its gradi
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,11 +177,15 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
             axes[1, column].loglog(seconds, error, **style[_short(row["label"])])
         axes[0, column].set_title(f"{flow['name']}, d = {flow['d']}", fontsize=9)
         axes[0, column].set_xlabel("step size", fontsize=8)
+        axes[0, column].set_xticks(
+            [flow["horizon"] / k for k in flow["steps"]], [f"{flow['horizon'] / k:g}" for k in flow["steps"]]
+        )
+        axes[0, column].set_xticks([], minor=True)
         axes[1, column].set_xlabel("seconds", fontsize=8)
     axes[0, 0].set_ylabel("relative error", fontsize=8)
     axes[1, 0].set_ylabel("relative error", fontsize=8)
     for ax in axes.flat:
-        ax.tick_params(labelsize=7)
+        ax.tick_params(labelsize=7, which="both")
         ax.spines[["top", "right"]].set_visible(False)
     handles = [axes[0, 0].plot([], [], label=label, **s)[0] for label, s in style.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
@@ -190,8 +195,8 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _short(label: str) -> str:
     """One name for a method whatever its number of points."""
-    words = label.replace(" of particles", "").replace(", exact score", "").replace(", exact entropy", "")
-    return ", ".join(part for part in words.split(", ") if not part.split()[0].isdigit()).replace(" a side", "")
+    words = re.sub(r", exact \w+|, \d+ (cells a side|particles)| of particles", "", label)
+    return re.sub(r" of \d+ quantiles", " of quantiles", words)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
