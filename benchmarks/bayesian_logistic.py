@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "sets": sets,
         "missing": missing,
         "published": PUBLISHED["sources"],
-        "caution": "Flows of one posterior should tie, and do: this ranks time, not quality. "
+        "caution": "Flows of one posterior should tie once they arrive: this ranks time, not quality. "
         f"{SUBSET} is a class-balanced subset and not the Covertype of the papers: no published number compares.",
         "positive_class": POSITIVE,
     }
