@@ -227,9 +227,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     flows = [measure(problem, args, device) for problem in problems(args.quick)]
     results = {"flows": flows, "ornstein_uhlenbeck": ornstein_uhlenbeck(args), "cost_in_k": cost_in_k(args, device)}
     draw(flows, args.figure)
-    settings = {k: v for k, v in vars(args).items() if k.startswith("ou_") or k == "quick"} | {
-        "clock": Clock(device).name
-    }
+    settings = {k: v for k, v in vars(args).items() if k not in ("results", "figure", "device", "threads")}
+    settings["clock"] = Clock(device).name
     path = write("discretizations", args.results, settings, results, device)
     print(discretizations_table(json.loads(path.read_text())))
     return path
