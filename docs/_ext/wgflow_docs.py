@@ -142,6 +142,45 @@ class Numbers(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class Rows(SphinxDirective):
+    """Print a list of a record as a table: the record, the name of the list, and one ``heading: dotted.name`` a line.
+
+    A dictionary of entries is a list too; ``@`` is then the name of an entry.
+    """
+
+    required_arguments = 2
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return one row an entry, or a sentence where the record has not been made."""
+        path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            return self.parse_text_to_nodes("None yet: run the command above.")
+        entries = json.loads(path.read_text())["results"][self.arguments[1]]
+        if isinstance(entries, dict):
+            entries = [{"@": name} | entry for name, entry in entries.items()]
+        columns = [tuple(part.strip() for part in line.split(":", 1)) for line in self.content]
+        lines = ["| " + " | ".join(heading for heading, _ in columns) + " |", "|---" * len(columns) + "|"]
+        for entry in entries:
+            lines.append("| " + " | ".join(_short(_find(entry, name.split("."))) for _, name in columns) + " |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _find(value: Any, path: list[str]) -> Any:
+    """Follow names, and numbers into lists; None where something is missing."""
+    for name in path:
+        if isinstance(value, list):
+            value = value[int(name)] if int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the entries of nested dictionaries by dotted names, without lists."""
     if isinstance(value, dict):
@@ -186,6 +225,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("wgflow-figure", FigureIfMade)
     app.add_directive("wgflow-records", Records)
     app.add_directive("wgflow-numbers", Numbers)
+    app.add_directive("wgflow-rows", Rows)
     app.connect("missing-reference", resolver(app))
     app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
