@@ -25,6 +25,7 @@ from wgflow import (
     presets,
     solve,
 )
+from wgflow._rng import mixed
 
 # --- C5: W2²/(2h) + F and W2² + 2hF --------------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ def normal(*shape, g):
 
 def by_hand(critic_loss, score, proximal, *, phases=1, updates=4, independent=False, gamma=0.2, noise=None):
     """S-JKO in plain PyTorch: critic_loss(v_fake, v_real), score(v_fake) what T descends, proximal(old, new) (n,)."""
-    g = rng(SEED)
+    g = rng(mixed(SEED))  # the stream of a flow
     T, v = Generator(), mlp(D, seed=5)
     old = lambda x, z: x  # noqa: E731
     descend_T, descend_v = (torch.optim.Adam(net.parameters(), lr, (0.5, 0.9)) for net, lr in ((T, 2e-4), (v, 1e-4)))

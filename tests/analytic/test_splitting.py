@@ -242,7 +242,7 @@ def with_estimator(solver, estimator):
 def test_refusals():
     rho = Particles(torch.zeros(3, 2, dtype=torch.float64))
     assert "Use ForwardEuler(Autograd" in why_not(quadratic(A, CENTRE), ForwardBackward(), rho)
-    assert "backward=JKO(Blob" in why_not(F, ForwardBackward(backward=JKO()), rho)
+    assert "JKO(estimator=Blob" in why_not(F, ForwardBackward(backward=JKO()), rho)
     assert why_not(F, ForwardBackward(), rho) is None
     with pytest.raises(BadInput, match="batch=0"):
         ForwardBackward(batch=0)

@@ -71,15 +71,10 @@ class ForwardBackward(Explicit):
     reference = ("salim2020wasserstein",)
 
     def refuses(self, F: Functional) -> str | None:
-        """Refuse a functional without an entropy, and an estimator of the second half that knows no entropy."""
+        """Refuse a functional without an entropy."""
         if F.split_entropy()[1] == 0:
             name = type(self.estimator).__name__
             return f"ForwardBackward splits off an entropy, and {type(F).__name__} has none. Use ForwardEuler({name}(...))."
-        if not self.backward.estimator.splits_entropy:
-            return (
-                f"the backward step is on the entropy, which {type(self.backward.estimator).__name__} cannot estimate. Use "
-                "backward=JKO(Blob(KernelDensity(kernel)), LBFGS(), iters=1)."
-            )
         return None
 
     def parts(self, F: Functional) -> list[tuple[Functional, Solver]]:
