@@ -51,7 +51,7 @@ class Kernel(ABC):
 
     @property
     def sorts(self) -> bool:
-        """Whether it is -|x - y|, whose sums in one dimension need a sort instead of all pairs."""
+        r"""Whether it is :math:`-|x-y|`, whose sums in one dimension need a sort instead of all pairs."""
         return False
 
     @abstractmethod

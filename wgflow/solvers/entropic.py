@@ -65,7 +65,7 @@ def _terms(F: Functional, c: float = 1.0) -> list[tuple[float, Functional]]:
 @register_solver("entropic_jko")
 @dataclass(frozen=True)
 class EntropicJKO(Solver):
-    r"""One JKO step on a :class:`Grid`, with :math:`W_2^2/2` replaced by entropic transport of strength :math:`\gamma=` ``blur``².
+    r"""One JKO step on a :class:`Grid`, with :math:`W_2^2/2` replaced by entropic transport of strength :math:`\gamma=\text{blur}^2`.
 
     .. math::
         \rho_{k+1}=\operatorname*{argmin}_\rho\ \min_{\pi:\,\rho_k\to\rho}\Bigl\{E_\pi\tfrac12|x-y|^2
