@@ -4,7 +4,7 @@ Derivatives come out of the same sweep as values, in closed form for radial kern
 is kept for a backward pass. Everything here is differentiable once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -312,54 +312,3 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
                 pulled[:, j] += A[:, i] @ q
                 smoothed[:, j] += G[:, i] @ k
         return smoothed.T.reshape(x.shape), _pull(between.x, pulled, -2 * c * torch.ones_like(w), x)
-
-
-Block = Callable[..., Tensor]
-
-
-def pair_energy(block: Block, rows: Sequence[Tensor], a: Tensor, columns: Sequence[Tensor], b: Tensor) -> Scalar:
-    r"""Return :math:`\sum_{ij}a_ib_j\,f(\text{rows}_i,\text{columns}_j)` for any differentiable ``f``.
-
-    Parameters
-    ----------
-    block : callable
-        ``f(*rows[i], *columns[j])`` for slices i and j, shape (rows, columns).
-    rows, columns : sequences of Tensor
-        What ``f`` sees of a row and of a column, with leading sizes n and m; differentiable once.
-    a, b : Tensor, shapes (n,) and (m,)
-        Weights.
-
-    Notes
-    -----
-    Each block is differentiated by autograd as soon as it is summed: time O(n m), memory that of one block's graph.
-    """
-    return _PairEnergy.apply(block, len(rows), a, b, *rows, *columns)
-
-
-class _PairEnergy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, block: Block, split: int, a: Tensor, b: Tensor, *parts: Tensor) -> Scalar:
-        needs = ctx.needs_input_grad[2:]
-        inputs = [t.detach() for t in (a, b, *parts)]
-        grads = [torch.zeros_like(t) if n else None for t, n in zip(inputs, needs, strict=True)]
-        on_rows = [True, False, *(k < split for k in range(len(parts)))]
-        value = a.new_zeros(())
-        for i, j in tiles(len(a), len(b), a.device):
-            cut = [t[i if row else j].requires_grad_(n) for t, row, n in zip(inputs, on_rows, needs, strict=True)]
-            with torch.enable_grad():
-                s = cut[0] @ block(*cut[2:]) @ cut[1]
-            value += s.detach()
-            wanted = [t for t, n in zip(cut, needs, strict=True) if n]
-            found = iter(torch.autograd.grad(s, wanted, allow_unused=True) if wanted else ())
-            for total, row in zip(grads, on_rows, strict=True):
-                part = None if total is None else next(found)
-                if part is not None:
-                    total[i if row else j] += part  # type: ignore[index]
-        ctx.save_for_backward(*grads, a, b, *parts)
-        return value
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, g: Tensor) -> Derivatives:
-        grads = ctx.saved_tensors[: len(ctx.needs_input_grad) - 2]
-        return (None, None, *(None if t is None else g * t for t in grads))

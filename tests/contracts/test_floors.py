@@ -17,6 +17,7 @@ FLOORS = [
         "_ledger",
         "_once",
         "_ops",
+        "_pairs",
         "_quantiles",
         "_ranks",
         "_registry",

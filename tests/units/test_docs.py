@@ -69,7 +69,11 @@ def test_every_reference_is_in_the_bibliography():
 def test_every_public_name_is_in_the_reference():
     listed = "".join(p.read_text() for p in (DOCS / "api").glob("*.rst"))
     named = set(re.findall(r"(\w+)(?:\(.*\))?$", listed, re.MULTILINE))
-    missing = {name for name in wgflow.__all__ if not name.startswith("_")} - {"maps", "plotting", "presets", "reference"} - named
+    missing = (
+        {name for name in wgflow.__all__ if not name.startswith("_")}
+        - {"maps", "plotting", "presets", "reference"}
+        - named
+    )
     assert not missing
 
 

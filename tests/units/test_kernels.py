@@ -11,7 +11,8 @@ from scipy.special import gamma, kv
 
 from wgflow import _cache, _ops
 from wgflow._cache import remember
-from wgflow._ops import Distances, kernel_energy, kernel_sums, pair_energy, stein_sums
+from wgflow._ops import Distances, kernel_energy, kernel_sums, stein_sums
+from wgflow._pairs import pair_energy
 from wgflow.densities import KernelDensity
 from wgflow.errors import BadInput, Unsupported
 from wgflow.functionals.mmd import EnergyDistance, SquaredMMD

@@ -382,7 +382,11 @@ def test_what_cannot_be_drawn(call, says):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("over", [None, square, StandardNormal(2), Dataset(torch.ones(2, 2))], ids=["nothing", "potential", "density", "samples"])
+@pytest.mark.parametrize(
+    "over",
+    [None, square, StandardNormal(2), Dataset(torch.ones(2, 2))],
+    ids=["nothing", "potential", "density", "samples"],
+)
 def test_particles_at_one_place_are_drawn_all_the_same(over, tmp_path):
     one = Particles(torch.ones(3, 2), torch.tensor([0.0, 0.0, -math.inf]))
     still = solve(PotentialEnergy(lambda x: 0 * x.sum(1)), ForwardEuler(), one, step_size=1.0, num_steps=1)

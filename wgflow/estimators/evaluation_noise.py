@@ -97,7 +97,9 @@ class EvaluationNoise(Estimator):
         energy = F.split_entropy()[0] if self.splits_entropy else F
         if energy is not None and energy.needs_density and "value" in self.needs:
             name = type(self.estimator).__name__
-            return f"EvaluationNoise looks the velocity up where {type(F).__name__} knows no density. Use {name}() itself."
+            return (
+                f"EvaluationNoise looks the velocity up where {type(F).__name__} knows no density. Use {name}() itself."
+            )
         return self.estimator.refuses(F)
 
     def init(self, F: Functional, rng: torch.Generator) -> NoiseState:

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from wgflow._ops import kernel_energy, pair_energy
+from wgflow._ops import kernel_energy
+from wgflow._pairs import pair_energy
 from wgflow._typing import Points, Scalar
 from wgflow.densities import DensityModel
 from wgflow.errors import BadInput, Unsupported

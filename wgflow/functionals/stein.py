@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._ops import pair_energy
+from wgflow._pairs import pair_energy
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals.base import Functional, register_functional

@@ -1,0 +1,178 @@
+"""What a radial kernel is, and the algebra of kernels."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from wgflow._ops import Distances
+from wgflow._typing import Points
+from wgflow.errors import BadInput, Unsupported
+
+Evaluated = tuple[Tensor, Tensor, float | Tensor]
+
+
+def apart(s: Tensor) -> Tensor:
+    """Squared distances with infinity for 0, so that negative powers vanish there; one cheap pass, no comparison."""
+    return nnf.threshold(s, 0.0, math.inf)
+
+
+def exp_(exponent: Tensor) -> Tensor:
+    """Exponential in place, of no less than the smallest normal number: below it a CPU takes up to 15 times as long."""
+    return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny) + 0.1).exp_()
+
+
+def check_positive(name: str, **values: float | Tensor) -> None:
+    """Raise ``BadInput`` for a number that is not positive and finite; tensors are not looked at."""
+    for what, value in values.items():
+        if not isinstance(value, Tensor) and not (value > 0 and math.isfinite(value)):
+            raise BadInput(f"{name}({what}={value}): expected a positive, finite number")
+
+
+class Kernel(ABC):
+    r"""A function of the squared distance :math:`s=|x-y|^2`.
+
+    A subclass gives :meth:`profile` and :meth:`slope`; everything else follows. The slope at :math:`s=0` only ever
+    multiplies :math:`x-y=0`: it must be finite, and is 0 by convention where the kernel is not smooth, so that coincident
+    particles do not act on each other.
+    """
+
+    smooth: ClassVar[bool] = True
+    """Differentiable at coincident points."""
+    characteristic: ClassVar[bool] = True
+    """The MMD of this kernel is a distance: 0 between equal laws only."""
+
+    @property
+    def sorts(self) -> bool:
+        r"""Whether it is :math:`-|x-y|`, whose sums in one dimension need a sort instead of all pairs."""
+        return False
+
+    @abstractmethod
+    def profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`\kappa(s)`, elementwise."""
+
+    @abstractmethod
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`\kappa'(s)`, elementwise: :math:`\nabla_xk(x,y)=2\kappa'(s)(x-y)`."""
+
+    def curvature(self, s: Tensor) -> Tensor:
+        r"""Return :math:`\kappa''(s)`, elementwise; Stein kernels need it.
+
+        Raises
+        ------
+        Unsupported
+            For a kernel that is not twice differentiable, or does not say how.
+        """
+        raise Unsupported(f"{self} has no second derivative: a Stein kernel needs RBF or InverseMultiquadric")
+
+    def evaluate(self, s: Tensor) -> Evaluated:
+        r"""Return ``(k, q, c)`` with :math:`k=\kappa(s)` and :math:`\kappa'(s)=c\,q`; may overwrite ``s``.
+
+        The default calls the two methods. A kernel whose slope is a multiple of its value saves a pass over the block.
+        """
+        return self.profile(s), self.slope(s), 1.0
+
+    def log_integral(self, d: int) -> float | Tensor:
+        r"""Return :math:`\log\int k(x,0)\,dx` in :math:`d` dimensions, which makes the kernel a density."""
+        raise Unsupported(f"{self} is not used as a density: take RBF, whose integral is known")
+
+    def fit(self, x: Points) -> "Kernel":
+        """Return the kernel for these points: itself, unless its bandwidth is a rule."""
+        return self
+
+    def __call__(self, x: Points, y: Points) -> Tensor:
+        r"""Return the dense matrix :math:`k(x_i,y_j)`, shape (n, m), without gradient; memory n m.
+
+        Raises
+        ------
+        Unsupported
+            For points that require gradient: it would be lost.
+        """
+        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+            raise Unsupported(
+                "a dense kernel matrix has no gradient: detach() the points, or apply profile() to squared distances"
+            )
+        return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))))
+
+    def __add__(self, other: "Kernel") -> "KernelSum":
+        if not isinstance(other, Kernel):
+            return NotImplemented
+        parts = [p.terms if isinstance(p, KernelSum) else ((1.0, p),) for p in (self, other)]
+        return KernelSum(parts[0] + parts[1])
+
+    def __radd__(self, other: int) -> "Kernel":
+        return self if other == 0 else NotImplemented  # so that sum() works
+
+    def __rmul__(self, c: float) -> "KernelSum":
+        if not isinstance(c, (int, float)):
+            return NotImplemented
+        terms = self.terms if isinstance(self, KernelSum) else ((1.0, self),)
+        return KernelSum(tuple((c * weight, kernel) for weight, kernel in terms))
+
+
+@dataclass(frozen=True)
+class KernelSum(Kernel):
+    r"""A linear combination :math:`\sum_lc_lk_l`; several bandwidths at once, or attraction minus repulsion.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.kernels import RBF
+    >>> k = sum(RBF(b) for b in (0.5, 1.0, 2.0))
+    >>> k.profile(torch.zeros(1))
+    tensor([3.])
+    """
+
+    terms: tuple[tuple[float, Kernel], ...]
+
+    @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """Whether all terms are."""
+        return all(k.smooth for _, k in self.terms)
+
+    @property
+    def characteristic(self) -> bool:  # type: ignore[override]
+        """Whether one term is, and none is subtracted."""
+        return all(c > 0 for c, _ in self.terms) and any(k.characteristic for _, k in self.terms)
+
+    def profile(self, s: Tensor) -> Tensor:
+        """Return the combination of the values."""
+        return sum(c * k.profile(s) for c, k in self.terms)  # type: ignore[return-value]
+
+    def slope(self, s: Tensor) -> Tensor:
+        """Return the combination of the slopes."""
+        return sum(c * k.slope(s) for c, k in self.terms)  # type: ignore[return-value]
+
+    def curvature(self, s: Tensor) -> Tensor:
+        """Return the combination of the second derivatives."""
+        return sum(c * k.curvature(s) for c, k in self.terms)  # type: ignore[return-value]
+
+    def evaluate(self, s: Tensor) -> Evaluated:
+        """Return the combination of the terms' evaluations."""
+        value, slope = torch.zeros_like(s), torch.zeros_like(s)
+        for weight, kernel in self.terms:
+            k, q, c = kernel.evaluate(s.clone())
+            value += weight * k
+            slope += (weight * c) * q
+        return value, slope, 1.0
+
+    def log_integral(self, d: int) -> float | Tensor:
+        """Return the logarithm of the combination of the integrals; raises ``Unsupported`` where a term is subtracted."""
+        if any(c <= 0 for c, _ in self.terms):
+            raise Unsupported(f"{self} is not used as a density: it needs positive factors")
+        logs = [math.log(c) + k.log_integral(d) for c, k in self.terms]
+        known = [x for x in logs if isinstance(x, Tensor)]
+        if not known:
+            return math.log(sum(math.exp(x - max(logs)) for x in logs)) + max(logs)
+        return torch.logsumexp(torch.stack([torch.as_tensor(x).to(known[0]) for x in logs]), 0)
+
+    def fit(self, x: Points) -> "Kernel":
+        """Fit every term; itself where no term has a rule."""
+        fitted = [k.fit(x) for _, k in self.terms]
+        if all(new is k for new, (_, k) in zip(fitted, self.terms, strict=True)):
+            return self
+        return KernelSum(tuple((c, new) for new, (c, _) in zip(fitted, self.terms, strict=True)))

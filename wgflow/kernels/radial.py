@@ -1,0 +1,189 @@
+"""Kernels with heavier tails or a corner at 0, and the potentials of interaction energies."""
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from wgflow.errors import BadInput
+from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, check_positive, exp_
+
+
+@dataclass(frozen=True)
+class Laplace(Kernel):
+    r"""The Laplace kernel :math:`k=e^{-r/\ell}`, :math:`r=|x-y|`; not smooth at 0."""
+
+    length: float
+    smooth = False
+
+    def __post_init__(self) -> None:
+        check_positive("Laplace", length=self.length)
+
+    def profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`e^{-\sqrt s/\ell}`."""
+        return exp_(s.sqrt() * (-1 / self.length))
+
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-k/(2\ell r)`."""
+        return self.profile(s) * apart(s).rsqrt() * (-0.5 / self.length)
+
+    def evaluate(self, s: Tensor) -> Evaluated:
+        """Share the root and the exponential."""
+        inverse = apart(s).rsqrt_()
+        k = exp_(s.mul_(inverse).mul_(-1 / self.length))
+        return k, inverse.mul_(k), -0.5 / self.length
+
+
+@dataclass(frozen=True)
+class InverseMultiquadric(Kernel):
+    r"""The inverse multiquadric :math:`k=(1+r^2/\ell^2)^{-\beta}`, with heavy tails.
+
+    Parameters
+    ----------
+    length : float
+        :math:`\ell`.
+    power : float
+        :math:`\beta`.
+    """
+
+    length: float
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive("InverseMultiquadric", length=self.length, power=self.power)
+
+    def profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`(1+s/\ell^2)^{-\beta}`."""
+        return (1 + s / self.length**2) ** -self.power
+
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-\beta\ell^{-2}(1+s/\ell^2)^{-\beta-1}`."""
+        return (1 + s / self.length**2) ** (-self.power - 1) * (-self.power / self.length**2)
+
+    def curvature(self, s: Tensor) -> Tensor:
+        r"""Return :math:`\beta(\beta+1)\ell^{-4}(1+s/\ell^2)^{-\beta-2}`."""
+        return (1 + s / self.length**2) ** (-self.power - 2) * (self.power * (self.power + 1) / self.length**4)
+
+    def evaluate(self, s: Tensor) -> Evaluated:
+        """Share the power."""
+        inverse = s.mul_(self.length**-2).add_(1).reciprocal_()
+        k = inverse**self.power
+        return k, inverse.mul_(k), -self.power / self.length**2
+
+
+@dataclass(frozen=True)
+class Matern(Kernel):
+    r"""The Matérn kernel with :math:`\nu=\tfrac32` or :math:`\tfrac52`, :math:`a=\sqrt{2\nu}\,r/\ell`.
+
+    :math:`(1+a)e^{-a}` and :math:`(1+a+a^2/3)e^{-a}`; :math:`\nu=\tfrac12` is :class:`Laplace`.
+    """
+
+    length: float
+    nu: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_positive("Matern", length=self.length)
+        if self.nu not in (1.5, 2.5):
+            raise BadInput(f"Matern(nu={self.nu}): expected 1.5 or 2.5 (0.5 is Laplace, infinity is RBF)")
+
+    def _a(self, s: Tensor) -> Tensor:
+        return s.sqrt() * (math.sqrt(2 * self.nu) / self.length)
+
+    def profile(self, s: Tensor) -> Tensor:
+        """Return the value."""
+        a = self._a(s)
+        return (1 + a if self.nu == 1.5 else 1 + a + a.square() / 3) * exp_(-a)
+
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-\frac{\nu}{\ell^2}e^{-a}` and :math:`-\frac{\nu}{3\ell^2}(1+a)e^{-a}`."""
+        a = self._a(s)
+        c = -self.nu / self.length**2
+        return c * exp_(-a) if self.nu == 1.5 else c / 3 * (1 + a) * exp_(-a)
+
+
+@dataclass(frozen=True)
+class Riesz(Kernel):
+    r"""The Riesz kernel :math:`k=-r^p`, :math:`0<p<2`; its MMD² at :math:`p=1` is the energy distance.
+
+    :math:`-r`, not :math:`\tfrac12(|x|+|y|-r)`: the latter's MMD² is half as large. Unit forces at :math:`p=1`, no
+    bandwidth; coincident particles do not act on each other, so they never separate: jitter ties in the start.
+    """
+
+    power: float = 1.0
+    smooth = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < 2:
+            raise BadInput(f"Riesz(power={self.power}): expected a power between 0 and 2 (2 compares means only)")
+
+    @property
+    def sorts(self) -> bool:
+        """At power 1."""
+        return self.power == 1
+
+    def profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-s^{p/2}`."""
+        return -s.sqrt() if self.power == 1 else -(s ** (self.power / 2))
+
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-\tfrac p2s^{p/2-1}`, 0 at 0."""
+        return apart(s) ** (self.power / 2 - 1) * (-self.power / 2)
+
+    def evaluate(self, s: Tensor) -> Evaluated:
+        """Share the power."""
+        inverse = apart(s).pow_(self.power / 2 - 1)
+        return s.mul_(inverse).neg_(), inverse, -self.power / 2
+
+
+@dataclass(frozen=True)
+class Logarithmic(Kernel):
+    r"""The logarithmic potential :math:`-\log r`: repulsion in an :class:`InteractionEnergy`, Newtonian up to :math:`2\pi` in the plane.
+
+    0 at :math:`r=0` by convention: a particle does not act on itself, nor on one at the same place.
+    """
+
+    smooth = False
+    characteristic = False
+
+    def profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-\tfrac12\log s`, 0 at 0."""
+        return -0.5 * nnf.threshold(s, 0.0, 1.0).log()
+
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-1/(2s)`, 0 at 0."""
+        return -0.5 / apart(s)
+
+
+@dataclass(frozen=True)
+class PowerLaw(Kernel):
+    r"""The power law :math:`r^p/p`, :math:`p\ne0`: attraction in an interaction energy.
+
+    :math:`p=2` is the quadratic one, :math:`p=2-d` minus the Newtonian potential up to a constant (:math:`p=1` in one
+    dimension). 0 at :math:`r=0` by convention, also for :math:`p<0`. Not positive definite: not for an MMD.
+    """
+
+    power: float
+    characteristic = False
+
+    def __post_init__(self) -> None:
+        if self.power == 0 or not math.isfinite(self.power):
+            raise BadInput(f"PowerLaw(power={self.power}): expected a number other than 0 (its limit is Logarithmic)")
+
+    @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """From the square up."""
+        return self.power >= 2
+
+    def profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`s^{p/2}/p`."""
+        return (s if self.power > 0 else apart(s)) ** (self.power / 2) / self.power
+
+    def slope(self, s: Tensor) -> Tensor:
+        r"""Return :math:`\tfrac12s^{p/2-1}`."""
+        return 0.5 * (s if self.power >= 2 else apart(s)) ** (self.power / 2 - 1)
+
+
+def Morse(repulsion: float, repulsion_length: float, attraction: float, attraction_length: float) -> KernelSum:
+    r"""Return the Morse potential :math:`C_re^{-r/\ell_r}-C_ae^{-r/\ell_a}` of swarming models (D'Orsogna et al. 2006)."""
+    return repulsion * Laplace(repulsion_length) + (-attraction) * Laplace(attraction_length)
