@@ -30,7 +30,7 @@ class ExactTransport(Functional):
     target : Measure
         :math:`\nu`.
     batch : int
-        Target points in one realisation.
+        Target points in one realisation; a target of more particles is subsampled anew in every step.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class SquaredW2(ExactTransport):
     target : Measure
         :math:`\nu`.
     batch : int
-        Target points in one realisation.
+        Target points in one realisation; a target of more particles is subsampled anew in every step.
 
     Raises
     ------
@@ -123,7 +123,7 @@ class W1(ExactTransport):
     target : Measure
         :math:`\nu`.
     batch : int
-        Target points in one realisation.
+        Target points in one realisation; a target of more particles is subsampled anew in every step.
 
     Raises
     ------
