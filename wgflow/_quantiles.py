@@ -132,14 +132,12 @@ class _ProjectedCost(torch.autograd.Function):
             cost, slope = steps.pair(xs, ys, p) if steps is not None else _pair(xs, U, ys, V, p)
             value += cost
             if wants_x:
-                # In place: no second tensor (n, d).
-                dx.addmm_(torch.empty_like(slope).scatter_(1, index, slope).T, theta)
+                # In place, and scaled where it is small: no second tensor (n, d).
+                dx.addmm_(torch.empty_like(slope).scatter_(1, index, slope / total).T, theta)
             if wants_a and da is not None and U is not None:
                 f = _potential(xs, U, ys, V, p)
                 da += torch.empty_like(f).scatter_(1, index, f).sum(0)
-        ctx.save_for_backward(
-            *inputs, dx / total if wants_x else None, da / total if wants_a and da is not None else None
-        )
+        ctx.save_for_backward(*inputs, dx if wants_x else None, da / total if wants_a and da is not None else None)
         return value / total
 
     @staticmethod

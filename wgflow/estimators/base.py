@@ -67,13 +67,13 @@ class Estimator(ABC):
         log_w = (torch.zeros_like(rho.w) if rho.log_w is None else rho.log_w).detach().requires_grad_(True)
         s = self.surrogate(F, replace(rho, x=x, log_w=log_w), es)
         d_w, d_x = torch.autograd.grad(s, (log_w, x), materialize_grads=True)
-        return _per_mass(d_w, rho.w), _per_mass(d_x, rho.w)
+        return _per_mass(d_w, rho), _per_mass(d_x, rho)
 
     def velocity(self, F: Functional, rho: Particles, es: Any) -> Points:
         r"""Return :math:`-\nabla\varphi` at the particles, shape (n, \*event)."""
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
-        return -_per_mass(d_x, rho.w)
+        return _per_mass(d_x, rho, -1.0)
 
 
 def energy_slope(energy: Functional | None, rho: Particles) -> Points:
@@ -83,7 +83,7 @@ def energy_slope(energy: Functional | None, rho: Particles) -> Points:
     with torch.enable_grad():
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(energy.value(replace(rho, x=x)), x, materialize_grads=True)
-    return _per_mass(d_x, rho.w.detach())
+    return _per_mass(d_x, rho)
 
 
 def linear(rho: Particles, slope: Points) -> Scalar:
@@ -92,7 +92,10 @@ def linear(rho: Particles, slope: Points) -> Scalar:
     return (rho.w.detach() * (moved * slope.detach()).flatten(1).sum(1)).sum()
 
 
-def _per_mass(derivative: Tensor, w: Tensor) -> Tensor:
-    """Divide by the weights; a particle without mass has no first variation here and gets 0."""
-    w = w.view(-1, *[1] * (derivative.dim() - 1))
-    return torch.where(w > 0, derivative / w, 0.0)
+def _per_mass(derivative: Tensor, rho: Particles, sign: float = 1.0) -> Tensor:
+    """Divide by the weights, in one pass; a particle without mass has no first variation here and gets 0."""
+    if rho.log_w is None:
+        return derivative * (sign * len(rho))
+    w = rho.w.detach()
+    inverse = torch.where(w > 0, sign / w, 0.0)
+    return derivative * inverse.view(-1, *[1] * (derivative.dim() - 1))
