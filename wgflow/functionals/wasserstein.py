@@ -1,6 +1,7 @@
 """Exact optimal transport to samples: the squared 2-Wasserstein and the 1-Wasserstein distance."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -90,7 +91,7 @@ class SquaredW2(ExactTransport):
     Notes
     -----
     One dimension: quantiles, O((n + m) log(n + m)), any size. Otherwise on the CPU, to which points are copied: an
-    assignment (scipy) for equal weights and counts, else a network simplex (POT); O(n³) and a dense (n, m) matrix, good
+    assignment for equal weights and counts (POT where installed, else scipy, up to six times slower), else a network simplex (POT); O(n³) and a dense (n, m) matrix, good
     up to some 2000 points.
 
     Derivatives are those of the envelope theorem. In positions: :math:`w_i\nabla\varphi(x_i)=2\int(x_i-y)\,\pi(x_i,dy)` at the
@@ -192,8 +193,15 @@ def _are_equal(w: Tensor | None) -> bool:
 
 
 def _assignment(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    i, j = require("scipy.optimize", "ot").linear_sum_assignment(cost)
-    return i, j, np.full(len(i), 1 / len(i))
+    """Return an optimal permutation: by POT's network simplex where it is installed, up to six times as fast as scipy."""
+    n = len(cost)
+    if find_spec("ot") is None:
+        from scipy.optimize import linear_sum_assignment
+
+        j = linear_sum_assignment(cost)[1]
+    else:
+        j = _plan(cost, np.full(n, 1 / n), np.full(n, 1 / n))[0].argmax(1)  # a vertex: a permutation over n
+    return np.arange(n), j, np.full(n, 1 / n)
 
 
 def _assignment_potential(cost: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -218,13 +226,16 @@ def _assignment_potential(cost: np.ndarray, j: np.ndarray) -> np.ndarray:
 def _network_simplex(
     cost: np.ndarray, a: Tensor | None, b: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    ot = require("ot", "ot")
-    w = [_masses(t, size) for t, size in ((a, cost.shape[0]), (b, cost.shape[1]))]
-    plan, log = ot.emd(*w, np.ascontiguousarray(cost), numItermax=10_000_000, log=True)
+    plan, u = _plan(cost, _masses(a, cost.shape[0]), _masses(b, cost.shape[1]))
+    i, j = plan.nonzero()
+    return i, j, plan[i, j], u
+
+
+def _plan(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    plan, log = require("ot", "ot").emd(a, b, np.ascontiguousarray(cost), numItermax=10_000_000, log=True)
     if log["warning"] is not None:
         raise Unsupported(f"POT's network simplex did not finish on a {cost.shape} problem: {log['warning']}")
-    i, j = plan.nonzero()
-    return i, j, plan[i, j], log["u"]
+    return plan, log["u"]
 
 
 def _masses(w: Tensor | None, size: int) -> np.ndarray:
