@@ -91,8 +91,8 @@ class SquaredW2(ExactTransport):
     Notes
     -----
     One dimension: quantiles, O((n + m) log(n + m)), any size. Otherwise on the CPU, to which points are copied: an
-    assignment for equal weights and counts (POT where installed, else scipy, up to six times slower), else a network simplex (POT); O(n³) and a dense (n, m) matrix, good
-    up to some 2000 points.
+    assignment for equal weights and counts (POT where installed, else scipy, up to six times slower), else a network
+    simplex (POT); O(n³) and a dense (n, m) matrix, good up to some 2000 points.
 
     Derivatives are those of the envelope theorem. In positions: :math:`w_i\nabla\varphi(x_i)=2\int(x_i-y)\,\pi(x_i,dy)` at the
     optimal plan; where there are several, at the one that the algorithm returns. In weights: a Kantorovich potential, which
