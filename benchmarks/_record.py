@@ -15,6 +15,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+FIGURES = ROOT / "docs" / "figures"
 NOISE = "Absolute times are of a machine that others use too. Compare ratios within one record only."
 
 
@@ -26,6 +27,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON records")
     options.add_argument("--quick", action="store_true", help="seconds, for tests: the numbers mean nothing")
     return options
+
+
+def figure(args: argparse.Namespace, name: str) -> Path:
+    """Return where the figure goes: into the docs with the repository's record, else beside the record."""
+    return (FIGURES if args.results == RESULTS and not args.quick else args.results) / name
 
 
 class Clock:

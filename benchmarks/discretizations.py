@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import _ou_suite
 import numpy as np
 import torch
 from _cost_in_k import cost_in_k
 from _flow_problems import Method, Problem, problems
-from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
+from _record import Clock, figure, parser, peak_memory_mb, reset_peak, write
 
 from wgflow import Autograd, Diverged, Save, solve
-from wgflow._bench import discretizations_table
+from wgflow._bench.discretizations import table
 from wgflow.estimators.entropic import EntropyEstimator
 
 UNSTABLE = 3.0
@@ -121,30 +120,6 @@ def _per_step(found: Sequence[dict[str, Any]], key: str, steps: Sequence[int]) -
     return [None if f[key] is None else f[key] / k for f, k in zip(found, steps, strict=True)]
 
 
-def ornstein_uhlenbeck(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the suite: exact and published rows for every dimension, and our chains where asked for."""
-    suites = []
-    for d in args.ou_dims:
-        targets = 1 if args.quick else _ou_suite.TARGETS
-        rows = _ou_suite.exact_rows(d, targets)
-        for label, make in _ou_suite.MAPS.items() if d in args.ou_run else ():
-            found = _ou_suite.run(
-                d,
-                make,
-                targets=args.ou_targets,
-                iters=args.ou_iters,
-                batch=args.ou_batch,
-                cached=args.ou_cached,
-                points=args.ou_points,
-            )
-            rows.append({"label": f"{label}, {args.ou_targets} of the targets", **found})
-            floor = {"log10_symkl": found["exact_jko_on_these"], "seconds_per_step": None}
-            rows.append({"label": "  exact JKO on the same targets", **floor})
-            print(f"Ornstein–Uhlenbeck, d = {d}: {label}", flush=True)
-        suites.append({"d": d, "targets": targets, "times": list(_ou_suite.TIMES), "rows": rows})
-    return suites
-
-
 def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
     """Plot errors against step size (above) and against seconds (below), a column a flow."""
     from matplotlib.figure import Figure
@@ -161,8 +136,8 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         }
         for i, label in enumerate(labels)
     }
-    figure = Figure(figsize=(2.7 * len(shown), 6.4), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
+    picture = Figure(figsize=(2.7 * len(shown), 6.4), layout="constrained")
+    axes = picture.subplots(2, len(shown), squeeze=False)
     for column, flow in enumerate(shown):
         for row in flow["methods"]:
             kept = [
@@ -188,9 +163,9 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         ax.tick_params(labelsize=7, which="both")
         ax.spines[["top", "right"]].set_visible(False)
     handles = [axes[0, 0].plot([], [], label=label, **s)[0] for label, s in style.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    picture.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    picture.savefig(path, dpi=150)
 
 
 def _short(label: str) -> str:
@@ -201,36 +176,24 @@ def _short(label: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
-    options.add_argument(
-        "--ou-dims", type=int, nargs="*", default=[2, 4, 6, 10], help="dimensions of the Ornstein–Uhlenbeck suite"
-    )
-    options.add_argument("--ou-run", type=int, nargs="*", default=[2], help="those in which chains of maps are trained")
-    options.add_argument("--ou-targets", type=int, default=2, help="of the 15 targets, how many chains are trained for")
-    options.add_argument("--ou-iters", type=int, default=100, help="updates in a JKO step")
-    options.add_argument("--ou-batch", type=int, default=1024)
-    options.add_argument("--ou-cached", type=int, default=20000, help="points that a chain keeps")
-    options.add_argument("--ou-points", type=int, default=20000, help="fresh points that score it")
     options.add_argument("--steps", type=int, default=16, help="JKO steps K of the comparison of S-JKO with chains")
     options.add_argument("--updates", type=int, default=4, help="updates in one of them")
     options.add_argument("--rounds", type=int, default=2, help="times that every one of them is run")
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--width", type=int, default=128, help="of its networks")
     options.add_argument("--buffer", type=int, default=2048, help="particles of its cached chain")
-    options.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "discretizations.png")
     args = options.parse_args(argv)
     if args.quick:
-        args.ou_dims, args.ou_run, args.ou_targets = [2], [2], 1
-        args.ou_iters, args.ou_batch, args.ou_cached, args.ou_points = 2, 16, 64, 64
         args.steps, args.updates, args.rounds, args.batch, args.width, args.buffer = 4, 2, 1, 16, 16, 32
     torch.set_num_threads(args.threads)
     device = torch.device("cpu")  # the flows are small; on a GPU one would measure launches
     flows = [measure(problem, args, device) for problem in problems(args.quick)]
-    results = {"flows": flows, "ornstein_uhlenbeck": ornstein_uhlenbeck(args), "cost_in_k": cost_in_k(args, device)}
-    draw(flows, args.figure)
-    settings = {k: v for k, v in vars(args).items() if k not in ("results", "figure", "device", "threads")}
+    results = {"flows": flows, "cost_in_k": cost_in_k(args, device)}
+    draw(flows, figure(args, "discretizations.png"))
+    settings = {k: v for k, v in vars(args).items() if k not in ("results", "device", "threads")}
     settings["clock"] = Clock(device).name
     path = write("discretizations", args.results, settings, results, device)
-    print(discretizations_table(json.loads(path.read_text())))
+    print(table(json.loads(path.read_text())))
     return path
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -65,19 +66,17 @@ def evaluate(
     print(json.dumps(numbers, indent=2))
 
 
-def bench(record: str | None, run: bool, quick: bool) -> None:
-    """Show what each time discretization costs and how close it stays to the true flow; with --run, measure it now."""
-    from wgflow._bench import discretizations_table, latest_record, run_discretizations
+def bench(name: str, results: str | None, run: bool, quick: bool) -> None:
+    """Show the record of a benchmark; with --run, measure it now."""
+    from wgflow import _bench
 
+    _bench.tabulate(name)  # an unknown name fails before anything runs
+    folder = Path(results) if results else _bench.RESULTS
     if run or quick:
-        path = run_discretizations(Path(record) if record else None, quick)
-    else:
-        path = Path(record) if record else latest_record()
-    try:
-        table = discretizations_table(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is not a record of benchmarks/discretizations.py: {error!r}") from error
-    print(table)
+        if quick and not results:
+            folder = Path(tempfile.mkdtemp())
+        _bench.run(name, folder, quick)
+    print(_bench.show(name, folder))
 
 
 def list_names() -> None:
@@ -103,6 +102,7 @@ def list_names() -> None:
 
 def _parser(argv: Sequence[str]) -> Any:
     """Build the parser; the options of ``train`` take their defaults from the recipe that is named."""
+    from wgflow import _bench
     from wgflow.generative import Recipe
 
     jsonargparse = require("jsonargparse", extra="cli")
@@ -138,10 +138,11 @@ def _parser(argv: Sequence[str]) -> Any:
     commands.add_subcommand("evaluate", p, help=evaluate.__doc__)
 
     p = jsonargparse.ArgumentParser(description=bench.__doc__)
+    p.add_argument("name", nargs="?", default="discretizations", help=f"one of: {', '.join(_bench.names())}")
     p.add_argument(
-        "record", nargs="?", type=str | None, help="a JSON record; default the one in this copy of the repository"
+        "--results", type=str | None, help="folder of the record; default the one in this copy of the repository"
     )
-    p.add_argument("--run", action="store_true", help="run benchmarks/discretizations.py first: some minutes")
+    p.add_argument("--run", action="store_true", help="run benchmarks/NAME.py first: minutes, for some an hour")
     p.add_argument("--quick", action="store_true", help="run it in seconds, for tests: the numbers mean nothing")
     commands.add_subcommand("bench", p, help=bench.__doc__)
 

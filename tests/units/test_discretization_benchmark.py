@@ -4,13 +4,13 @@ import argparse
 import importlib
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from wgflow._bench import discretizations_table
+from wgflow import _bench
+from wgflow._bench.discretizations import table
 from wgflow.cli import main
 from wgflow.reference import OrnsteinUhlenbeck
 
@@ -146,14 +146,6 @@ RECORD = {
                 ],
             }
         ],
-        "ornstein_uhlenbeck": [
-            {
-                "d": 2,
-                "targets": 15,
-                "times": [0.5],
-                "rows": [{"label": "two", "log10_symkl": {"0.5": -3.25}, "seconds_per_step": None}],
-            }
-        ],
         "cost_in_k": {
             "s_jko": {
                 "exponent_of_total_cost_in_K": 1.0,
@@ -167,33 +159,60 @@ RECORD = {
 
 
 def test_the_table_aligns_what_the_record_holds():
-    table = discretizations_table(RECORD)
-    assert "0123456789 (changed)" in table
-    head, row = (next(line for line in table.splitlines() if mark in line) for mark in ("10 steps", "  one"))
+    shown = table(RECORD)
+    assert "0123456789 (changed)" in shown
+    head, row = (next(line for line in shown.splitlines() if mark in line) for mark in ("10 steps", "  one"))
     assert head.index("5 steps") + len("5 steps") == row.index("2.0e-02") + len("2.0e-02")
     assert "unstable" in row
-    assert re.search("two +-3.25", table)
 
 
 def test_the_command_prints_a_record_and_names_what_is_not_one(tmp_path, capsys):
-    path = tmp_path / "record.json"
+    path = tmp_path / "discretizations.json"
     path.write_text(json.dumps(RECORD))
-    assert main(["bench", str(path)]) == 0
-    assert "a flow, d = 2, time 1" in capsys.readouterr().out
+    assert main(["bench", "--results", str(tmp_path)]) == 0
+    default = capsys.readouterr().out
+    assert "a flow, d = 2, time 1" in default
+    assert main(["bench", "discretizations", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == default
     path.write_text("{}")
-    assert main(["bench", str(path)]) == 2
+    assert main(["bench", "--results", str(tmp_path)]) == 2
     assert "is not a record" in capsys.readouterr().err
-    assert main(["bench", str(tmp_path / "nothing.json")]) == 2
+    assert main(["bench", "--results", str(tmp_path / "nothing")]) == 2
+    assert "--run" in capsys.readouterr().err
+    assert main(["bench", "nothing"]) == 2
+    assert all(name in capsys.readouterr().err for name in _bench.names())
+
+
+def test_a_benchmark_is_known_by_its_module_and_run_by_its_script(tmp_path, monkeypatch, capfd):
+    package, scripts = tmp_path / "tables", tmp_path / "benchmarks"
+    package.mkdir()
+    scripts.mkdir()
+    (package / "trial.py").write_text("def table(record):\n    return f\"found {record['found']}\"\n")
+    (scripts / "trial.py").write_text(
+        "import json, pathlib, sys\nfolder = pathlib.Path(sys.argv[sys.argv.index('--results') + 1])\n"
+        "(folder / 'trial.json').write_text(json.dumps({'found': '--quick' in sys.argv}))\n"
+    )
+    monkeypatch.setattr(_bench, "__path__", [*_bench.__path__, str(package)])
+    monkeypatch.setattr(_bench, "BENCHMARKS", scripts)
+    assert {"discretizations", "trial"} <= set(_bench.names())
+    assert "tables" not in _bench.names()
+    for options, found in (["--run", "--results", str(tmp_path)], False), (["--quick"], True):
+        assert main(["bench", "trial", *options]) == 0
+        assert capfd.readouterr().out == f"found {found}\n"
+    assert main(["bench", "discretizations", "--quick"]) == 2
+    assert "no " in capfd.readouterr().err
+    (scripts / "trial.py").write_text("raise SystemExit(3)\n")
+    assert main(["bench", "trial", "--run", "--results", str(tmp_path)]) == 2
+    assert "failed" in capfd.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_whole_benchmark_runs(script, tmp_path):
-    figure = tmp_path / "figure.png"
-    options = ["--quick", "--device", "cpu", "--results", str(tmp_path), "--figure", str(figure)]
+    options = ["--quick", "--device", "cpu", "--results", str(tmp_path)]
     record = json.loads(script("discretizations").main(options).read_text())
     assert {"benchmark", "date", "machine", "versions", "commit", "note", "settings", "results"} <= record.keys()
     assert str(BENCHMARKS.parent) not in json.dumps(record)
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "discretizations.png").read_bytes().startswith(b"\x89PNG")
     costs, steps = record["results"]["cost_in_k"], record["settings"]["steps"]
     assert costs["s_jko"]["generator_calls_per_update"]["growth"] == 0
     assert costs["cached_chain"]["generator_calls_per_update"]["growth"] == 0
