@@ -1,0 +1,76 @@
+"""Benchmarks of the repository from the command line: scripts run, records found, tables printed.
+
+A module ``wgflow/_bench/NAME.py`` with a function ``table(record) -> str`` shows the record of ``benchmarks/NAME.py``.
+"""
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wgflow.errors import BadInput
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+
+
+def names() -> list[str]:
+    """Return the benchmarks that have a table."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if hasattr(importlib.import_module(f"{__name__}.{name}"), "table"))
+
+
+def tabulate(name: str) -> Callable[[dict[str, Any]], str]:
+    """Return the function that makes the table of a benchmark.
+
+    Raises
+    ------
+    BadInput
+        When no benchmark of that name has a table.
+    """
+    if name not in names():
+        raise BadInput(f"benchmark {name!r}: no table of that name. Known: {', '.join(names())}.")
+    table: Callable[[dict[str, Any]], str] = importlib.import_module(f"{__name__}.{name}").table
+    return table
+
+
+def run(name: str, folder: Path, quick: bool) -> None:
+    """Run ``benchmarks/NAME.py``, which writes ``NAME.json`` into the folder.
+
+    Raises
+    ------
+    BadInput
+        When the script is not there, or fails.
+    """
+    script = BENCHMARKS / f"{name}.py"
+    if not script.exists():
+        raise BadInput(
+            f"no {script}: benchmarks are in the repository, not in the installed package. Run this in a copy of it."
+        )
+    command = [sys.executable, str(script), "--results", str(folder), *(["--quick"] if quick else [])]
+    if subprocess.run(command, stdout=sys.stderr).returncode:
+        raise BadInput(f"{script} failed; its output is above")
+
+
+def show(name: str, folder: Path) -> str:
+    """Return the table of the record ``NAME.json`` in a folder.
+
+    Raises
+    ------
+    BadInput
+        When the benchmark has no table, or when there is no record, or when the record is of something else.
+    """
+    table, path = tabulate(name), folder / f"{name}.json"
+    if not path.exists():
+        raise BadInput(
+            f"no record at {path}. Run `wgflow bench {name} --run` in a copy of the repository, "
+            "or name the folder of the record: --results FOLDER."
+        )
+    try:
+        return table(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is not a record of benchmarks/{name}.py: {error!r}") from error
