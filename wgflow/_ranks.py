@@ -32,3 +32,12 @@ def from_first(value: Any, device: torch.device) -> Any:
     held = [value]
     dist.broadcast_object_list(held, src=0, device=device)
     return held[0]
+
+
+def averaged(value: torch.Tensor) -> torch.Tensor:
+    """Return the mean of ``value`` over the ranks. All ranks must call it together."""
+    if not parallel():
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

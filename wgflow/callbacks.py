@@ -65,10 +65,17 @@ class Progress(Callback):
     def on_start(self, run: "Run") -> None:
         """Open the bar where the run stands."""
         self.bar = tqdm(total=run.total_updates, initial=run.updates, disable=self.disable, mininterval=0.5)
+        self.begun = None if run.updates else 0  # where the step in progress began; unknown in the middle of a run
 
     def on_update(self, run: "Run", info: Info) -> None:
         """Advance."""
         self.bar.update()
+
+    def on_step(self, run: "Run", row: dict[str, Any]) -> None:
+        """Take off the updates that the step did not need."""
+        if self.begun is not None:
+            self.bar.total -= self.begun + run.solver.updates(run.state.k - 1) - run.updates
+        self.begun = run.updates
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Show the latest means."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from wgflow._ranks import averaged, parallel
 from wgflow._typing import Info, Scalar
 from wgflow.errors import BadInput
 
@@ -256,13 +256,11 @@ def average_gradients(parameters: list[Tensor]) -> None:
     One all-reduce of the flattened gradients. DistributedDataParallel is not used because a critic's objective runs
     several forward passes and, with R1, a backward pass of a backward pass, before the one backward that counts.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not parallel():
         return
     grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    mean = averaged(torch.cat([g.reshape(-1) for g in grads]))
+    for g, part in zip(grads, mean.split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
 
 

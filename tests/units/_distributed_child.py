@@ -54,7 +54,13 @@ def run(rank: int = 0, world: int = 1, poison: int | None = None, **options: Any
     settings = {
         "F": wgflow.Softplus(share(target), batch=BATCH // world),
         "solver": wgflow.JKO(
-            critic, wgflow.Adam(1e-2, schedule=schedule), iters=5, first_iters=7, batch=BATCH // world
+            critic,
+            wgflow.Adam(1e-2, schedule=schedule),
+            iters=5,
+            first_iters=7,
+            batch=BATCH // world,
+            tolerance=1e-6,
+            look_every=3,
         ),
         "initial": wgflow.Pushforward(share(normal()), Generator, noise=share(normal()), ema=0.8),
         "step_size": 0.5,
@@ -124,7 +130,7 @@ def work(rank: int, world: int, folder: Path) -> None:
     found["finished"] = weights(run(*here, callbacks=first(log), **checkpoint("parts")))
     found["timed"] = weights(run(*here, **checkpoint("timed", every_seconds=0.0, keep=99)))
     # an update calls the critic twice for each of its two iterations and once for the generator: 40 is in the eighth
-    found["poisoned"] = error_of(*here, poison=40 if rank == 1 else None)
+    found["poisoned"] = error_of(*here, poison=64 if rank == 1 else None)
     found["no folder"] = error_of(*here, **checkpoint("meet", every_updates=4))
     found["other run"] = error_of(*here, seed=4, **checkpoint("parts"))
     found["full"] = error_of(*here, callbacks=first(FillDisk()), **checkpoint("full", every_updates=2))

@@ -53,6 +53,10 @@ class Estimator(ABC):
         r"""Improve the estimate at the current law, of which ``draw(rng)`` returns fresh batches."""
         return {}
 
+    def imbalance(self, F: Functional, draw: Draw, es: Any, rng: torch.Generator) -> Tensor | None:
+        """Return how far :meth:`refine` is from its end at the current law, from 0 (there) to 1; None with nothing to refine."""
+        return None
+
     def fit(self, rho: Particles) -> "Estimator":
         """Return the estimator with rules (a bandwidth) applied to ``rho`` and then held: a step minimises one function."""
         return self

@@ -1,10 +1,12 @@
 r"""The first variation by a trained network: the maximiser of the variational form of :math:`F`."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from wgflow._balance import BATCHES, imbalance
 from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.errors import BadInput
@@ -104,29 +106,44 @@ class Critic(Estimator):
         return info
 
     def _ascend(self, F: Functional, rho: Particles, es: CriticState) -> Info:
-        data = F.data()
         r1 = None if self.r1 is None or es.descent.updates % self.r1.every else self.r1
+        info: Info = {}
+        report = es.descent.minimise(lambda: self._loss(F, rho, _Evaluated(es.net), r1, info))
+        info |= {f"critic/{name}": value for name, value in report.items()}
+        return {name: torch.as_tensor(value).detach() for name, value in info.items()}
+
+    @staticmethod
+    def _loss(F: Functional, rho: Particles, net: "_Evaluated", r1: R1 | None, info: Info) -> Scalar:
+        data = F.data()
         if r1 is not None:
             assert isinstance(data, Particles), "why_not() asks for data"
             data.x.requires_grad_(True)
-        info: Info = {}
+        value = F.variational(net, rho)
+        loss = F.critic_penalty(net, rho) - value
+        info.update({"critic/objective": value, "critic/model": rho.mean(net(rho.x))})
+        if isinstance(data, Particles):
+            info["critic/data"] = data.mean(net(data.x))
+            if r1 is not None:
+                info["critic/r1"] = r1(net(data.x), data)
+                loss = loss + info["critic/r1"]
+        info.update({f"critic/{name}": value for name, value in F.diagnostics(net).items()})
+        return loss
 
-        def objective() -> Scalar:
-            net = _Evaluated(es.net)
-            value = F.variational(net, rho)
-            loss = F.critic_penalty(net, rho) - value
-            info.update({"critic/objective": value, "critic/model": rho.mean(net(rho.x))})
-            if isinstance(data, Particles):
-                info["critic/data"] = data.mean(net(data.x))
-                if r1 is not None:
-                    info["critic/r1"] = r1(net(data.x), data)
-                    loss = loss + info["critic/r1"]
-            info.update({f"critic/{name}": value for name, value in F.diagnostics(net).items()})
-            return loss
+    def imbalance(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Tensor:
+        r"""Compare :math:`\langle\varphi,\rho\rangle` with the rest of what the critic ascends, penalties included.
 
-        report = es.descent.minimise(objective)
-        info |= {f"critic/{name}": value for name, value in report.items()}
-        return {name: torch.as_tensor(value).detach() for name, value in info.items()}
+        Their gradients in the critic's weights cancel at its maximum: the two sides then agree on every direction that the
+        network can move in.
+        """
+        r1 = None if self.r1 is None else replace(self.r1, every=1)
+
+        def parts() -> Iterator[tuple[Scalar, Scalar]]:
+            for _ in range(BATCHES):
+                realised, rho, net = F.freeze(rng), draw(rng), _Evaluated(es.net)
+                model = realised.surrogate(net, rho)
+                yield model, -self._loss(realised, rho, net, r1, {}) - model
+
+        return imbalance(parts(), es.descent.parameters)
 
     def surrogate(self, F: Functional, rho: Particles, es: CriticState) -> Scalar:
         r"""Return :math:`\langle\varphi,\rho\rangle`, plus the values of what a sum holds beside the critic's term."""
