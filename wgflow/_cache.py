@@ -22,7 +22,8 @@ def remember(tag: Hashable, tensors: tuple[Tensor | None, ...], compute: Callabl
         return compute()
     prints = tuple(map(_print, tensors))
     for known, _, other, value in _entries:
-        if known == tag and other == prints:
+        # By the hash first: comparing tags that hold tensors (a fitted bandwidth) would wait for the device.
+        if other == prints and hash(known) == hash(tag) and known == tag:
             return value
     value = compute()
     _entries.append((tag, tensors, prints, value))

@@ -81,6 +81,10 @@ class Scaled(Functional):
         """Freeze the term."""
         return type(self)(self.c, self.term.freeze(rng))
 
+    def fit(self, rho: Particles) -> Self:
+        """Fit the term."""
+        return type(self)(self.c, self.term.fit(rho))
+
     def data(self) -> Measure | None:
         """Return the term's."""
         return self.term.data()
@@ -192,6 +196,10 @@ class Sum(Functional):
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze every term, in order."""
         return type(self)(tuple(term.freeze(rng) for term in self.terms))
+
+    def fit(self, rho: Particles) -> Self:
+        """Fit every term."""
+        return type(self)(tuple(term.fit(rho) for term in self.terms))
 
     def data(self) -> Measure | None:
         """Return the critic term's; None when no single term is for a critic."""

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from wgflow._registry import Registry
 from wgflow._typing import Info, Points, Scalar
+from wgflow.densities import DensityModel
 from wgflow.errors import BadInput, Unsupported
+from wgflow.kernels import Kernel
 from wgflow.measures import Measure, Particles
 
 if TYPE_CHECKING:
@@ -87,17 +89,24 @@ class Functional:
 
     def at(self, k: int, t: float) -> Self:
         """Return the functional of time step ``k`` at time ``t``: every measure it holds is taken at that step."""
-        return self._with_measures(lambda m: m.at(k, t))
+        return self._with(Measure, lambda m: m.at(k, t))
 
     def freeze(self, rng: torch.Generator) -> Self:
         """Return one random realisation: every measure it holds becomes a fixed batch of ``batch`` points."""
-        return self._with_measures(lambda m: m.draw(self.batch, rng) if m.can_draw else m)
+        return self._with(Measure, lambda m: m.draw(self.batch, rng) if m.can_draw else m)
 
-    def _with_measures(self, change: Callable[[Measure], Measure]) -> Self:
+    def fit(self, rho: Particles) -> Self:
+        """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimises one function."""
+        if not dataclasses.is_dataclass(self):
+            return self
+        return self._with(Kernel, lambda kernel: kernel.fit(rho.x))._with(DensityModel, lambda model: model.fit(rho))
+
+    def _with(self, kind: type, change: Callable[[Any], Any]) -> Self:
+        """Return this functional with every field of a kind changed; itself where none is."""
         if not dataclasses.is_dataclass(self):
             raise Unsupported(f"{type(self).__name__} is not a dataclass: override freeze(rng) and at(k, t) yourself")
-        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        changed = {name: change(m) for name, m in held.items() if isinstance(m, Measure)}
+        held = {f.name: part for f in dataclasses.fields(self) if isinstance(part := getattr(self, f.name), kind)}
+        changed = {name: new for name, part in held.items() if (new := change(part)) is not part}
         return dataclasses.replace(self, **changed) if changed else self
 
     def data(self) -> Measure | None:

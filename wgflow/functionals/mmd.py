@@ -29,7 +29,7 @@ class SquaredMMD(Functional):
         :math:`\nu`; weighted particles are taken as they are.
     kernel : Kernel
         Characteristic: ``RBF``, sums of several of them, ``Laplace``, ``InverseMultiquadric``, ``Matern``, ``Riesz``. A rule
-        (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow.
+        (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow; an implicit step holds it.
     batch : int
         Target points in one realisation; a target of more particles is subsampled anew in every step.
 
