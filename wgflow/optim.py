@@ -229,9 +229,12 @@ class _QuasiNewton(Descent):
         def scaled() -> Scalar:
             nonlocal evaluations
             evaluations += 1
-            loss = self.differentiate(objective)
-            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], first)
-            return loss / first
+            loss = averaged(self.differentiate(objective))
+            inside = math.isfinite(loss)
+            # Outside of the domain without a slope: the line search then bisects, with one it would interpolate to nan.
+            scale = first if inside else math.nan
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], scale)
+            return loss / first if inside else torch.full_like(loss, math.inf)
 
         self.optimizer = self._fresh(self.parameters)
         self.optimizer.step(scaled)

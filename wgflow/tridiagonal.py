@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow._ranks import averaged
 from wgflow._typing import Info, Scalar
 from wgflow.errors import BadInput, Unsupported
 from wgflow.optim import Descent
@@ -77,16 +78,16 @@ class _Newton(Descent):
         for i in range(self.settings.max_iter + 1):
             loss = objective()
             (g,) = torch.autograd.grad(loss, self.y, create_graph=True)
-            largest = float(g.detach().abs().max())
+            slope = averaged(g.detach().flatten()[order])
+            largest = float(slope.abs().max())
             first = largest if i == 0 else first
             evaluations += 1
             residual = largest / first if first else 0.0
             if residual <= self.settings.tolerance or not math.isfinite(largest) or i == self.settings.max_iter:
                 break
             diagonal, off = self._hessian(g.flatten()[order], order, check=i == 0)
-            slope = g.detach().flatten()[order]
             step = -_positive_solve(diagonal, off, slope)
-            tried = self._search(objective, float(loss.detach()), step, float(slope @ step), order)
+            tried = self._search(objective, float(averaged(loss.detach())), step, float(slope @ step), order)
             evaluations += tried
             if tried == 0:
                 break
@@ -117,7 +118,7 @@ class _Newton(Descent):
             raise Unsupported(
                 "TridiagonalNewton: this functional cannot be differentiated twice. Use JKO(..., optim=LBFGS(), iters=1)."
             ) from error
-        return Hv.flatten()[order]
+        return averaged(Hv.flatten()[order])
 
     @torch.no_grad()
     def _search(self, objective: Callable[[], Scalar], value: float, step: Tensor, slope: float, order: Tensor) -> int:
@@ -131,7 +132,7 @@ class _Newton(Descent):
             moved = torch.empty_like(x)
             moved[order] = x + t * step
             self.y.copy_(moved.view_as(y))
-            if float(objective()) <= value + 1e-4 * t * slope + noise:
+            if float(averaged(objective())) <= value + 1e-4 * t * slope + noise:
                 return tries
             t /= 2
         self.y.copy_(y)
