@@ -136,6 +136,7 @@ RECORD = {
                 "methods": [
                     {
                         "label": "one",
+                        "steps": [5, 10],
                         "errors": [0.02, None],
                         "order": None,
                         "floor": 0.0,
@@ -148,10 +149,12 @@ RECORD = {
         ],
         "cost_in_k": {
             "s_jko": {
+                "seconds_per_phase": [0.1, 0.1],
+                "fit": {"a": 0.1, "a_se": 0.01, "b": 0.0, "b_se": 0.001, "slope_of_log_total_at_K": 1.0},
                 "exponent_of_total_cost_in_K": 1.0,
                 "generator_calls_per_update": {"first": 3, "last": 3},
                 "nfe_to_sample_after_K_phases": 1,
-                "live_tensors_mb": {"growth": 0.0},
+                "tensors_growth_mb": 0.0,
             }
         },
     },
@@ -206,6 +209,33 @@ def test_a_benchmark_is_known_by_its_module_and_run_by_its_script(tmp_path, monk
     assert "failed" in capfd.readouterr().err
 
 
+def test_exponents_and_the_line_of_a_cost_that_is_known(script):
+    cost = script("_cost_in_k")
+    a, b, K = 3.0, 0.5, 64
+    seconds = [a + b * k for k in range(K)]
+    assert cost.line(seconds) == pytest.approx(
+        {"a": a, "a_se": 0, "b": b, "b_se": 0, "slope_of_log_total_at_K": (a + b * (K - 0.5)) / (a + b * (K - 1) / 2)},
+        abs=1e-9,
+    )
+    totals = [a * k + b * k * (k - 1) / 2 for k in (32, 64)]
+    assert cost.exponents(seconds)[64] == pytest.approx(math.log2(totals[1] / totals[0]))
+    assert set(cost.exponents([1.0] * 12).values()) == {1.0}
+    assert cost.halvings(12) == [12, 6, 3]
+
+
+def test_what_a_chain_holds_grows_by_a_map_a_step(script):
+    cost = script("_cost_in_k")
+    args = argparse.Namespace(steps=4, updates=2, batch=8, width=8, buffer=16)
+    found = cost.cost_in_k(args, torch.device("cpu"))
+    one = sum(p.numel() for p in cost.PointwiseGenerator(width=8).parameters()) * 4 / 2**20
+    for name, maps in (("s_jko", 0), ("uncached_chain", 2), ("cached_chain", 2)):
+        sizes = found[name]["tensors_mb"]
+        assert sizes["4"] - sizes["2"] == pytest.approx(maps * one, abs=1e-6), name
+    # Two draws an update, of the chain so far, and the map in training.
+    assert found["uncached_chain"]["generator_calls_per_update"] == {"first": 2, "last": 2 + 2 * 3, "growth": 6}
+    assert [r["nfe_to_sample_after_K_phases"] for r in found.values()] == [1, 4, 4]
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark_runs(script, tmp_path):
     options = ["--quick", "--device", "cpu", "--results", str(tmp_path)]
@@ -218,4 +248,14 @@ def test_the_whole_benchmark_runs(script, tmp_path):
     assert costs["cached_chain"]["generator_calls_per_update"]["growth"] == 0
     assert costs["uncached_chain"]["generator_calls_per_update"]["growth"] > 0
     assert [c["nfe_to_sample_after_K_phases"] for c in costs.values()] == [1, steps, steps]
-    assert costs["s_jko"]["live_tensors_mb"]["growth"] == 0
+    assert costs["s_jko"]["tensors_growth_mb"] == 0
+
+
+def test_inner_stopping_quickly(script, tmp_path):
+    record = json.loads(script("inner_stopping").main(["--quick", "--results", str(tmp_path)]).read_text())
+    ways = record["results"]["ways"]
+    assert [w["label"] for w in ways] == ["chain of affine maps", "chain of ICNN gradients", "S-JKO"]
+    for way in ways:  # without a tolerance every update is made
+        whole = [r["updates_per_step"] for r in way["rows"] if r["tolerance"] is None]
+        assert set(whole) == {6.0 if way["label"] == "S-JKO" else 3.0}
+    assert "rate decayed" in _bench.tabulate("inner_stopping")(record)

@@ -157,7 +157,7 @@ class JKO(Solver):
             nonlocal frozen
             x, y = couple()
             if frozen is None:
-                frozen = F.freeze(rng), self.estimator.fit(x)
+                frozen = F.freeze(rng).fit(x), self.estimator.fit(x)
             transport = y.mean(transport_cost(x.x, y.x, self.cost))
             energy = frozen[1].surrogate(frozen[0], y, state.estimator)
             info.update({"jko/transport": transport.detach(), "jko/energy": energy.detach()})
@@ -180,7 +180,7 @@ class JKO(Solver):
         def parts() -> Iterator[tuple[Scalar, Scalar]]:
             for _ in range(BATCHES):
                 x, y = successor.couple(rho, self.batch, rng, self.latent)
-                energy = self.estimator.fit(x).surrogate(F.freeze(rng), y, state.estimator)
+                energy = self.estimator.fit(x).surrogate(F.freeze(rng).fit(x), y, state.estimator)
                 yield y.mean(transport_cost(x.x, y.x, self.cost)) / h, energy
 
         left = imbalance(parts(), state.descent.parameters)

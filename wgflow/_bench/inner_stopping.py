@@ -1,0 +1,25 @@
+"""The record of ``benchmarks/inner_stopping.py`` as text."""
+
+from typing import Any
+
+from wgflow._bench.tables import number, rows, title
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return errors and costs for every tolerance, a block a way to take a step."""
+    lines = [title(record), "", "Error to the exact JKO iterate, relative to the distance travelled."]
+    for way in record["results"]["ways"]:
+        lines += ["", way["label"]]
+        lines += rows(
+            ["tolerance", "error", "updates/step", "s/step"],
+            [
+                [
+                    number(r["tolerance"]) or ("none, rate decayed" if "decayed" in r else "none"),
+                    number(r["error"], "{:.3f}"),
+                    number(r["updates_per_step"], "{:.0f}"),
+                    number(r["seconds_per_step"]),
+                ]
+                for r in way["rows"]
+            ],
+        )
+    return "\n".join(lines)
