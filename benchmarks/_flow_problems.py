@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from _flows import EVERY, Problem, cloud, double, levels
 from torch import Tensor
 
 from wgflow import (
@@ -41,62 +42,6 @@ from wgflow.reference import Barenblatt, GaussianFit, Moments, OrnsteinUhlenbeck
 from wgflow.solvers.entropic import EntropicJKO
 from wgflow.tridiagonal import TridiagonalNewton
 
-Error = Callable[[MovingMeasure], float]
-EVERY = 10**9
-"""A batch that takes all points."""
-
-
-def double(values: Any) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
-def levels(n: int) -> Tensor:
-    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
-
-
-@dataclass(frozen=True)
-class Method:
-    """One discretization of one flow. The solver is a function of the step size, for those with a scale to adapt."""
-
-    label: str
-    solver: Callable[[float], Solver]
-    F: Functional
-    start: MovingMeasure
-    error: Error
-    points: int
-    floor: float = 0.0
-    seeds: int = 1
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A flow that is known: errors are relative to the distance between its ends."""
-
-    name: str
-    d: int
-    horizon: float
-    steps: tuple[int, ...]
-    methods: list[Method] = field(default_factory=list)
-
-    def add(
-        self,
-        label: str,
-        solver: Solver | Callable[[float], Solver],
-        F: Functional,
-        start: MovingMeasure,
-        error: Error,
-        **more: Any,
-    ) -> None:
-        make = (lambda h: solver) if isinstance(solver, Solver) else solver
-        points = start.mass.numel() if isinstance(start, Grid) else len(_cloud(start))
-        self.methods.append(Method(label, make, F, start, error, points, **more))
-
-
-def _cloud(m: MovingMeasure) -> Particles:
-    if isinstance(m, Grid):
-        return m.nodes()
-    return m if isinstance(m, Particles) else m.draw(EVERY, torch.Generator().manual_seed(0))
-
 
 def implicit(estimator: Any = None) -> JKO:
     """A JKO step of particles, solved to the end."""
@@ -126,7 +71,7 @@ def gaussian(d: int, quick: bool) -> Problem:
     travelled = float(squared_w2(start, end).sqrt())
 
     def error(m: MovingMeasure) -> float:
-        return float(squared_w2(Moments.of(_cloud(m)), end).sqrt()) / travelled
+        return float(squared_w2(Moments.of(cloud(m)), end).sqrt()) / travelled
 
     root = torch.linalg.cholesky(start.cov)
     few = Particles(start.mean + math.sqrt(d) * torch.cat([root.T, -root.T]))  # their moments are those of the law
@@ -149,11 +94,11 @@ def gaussian(d: int, quick: bool) -> Problem:
         problem.add(f"{name}, {n} particles", noisy, F, many, error, floor=floor, seeds=seeds)
     if d <= 2:
         n = 50 if quick else 1000
-        cloud = (
+        some = (
             Particles(start.mean + torch.special.ndtri(levels(n))[:, None] * root) if d == 1 else Particles(many.x[:n])
         )
         problem.add(
-            f"forward Euler, blob, {n} particles", ForwardEuler(Blob(KernelDensity(RBF(0.35)))), F, cloud, error
+            f"forward Euler, blob, {n} particles", ForwardEuler(Blob(KernelDensity(RBF(0.35)))), F, some, error
         )
         cells = (24,) if quick else (160,)
         box = Grid.of(start.gaussian(), [-8.0] * d, [8.0] * d, cells * d)
@@ -177,7 +122,7 @@ def porous_medium(d: int, quick: bool) -> Problem:
     travelled = abs(math.sqrt(start.second_moment) - math.sqrt(end.second_moment))
 
     def error(m: MovingMeasure) -> float:
-        p = _cloud(m)
+        p = cloud(m)
         return abs(math.sqrt(float(p.mean(p.x.square().sum(1)))) - math.sqrt(end.second_moment)) / travelled
 
     n = 40 if quick else 1000
@@ -185,9 +130,9 @@ def porous_medium(d: int, quick: bool) -> Problem:
         line, F = Particles(start.quantiles(levels(n))[:, None]), PowerEntropy(Spacings(), 2.0)
         problem.add(f"forward Euler of {n} quantiles", ForwardEuler(), F, line, error)
         problem.add(f"JKO of {n} quantiles", JKO(optim=TridiagonalNewton(), iters=1), F, line, error)
-    cloud = Particles(start.draw(n, torch.Generator().manual_seed(1)).x)
+    some = Particles(start.draw(n, torch.Generator().manual_seed(1)).x)
     blob = PowerEntropy(KernelDensity(RBF(0.15)), 2.0)
-    problem.add(f"forward Euler, blob, {n} particles", ForwardEuler(), blob, cloud, error)
+    problem.add(f"forward Euler, blob, {n} particles", ForwardEuler(), blob, some, error)
     side, cells = 1.2 * end.radius, (24 if quick else 160 if d == 2 else 400)
     box = Grid.of(start, [-side] * d, [side] * d, [cells] * d)
     solver = _wide_enough(lambda h: EntropicJKO(blur=math.sqrt(h / 8), tolerance=1e-8), box)
@@ -204,7 +149,7 @@ def w1_on_the_line(quick: bool) -> Problem:
     travelled = float((x - end).square().mean().sqrt())
 
     def error(m: MovingMeasure) -> float:
-        return float((_cloud(m).x[:, 0].sort()[0] - end).square().mean().sqrt()) / travelled
+        return float((cloud(m).x[:, 0].sort()[0] - end).square().mean().sqrt()) / travelled
 
     F, start = W1(Particles(y[:, None]), batch=EVERY), Particles(x[:, None])
     for label, solver in (("forward Euler", ForwardEuler()), ("Heun", Heun()), ("JKO of particles", implicit())):
@@ -236,7 +181,7 @@ def _paths(problem: Problem, F: Functional, x: Tensor, end: Tensor) -> Problem:
     travelled = float((x - end).square().sum(1).mean().sqrt())
 
     def error(m: MovingMeasure) -> float:
-        return float((_cloud(m).x - end).square().sum(1).mean().sqrt()) / travelled
+        return float((cloud(m).x - end).square().sum(1).mean().sqrt()) / travelled
 
     for label, solver in (
         ("forward Euler", ForwardEuler()),

@@ -11,16 +11,18 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _cost_in_k import cost_in_k
-from _flow_problems import Method, Problem, problems
+from _flow_problems import problems
+from _flows import Method, Problem
 from _record import Clock, figure, parser, peak_memory_mb, reset_peak, write
 
-from wgflow import Autograd, Diverged, Save, solve
+from wgflow import Autograd, Critic, Diverged, Save, solve
 from wgflow._bench.discretizations import table
 from wgflow.estimators.entropic import EntropyEstimator
 
@@ -36,7 +38,7 @@ class Evaluations:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count the surrogates that are made meanwhile: each stands for one evaluation of the functional."""
-        kept = {cls: cls.surrogate for cls in (Autograd, EntropyEstimator)}
+        kept = {cls: cls.surrogate for cls in (Autograd, Critic, EntropyEstimator)}
 
         def counting(original: Any) -> Any:
             def surrogate(estimator: Any, *arguments: Any) -> Any:
@@ -94,15 +96,18 @@ def order(horizon: float, steps: Sequence[int], errors: Sequence[float | None], 
 def measure(problem: Problem, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Run all methods of a flow."""
     rows = []
-    steps = problem.steps[:2] if args.quick else problem.steps
+    counts = problem.steps[:2] if args.quick else problem.steps
     for method in problem.methods:
-        run(method, problem.horizon, steps[0], device)  # warm-up: imports and allocations are not the method's
+        steps = [k for k in counts if method.steps is None or k in method.steps]
+        h = problem.horizon / steps[0]
+        run(replace(method, seeds=1), h, 1, device)  # warm-up: imports and allocations are not the method's
         found = [run(method, problem.horizon, k, device) for k in steps]
         errors = [f["error"] for f in found]
         rows.append(
             {
                 "label": method.label,
                 "points": method.points,
+                "steps": steps,
                 "errors": errors,
                 "order": order(problem.horizon, steps, errors, method.floor),
                 "floor": method.floor,
@@ -113,7 +118,13 @@ def measure(problem: Problem, args: argparse.Namespace, device: torch.device) ->
             }
         )
         print(f"{problem.name}, d = {problem.d}: {method.label}", flush=True)
-    return {"name": problem.name, "d": problem.d, "horizon": problem.horizon, "steps": list(steps), "methods": rows}
+    return {
+        "name": problem.name,
+        "d": problem.d,
+        "horizon": problem.horizon,
+        "steps": list(problem.steps),
+        "methods": rows,
+    }
 
 
 def _per_step(found: Sequence[dict[str, Any]], key: str, steps: Sequence[int]) -> list[float | None]:
@@ -142,7 +153,7 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         for row in flow["methods"]:
             kept = [
                 (flow["horizon"] / k, s, e)
-                for k, s, e in zip(flow["steps"], row["seconds"], row["errors"], strict=True)
+                for k, s, e in zip(row["steps"], row["seconds"], row["errors"], strict=True)
                 if e is not None and e > 0
             ]
             if not kept:
@@ -176,15 +187,14 @@ def _short(label: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
-    options.add_argument("--steps", type=int, default=16, help="JKO steps K of the comparison of S-JKO with chains")
-    options.add_argument("--updates", type=int, default=4, help="updates in one of them")
-    options.add_argument("--rounds", type=int, default=2, help="times that every one of them is run")
-    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--steps", type=int, default=384, help="JKO steps K of the comparison of S-JKO with chains")
+    options.add_argument("--updates", type=int, default=1, help="updates in one of them")
+    options.add_argument("--batch", type=int, default=64)
     options.add_argument("--width", type=int, default=128, help="of its networks")
     options.add_argument("--buffer", type=int, default=2048, help="particles of its cached chain")
     args = options.parse_args(argv)
     if args.quick:
-        args.steps, args.updates, args.rounds, args.batch, args.width, args.buffer = 4, 2, 1, 16, 16, 32
+        args.steps, args.updates, args.batch, args.width, args.buffer = 4, 2, 16, 16, 32
     torch.set_num_threads(args.threads)
     device = torch.device("cpu")  # the flows are small; on a GPU one would measure launches
     flows = [measure(problem, args, device) for problem in problems(args.quick)]

@@ -183,7 +183,8 @@ def test_the_command_prints_a_record_and_names_what_is_not_one(tmp_path, capsys)
     assert main(["bench", "--results", str(tmp_path / "nothing")]) == 2
     assert "--run" in capsys.readouterr().err
     assert main(["bench", "nothing"]) == 2
-    assert all(name in capsys.readouterr().err for name in _bench.names())
+    message = capsys.readouterr().err
+    assert all(name in message for name in _bench.names())
 
 
 def test_a_benchmark_is_known_by_its_module_and_run_by_its_script(tmp_path, monkeypatch, capfd):

@@ -16,34 +16,41 @@ def table(record: dict[str, Any]) -> str:
         lines += ["", f"{flow['name']}, d = {flow['d']}, time {flow['horizon']:g}"]
         lines += rows(
             ["", *(f"{k} steps" for k in flow["steps"]), "order", "floor", "calls/step", "ms/step", "MB"],
-            [_flow_row(row) for row in flow["methods"]],
+            [_flow_row(row, flow["steps"]) for row in flow["methods"]],
         )
-    lines += ["", "K JKO steps by S-JKO and by chains of maps, networks of one size"]
+    costs = record["results"]["cost_in_k"]
+    last = max((len(r["seconds_per_phase"]) for r in costs.values()), default=0)
+    lines += ["", f"{last} JKO steps by S-JKO and by chains of maps, networks of one size; step k takes a + b (k - 1)"]
     lines += rows(
-        ["", "total cost ~ K^", "calls/update, first step", "last step", "calls to sample", "tensors, growth in MB"],
-        [
-            [
-                name,
-                number(r["exponent_of_total_cost_in_K"], "{:.2f}"),
-                *(number(r["generator_calls_per_update"][when]) for when in ("first", "last")),
-                str(r["nfe_to_sample_after_K_phases"]),
-                number(r["live_tensors_mb"]["growth"], "{:+.2f}"),
-            ]
-            for name, r in record["results"]["cost_in_k"].items()
-        ],
+        ["", "total ~ K^", "by fit", "a, ms", "b, ms", "calls/update, first", "last", "to sample", "growth, MB"],
+        [_cost_row(name, r) for name, r in costs.items()],
     )
     return "\n".join(lines)
 
 
-def _flow_row(row: dict[str, Any]) -> list[str]:
+def _flow_row(row: dict[str, Any], steps: list[int]) -> list[str]:
+    errors = dict(zip(row["steps"], row["errors"], strict=True))
     return [
         row["label"],
-        *(number(e, "{:.1e}") if e is not None else "unstable" for e in row["errors"]),
+        *("" if k not in errors else number(errors[k], "{:.1e}") or "unstable" for k in steps),
         number(row["order"], "{:.2f}"),
         number(row["floor"] or None, "{:.0e}"),
         number(row["evaluations_per_step"][-1], "{:.0f}"),
         number(_times(1e3, row["seconds_per_step"][-1])),
         number(row["extra_mb"], "{:.0f}"),
+    ]
+
+
+def _cost_row(name: str, r: dict[str, Any]) -> list[str]:
+    fit = r["fit"]
+    return [
+        name,
+        number(r["exponent_of_total_cost_in_K"], "{:.2f}"),
+        number(fit["slope_of_log_total_at_K"], "{:.2f}"),
+        *(f"{1e3 * fit[c]:.2g} ± {1e3 * fit[c + '_se']:.1g}" for c in ("a", "b")),
+        *(number(r["generator_calls_per_update"][when]) for when in ("first", "last")),
+        str(r["nfe_to_sample_after_K_phases"]),
+        number(r["tensors_growth_mb"], "{:+.1f}"),
     ]
 
 

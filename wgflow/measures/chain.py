@@ -208,6 +208,7 @@ class Chain(MovingMeasure):
     def append(self, T: TransportMap) -> None:
         """Freeze a map and put it at the end; a cache goes through it now."""
         live = self._moving
+        T.zero_grad()  # the last gradients would be kept as long as the map, at the size of the map
         live.maps.append(T.requires_grad_(False).eval())
         if live.cache is not None:
             density = live.cache.log_rho is not None
