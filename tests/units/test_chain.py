@@ -35,6 +35,8 @@ from wgflow._state import load_state, state_dict, tensors
 from wgflow.errors import CheckpointError
 from wgflow.maps import Affine, ICNNGradient, NeuralODE, Residual, TransportMap
 from wgflow.measures.chain import Chain
+from wgflow.solvers.reaction import BirthDeath, Reweight
+from wgflow.solvers.splitting import WithReaction
 
 BANANA = Unnormalised(lambda x: -0.5 * x[:, 0].square() - 2 * (x[:, 1] - x[:, 0].square()).square(), 2)
 H = 0.2
@@ -262,6 +264,17 @@ def test_explicit_moves_are_refused_with_advice():
         solve(PotentialEnergy.example(), ForwardEuler(), rho, step_size=H, num_steps=1)
     with pytest.raises(Unsupported, match="Use JKO"):
         rho.start(rng()).follow(lambda p: p.x, rng())
+
+
+@pytest.mark.parametrize("cached", [None, 20])
+@pytest.mark.parametrize("reaction", [Reweight(), BirthDeath()], ids=["weights", "births"])
+def test_reactions_need_points_that_stay(reaction, cached):
+    """Also with a cache: weights of cached points would be lost on fresh draws."""
+    solver = WithReaction(JKO(iters=2, batch=8), reaction)
+    with pytest.raises(
+        Incompatible, match=r"points that stay, and a Chain .* Use Particles, .* or JKO without the reaction"
+    ):
+        solve(KL(BANANA), solver, Chain(normal(), MAPS["affine"], cached=cached), step_size=H, num_steps=1)
 
 
 @pytest.mark.parametrize("F", [KL(BANANA), Entropy(), PowerEntropy()], ids=["kl", "entropy", "power"])

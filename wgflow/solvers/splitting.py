@@ -188,6 +188,16 @@ class WithReaction(Solver):
         """The transport, for the same functional."""
         return [(F, self.transport)]
 
+    def refuses_measure(self, measure: MovingMeasure) -> str | None:
+        """Refuse a law that draws new points every time: a reaction changes the mass of points that stay."""
+        if measure.tracks_points:
+            return super().refuses_measure(measure)
+        m = type(measure).__name__
+        return (
+            f"a reaction moves mass between points that stay, and a {m} makes new ones in every draw. Use Particles, such as "
+            f"a draw of it, or {type(self.transport).__name__} without the reaction."
+        )
+
     def refuses(self, F: Functional) -> str | None:
         """Refuse an estimator that gives no first variation."""
         if self.estimator.gives_potential or self.reaction.rate == 0:
