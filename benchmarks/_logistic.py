@@ -1,45 +1,14 @@
-"""Bayesian logistic regression: files, the posterior and how predictions are scored. Nothing here uses the library."""
+"""Bayesian logistic regression: the posterior and how predictions are scored. Nothing here uses the library."""
 
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-# Sets of more than two classes: the one that is told from the rest.
-POSITIVE = {"splice": 2, "covertype15k": 2}
 RATE = 0.01
-
-
-@dataclass(frozen=True)
-class Split:
-    """Standardised features and labels of -1 and 1, for training and for testing."""
-
-    x: Tensor
-    y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-
-
-def load(folder: Path, name: str) -> tuple[Tensor, Tensor]:
-    """Read ``NAME.npz`` with features ``x`` and labels ``y``."""
-    with np.load(folder / f"{name}.npz") as file:
-        x, y = file["x"].astype(np.float32), file["y"].astype(np.int64)
-    signs = 2 * (y == POSITIVE[name]) - 1 if name in POSITIVE else y
-    if set(np.unique(signs)) != {-1, 1}:
-        raise ValueError(f"{name}.npz: expected labels -1 and 1, got {np.unique(y)}")
-    return torch.from_numpy(x), torch.from_numpy(signs.astype(np.float32))
-
-
-def split(x: Tensor, y: Tensor, seed: int, device: torch.device | str = "cpu") -> Split:
-    """Return a random 80/20 split, standardised by what is trained on; constant features become 0."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    train, test = order[: int(0.8 * len(x))], order[int(0.8 * len(x)) :]
-    std, mean = torch.std_mean(x[train], 0)
-    z = torch.where(std > 0, (x - mean) / std.clamp(min=1e-12), 0.0)
-    return Split(*(t.to(device) for t in (z[train], y[train], z[test], y[test])))
+EULER = 0.5772156649
 
 
 @dataclass(frozen=True)
@@ -67,11 +36,21 @@ class Posterior:
         return fits + prior + log_alpha - RATE * alpha
 
     def prior(self, n: int, seed: int) -> Tensor:
-        """Draw particles from the prior, where all methods start."""
+        """Draw particles from the prior, where flows of particles start."""
         rng = torch.Generator().manual_seed(seed)
         alpha = -torch.rand(n, generator=rng).clamp(min=1e-6).log() / RATE
         w = torch.randn(n, self.dim - 1, generator=rng) / alpha.sqrt()[:, None]
         return torch.cat([w, alpha.log()[:, None]], 1).to(self.x)
+
+    def normal(self) -> tuple[Tensor, Tensor]:
+        r"""Return mean and covariance of a normal law like the prior, where chains of maps start.
+
+        :math:`w` as given :math:`\alpha` at its mean, :math:`\log\alpha` with its mean and variance. From the prior itself no
+        implicit step is defined: :math:`E|w|^2=\infty`, so it is infinitely far from the posterior.
+        """
+        mean, variance = self.x.new_zeros(self.dim), self.x.new_full((self.dim,), RATE)
+        mean[-1], variance[-1] = -math.log(RATE) - EULER, math.pi**2 / 6
+        return mean, variance.diag()
 
     def largest_curvature(self) -> float:
         """Return a bound on the curvature in w, with alpha at its prior mean: step sizes are multiples of its inverse."""

@@ -1,11 +1,9 @@
-"""The particle benchmarks: their records are complete, their peers compute what the library does, their posterior is right."""
+"""The particle benchmark: its record is complete, its peers compute what the library does."""
 
 import importlib
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -111,90 +109,3 @@ def test_record_of_the_particle_steps(record, tmp_path):
     for run in results["exact_w2"]:
         assert all(m["value_error"] < 1e-5 for m in run["methods"].values())  # float32
         assert {"wgflow", "scipy"} <= run["methods"].keys()
-
-
-def _files(folder, name="banana", n=120):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(n, 3)).astype(np.float32)
-    x[:, 2] = 4.0  # a constant feature
-    np.savez(folder / f"{name}.npz", x=x, y=np.where(x[:, 0] + rng.normal(size=n) > 0, 1, -1).astype(np.int8))
-
-
-def test_record_of_logistic_regression(record, tmp_path):
-    _files(tmp_path)
-    found = record("bayesian_logistic", "--data", str(tmp_path), "--sets", "banana", "german")
-    assert_says_where_it_comes_from(found)
-    banana = found["results"]["sets"]["banana"]
-    assert (banana["train"], banana["test"], banana["features"]) == (96, 24, 3)
-    assert banana["methods"].keys() == {"svgd", "langevin", "mala", "blob"}
-    for method in banana["methods"].values():
-        assert method["diverged"] == 0
-        assert 0 <= method["accuracy"]["mean"] <= 1
-        assert method["log_likelihood"]["mean"] < 0
-        # The step is the one with the best log posterior of those tried.
-        grid = {float(k): v for k, v in method["log_posterior_of_steps"].items()}
-        assert grid[method["step"]] == max(grid.values())
-
-
-def test_missing_sets_are_said(module, record, tmp_path):
-    _files(tmp_path)
-    script = module("bayesian_logistic")
-    with pytest.raises(SystemExit):
-        script.main(["--quick"])  # the folder is not optional
-    found = record("bayesian_logistic", "--data", str(tmp_path), "--sets", "splice")
-    assert found["results"]["missing"] == ["splice"]
-    assert found["results"]["sets"] == {}
-
-
-def test_posterior_is_the_written_formula_and_its_gradient_is_right(module):
-    logistic = module("_logistic")
-    rng = torch.Generator().manual_seed(0)
-    x, theta = (torch.randn(k, d, generator=rng, dtype=torch.float64) for k, d in ((7, 3), (5, 4)))
-    y = torch.tensor([1, -1, 1, 1, -1, -1, 1], dtype=torch.float64)
-    log_p = logistic.Posterior(x, y)
-    assert log_p.dim == 4
-    for particle, found in zip(theta, log_p(theta), strict=True):
-        w, alpha = particle[:3], particle[3].exp()
-        # Normal, gamma and the change of variables, by their densities.
-        prior = torch.distributions.Normal(0.0, alpha.rsqrt()).log_prob(w).sum() + 0.01 * -alpha + math.log(0.01)
-        expected = torch.sigmoid(y * (x @ w)).log().sum() + prior + alpha.log()
-        constant = -1.5 * math.log(2 * math.pi) + math.log(0.01)
-        torch.testing.assert_close(found + constant, expected, rtol=1e-12, atol=1e-12)
-    theta.requires_grad_(True)
-    assert torch.autograd.gradcheck(log_p, (theta,))
-
-
-def test_prior_draws_have_the_moments_of_the_prior(module):
-    logistic = module("_logistic")
-    draws = logistic.Posterior(torch.ones(2, 3), torch.ones(2)).prior(20_000, 0)
-    alpha, n = draws[:, 3].exp(), len(draws)
-    # Exponential of mean and deviation 100; 5 standard errors.
-    assert float(alpha.mean()) == pytest.approx(100, abs=5 * 100 / n**0.5)
-    assert float((alpha * draws[:, 0].square()).mean()) == pytest.approx(1, abs=5 * (2 / n) ** 0.5)
-
-
-def test_scores_average_the_prediction_over_particles(module):
-    logistic = module("_logistic")
-    x, y = torch.tensor([[1.0], [1.0]]), torch.tensor([1.0, -1.0])
-    theta = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
-    found = logistic.scores(theta, x, y)
-    p = (1 / (1 + math.exp(-2)) + 0.5) / 2
-    assert found["accuracy"] == 0.5
-    assert found["log_likelihood"] == pytest.approx((math.log(p) + math.log(1 - p)) / 2, rel=1e-6)
-
-
-def test_real_sets_are_read_and_standardised_by_the_training_data_alone(module, shared_data):
-    logistic = module("_logistic")
-    for name, (n, d) in {"diabetis": (768, 8), "splice": (3188, 60), "covertype15k": (15120, 54)}.items():
-        x, y = logistic.load(shared_data("blr"), name)
-        data = logistic.split(x, y, 0)
-        assert x.shape == (n, d)
-        assert set(y.unique().tolist()) == {-1.0, 1.0}
-        assert len(data.x) == int(0.8 * n)
-        assert len(data.x) + len(data.test_x) == n
-        # Means of n numbers of order 1, in float32.
-        torch.testing.assert_close(data.x.mean(0), torch.zeros(d), rtol=0, atol=1e-4)
-        moving = data.x.std(0) > 0
-        torch.testing.assert_close(data.x.std(0)[moving], torch.ones(int(moving.sum())), rtol=1e-3, atol=0)
-        # Standardised by the others, the test data are not exactly so.
-        assert float(data.test_x.mean(0).abs().max()) > 1e-3
