@@ -11,6 +11,7 @@ from torch import nn
 from wgflow import (
     JKO,
     KL,
+    LBFGS,
     RBF,
     Adam,
     Autograd,
@@ -189,6 +190,29 @@ def test_fresh_draws_cost_quadratic_and_cached_draws_linear_in_the_steps(estimat
         flow(KL(normal()), Chain(normal(), lambda: Counting(2), cached=cached), K, iters, estimator)
         # solve looks at two points of the target's dtype and of the start before the first step: no map yet
         assert Counting.calls == expected
+
+
+def test_a_line_search_pushes_its_batch_through_the_old_maps_once():
+    Counting.calls, evaluations = 0, []
+    solver = JKO(optim=LBFGS(max_iter=5), iters=1, batch=32)
+    for info in solve(KL(BANANA), solver, Chain(normal(), lambda: Counting(2)), step_size=H, num_steps=4).history:
+        evaluations += [int(info["jko/evaluations"])]
+    assert Counting.calls == sum(k + n for k, n in enumerate(evaluations))
+    assert min(evaluations) > 3
+
+
+@pytest.mark.parametrize("name", ["icnn", "stochastic"])
+def test_a_coupling_sees_the_same_draw_at_every_call(name):
+    state = JKO(optim=Adam(3e-2), iters=2, batch=8).init(KL(BANANA), Chain(normal(), MAPS[name]), rng(2))
+    state, _ = JKO(optim=Adam(3e-2), iters=2, batch=8).step(KL(BANANA), state, H)
+    one, two = rng(3), rng(3)
+    call = state.successor.coupling(state.measure, 8, one, "shared")
+    expected = state.successor.couple(state.measure, 8, two, "shared")
+    for _ in range(3):
+        for found, known in zip(call(), expected, strict=True):
+            assert torch.equal(found.x, known.x)
+            assert torch.equal(found.log_rho, known.log_rho)
+    assert torch.equal(one.get_state(), two.get_state())
 
 
 def test_the_law_in_training_can_be_looked_at():

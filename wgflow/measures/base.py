@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
+from wgflow._rng import replayed
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
 
@@ -137,6 +138,12 @@ class Successor(ABC):
 
         ``latent`` is ``"shared"`` or ``"independent"``: whether both maps see the same auxiliary noise.
         """
+
+    def coupling(
+        self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str
+    ) -> Callable[[], tuple["Particles", "Particles"]]:
+        """Return :meth:`couple` as a function of the parameters alone: every call sees the same random numbers."""
+        return replayed(lambda rng: self.couple(rho, n, rng, latent), rng)
 
     @abstractmethod
     def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> "Particles":

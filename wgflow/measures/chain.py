@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from wgflow._rng import build, generator
+from wgflow._rng import build, generator, replayed
 from wgflow._typing import NetSource, Points
 from wgflow.errors import BadInput, Unsupported
 from wgflow.maps import TransportMap
@@ -266,7 +266,13 @@ class ChainSuccessor(Successor):
     def couple(
         self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
     ) -> tuple[Particles, Particles]:
-        """Draw from the frozen chain and map it once more; the log density follows by the change of variables.
+        """Draw from the frozen chain and map it once more; the log density follows by the change of variables."""
+        return self.coupling(rho, n, rng, latent)()
+
+    def coupling(
+        self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
+    ) -> Callable[[], tuple[Particles, Particles]]:
+        """Draw from the frozen chain, once; every call maps that draw once more.
 
         Raises
         ------
@@ -280,10 +286,13 @@ class ChainSuccessor(Successor):
                 "steps, or use a Pushforward, whose size does not grow"
             )
         x = rho.draw(n, rng)
+        return replayed(lambda rng: (x, self._image(x, rng)), rng)
+
+    def _image(self, x: Particles, rng: torch.Generator) -> Particles:
         if x.log_rho is None:
-            return x, Particles(self.map(x.x), x.log_w)
+            return Particles(self.map(x.x), x.log_w)
         y, logdet = self.map.with_logdet(x.x, rng)
-        return x, Particles(y, x.log_w, x.log_rho - logdet)
+        return Particles(y, x.log_w, x.log_rho - logdet)
 
     def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:
         """Draw and map once more, without gradient or density."""
