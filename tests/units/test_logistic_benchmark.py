@@ -56,7 +56,6 @@ def test_record(record, tmp_path):
     assert banana["methods"].keys() == explicit | implicit
     for name, method in banana["methods"].items():
         assert method["diverged"] == 0
-        assert method["splits"] == (1 if name in ("jko_affine", "jko_icnn") else 2)
         assert 0 <= method["accuracy"]["mean"] <= 1
         assert method["log_likelihood"]["mean"] < 0
         assert method["published_seconds_over_ours"] == pytest.approx(1102 / method["seconds"], rel=1e-3)  # five digits
