@@ -75,6 +75,11 @@ class Counting(Affine):
         return super().forward(x)
 
 
+def moved(rho):
+    """Return the chain with one map."""
+    return flow(KL(BANANA), rho, steps=1, iters=1).measure
+
+
 # --- draws and densities ------------------------------------------------------------------------------------------------
 
 
@@ -272,13 +277,28 @@ def test_a_checkpoint_of_other_maps_or_without_cache_is_refused():
         load_state(Chain(normal(), MAPS["affine"], cached=5).start(rng()), saved)
 
 
+def test_a_chain_that_does_not_fit_is_not_loaded():
+    saved = flow(KL(BANANA), Chain(normal(), MAPS["affine"], cached=9), steps=3).measure.state_dict()
+    for other, said in (
+        (Chain(normal(), MAPS["affine"], cached=9, max_maps=2), "no room for 3 maps"),
+        (Chain(normal(), MAPS["affine"], cached=5), r"keeps points \(9, 2\) of torch.float64, this one \(5, 2\)"),
+        (Chain(StandardNormal(2), MAPS["affine"], cached=9), r"this one \(9, 2\) of torch.float32"),
+    ):
+        rho = other.start(rng())
+        before = rho.draw(5, rng()).x
+        with pytest.raises(BadInput, match=said):
+            rho.load_state_dict(saved)
+        assert rho.maps == []
+        assert torch.equal(rho.draw(5, rng()).x, before)
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_full_chain_says_so_at_the_first_update_that_has_no_room():
     rho = Chain(normal(), MAPS["affine"], max_maps=2)
     assert len(flow(KL(BANANA), rho, steps=2).measure.maps) == 2
-    with pytest.raises(BadInput, match=r"holds its max_maps=2 maps already.*Pushforward"):
+    with pytest.raises(BadInput, match=r"no room for 3 maps, .* max_maps=2.*Pushforward"):
         flow(KL(BANANA), rho, steps=3)
 
 
@@ -334,6 +354,19 @@ def test_maps_without_inverse_have_no_density_at_points():
         (lambda: Chain(normal(), lambda: nn.Linear(2, 2)).start(rng()).propose(rng()), "transport maps"),
         (lambda: Chain(normal(), lambda: Affine(3)).start(rng()).propose(rng()), r"points \(3,\), its base has \(2,\)"),
         (lambda: Chain(normal(), MAPS["affine"]).append(Affine(2)), "call start"),
+        (lambda: Chain(torch.zeros(3, 2), MAPS["affine"]), r"Chain\(Tensor, ...\): expected a measure"),
+        (lambda: Chain(normal(), MAPS["affine"]).start(rng()).append(Affine(3)), r"points \(3,\), its base has \(2,\)"),
+        (lambda: Chain(normal(), MAPS["affine"]).start(rng()).append(nn.Linear(2, 2)), "transport maps"),
+        (lambda: moved(Chain(normal(), MAPS["affine"], max_maps=1)).append(Affine(2)), "no room for 2 maps"),
+        (
+            lambda: moved(Chain(normal(), MAPS["affine"])).log_prob(torch.zeros(3, 3).double()),
+            r"shape \(2,\), got \(3,\)",
+        ),
+        (
+            lambda: moved(Chain(normal(), MAPS["icnn"])).log_prob(torch.zeros(3, 2)),
+            "weights of torch.float64, got points",
+        ),
+        (lambda: moved(Chain(normal(), MAPS["affine"])).draw(0, rng()), r"n >= 1, got \(0, 2\)"),
     ],
 )
 def test_bad_input(wrong, said):

@@ -1,5 +1,7 @@
 """Transport maps: identity at the start, log-determinants against autograd, inverses, stochastic estimates, bad input."""
 
+import math
+
 import pytest
 import torch
 from _exact import rng
@@ -256,8 +258,70 @@ def test_a_network_to_another_space_has_no_logdet():
     T = Residual(2, net=nn.Linear(2, 3))
     with pytest.raises(BadInput, match=r"must be square"):
         T.with_logdet(torch.zeros(4, 2))
-    with pytest.raises(BadInput, match=r"from \(4, 2\) to the same, got \(4, 3\)"):
+    with pytest.raises(BadInput, match=r"must be square\); it returned \(3,\)"):
         T(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("out", [1, 3])  # one output would broadcast
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda u, x: NeuralODE(2, net=u)(x),
+        lambda u, x: NeuralODE(2, net=u).inverse(x),
+        lambda u, x: NeuralODE(2, net=u).with_logdet(x),
+        lambda u, x: NeuralODE(2, net=u, trace="hutchinson").with_logdet(x, rng()),
+        lambda u, x: Residual(2, net=u)(x),
+        lambda u, x: Residual(2, net=u, logdet="series").with_logdet(x, rng()),
+    ],
+)
+def test_networks_to_another_space_are_refused_wherever_they_are_called(use, out):
+    with pytest.raises(BadInput, match=rf"from points \(2,\) to the same shape .* returned \({out},\)"):
+        use(nn.Linear(2, out), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("name", ["affine", "icnn", "residual", "ode"])
+@pytest.mark.parametrize("do", ["__call__", "with_logdet", "inverse"])
+def test_points_must_be_those_of_the_map(name, do):
+    T = make(name, 2)
+    for x, said in (
+        (points(3), r"points of shape \(2,\), got \(3,\)"),
+        (points(2).float(), r"weights of torch.float64, got points of torch.float32: .* x.to\(torch.float64\)"),
+        (torch.ones(4, 2, dtype=torch.long), "torch.int64"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            getattr(T, do)(x)
+
+
+@pytest.mark.parametrize("name", ["affine", "icnn", "residual", "ode"])
+def test_no_inverse_is_made_up(name):
+    T, x = make(name, 2, 0.1), points(2)
+    x[0, 1] = torch.nan
+    T.method = "rk4"  # an adaptive one gives up, also with an error
+    with pytest.raises(Unsupported, match="could not be inverted at 1 of 9 points"):
+        T.inverse(x)
+    T = Affine(2)
+    T.load_state_dict(T.state_dict() | {"log_diagonal": torch.tensor([-200.0, 0.0])})  # underflows
+    with pytest.raises(Unsupported, match="singular to working precision"):
+        T.inverse(torch.ones(1, 2))
+
+
+def test_a_field_that_explodes_is_given_up_with_advice():
+    class Cube(nn.Linear):
+        def forward(self, x):
+            return 100 * x**3 + super().forward(x)
+
+    with pytest.raises(Unsupported, match=r"gave up on a NeuralODE.*rk4"):
+        NeuralODE(2, net=Cube(2, 2), method="dopri5")(torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("name", ["affine", "icnn", "residual", "ode"])
+def test_weights_that_are_not_finite_are_not_loaded(name):
+    T = make(name, 2)
+    saved = {key: t.clone() for key, t in T.state_dict().items()}
+    key = next(iter(saved))
+    saved[key].view(-1)[0] = torch.nan
+    with pytest.raises(BadInput, match=f"nan or infinite: {key}"):
+        T.load_state_dict(saved)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +338,13 @@ def test_a_network_to_another_space_has_no_logdet():
         lambda: NeuralODE(2, net=nn.Linear(2, 2), trace="slq"),
         lambda: NeuralODE(2, net=nn.Linear(2, 2), steps=0),
         lambda: NeuralODE(2, net=nn.Linear(2, 2), method="rk5")(torch.zeros(1, 2)),
+        lambda: NeuralODE(2, net=nn.Linear(2, 2), method="dopri5", rtol=-1.0),
+        lambda: Affine((2,)),
+        lambda: Affine(2.0),
+        lambda: ICNNGradient(2, floor=math.nan),
+        lambda: ICNNGradient(2, scale=math.inf),
+        lambda: Residual(2, net=torch.sin),
+        lambda: Residual(2, net=nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))),
     ],
 )
 def test_bad_settings(wrong):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._typing import Points
-from wgflow.maps.base import TransportMap
+from wgflow.maps.base import TransportMap, inverted
 
 
 class Affine(TransportMap):
@@ -56,4 +56,5 @@ class Affine(TransportMap):
     @torch.no_grad()
     def inverse(self, y: Points) -> Points:
         r"""Return :math:`S^{-1}(y-b)`."""
-        return torch.cholesky_solve((self.flat(y) - self.shift).T, self.factor).T.reshape(y.shape)
+        x = torch.cholesky_solve((self.flat(y) - self.shift).T, self.factor).T.reshape(y.shape)
+        return inverted(x, y, "Affine")

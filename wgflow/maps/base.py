@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
@@ -37,10 +38,13 @@ class TransportMap(nn.Module):
 
     def __init__(self, *event_shape: int) -> None:
         super().__init__()
-        if not event_shape or min(event_shape) < 1:
-            raise BadInput(f"{type(self).__name__}{event_shape}: expected the sizes of one point, each at least 1")
+        if not event_shape or not all(isinstance(n, int) and n >= 1 for n in event_shape):
+            raise BadInput(
+                f"{type(self).__name__}{event_shape}: expected the sizes of one point, integers of at least 1, such as (2) or (3, 32, 32)"
+            )
         self.event_shape = torch.Size(event_shape)
         self.dim = math.prod(event_shape)
+        self.register_load_state_dict_post_hook(_check_finite)
 
     def with_logdet(self, x: Points, rng: torch.Generator | None = None) -> tuple[Points, Tensor]:
         r"""Return :math:`T(x)` and :math:`\log|\det\nabla T(x)|`, shape (n,), both differentiable.
@@ -86,13 +90,28 @@ class TransportMap(nn.Module):
         Raises
         ------
         BadInput
-            When they have another event shape than the map.
+            When they have another event shape than the map, or another dtype than its weights.
         """
         if x.shape[1:] != self.event_shape:
             raise BadInput(
                 f"{type(self).__name__} maps points of shape {tuple(self.event_shape)}, got {tuple(x.shape[1:])}"
             )
+        weight = next(self.parameters(), x)
+        if x.dtype != weight.dtype:
+            raise BadInput(
+                f"{type(self).__name__} has weights of {weight.dtype}, got points of {x.dtype}: convert one of them, "
+                f"T.to({x.dtype}) or x.to({weight.dtype})"
+            )
         return x.flatten(1)
+
+
+def _check_finite(module: nn.Module, incompatible: object) -> None:
+    lost = [name for name, p in module.named_parameters() if not bool(p.isfinite().all())]
+    if lost:
+        raise BadInput(
+            f"these weights of a {type(module).__name__} are nan or infinite: {', '.join(lost)}. The checkpoint is damaged, or of a "
+            "flow that diverged; go on from an earlier one."
+        )
 
 
 def start_at_zero(net: nn.Module, name: str) -> None:
@@ -101,8 +120,15 @@ def start_at_zero(net: nn.Module, name: str) -> None:
     Raises
     ------
     BadInput
-        When it still does not: its last module with a weight is not its output layer.
+        When it still does not, as its last module with a weight is not its output layer; when it mixes the points of a batch.
     """
+    if not isinstance(net, nn.Module):
+        raise BadInput(f"{name}(net={type(net).__name__}): expected an nn.Module")
+    if any(isinstance(m, _BatchNorm) for m in net.modules()):
+        raise BadInput(
+            f"{name} applies its network to every point by itself, and this one normalises over the batch. Use LayerNorm or "
+            "GroupNorm, or a Pushforward, whose network may."
+        )
     layers = [m for m in net.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
     if not layers:
         raise BadInput(
@@ -113,16 +139,22 @@ def start_at_zero(net: nn.Module, name: str) -> None:
             p.zero_()
 
 
+def evaluate(net: Callable[[Points], Points], x: Points) -> Points:
+    """Return ``net(x)``; raises ``BadInput`` when it has another shape than ``x``."""
+    value = net(x)
+    if value.shape != x.shape:
+        raise BadInput(
+            f"a transport map needs a network from points {tuple(x.shape[1:])} to the same shape (its Jacobian must be "
+            f"square); it returned {tuple(value.shape[1:])}"
+        )
+    return value
+
+
 def jacobian(net: Callable[[Points], Points], x: Points) -> tuple[Points, Tensor]:
     r"""Return a pointwise function's values (n, \*event) and Jacobians (n, d, d), by d backward passes at once."""
 
     def one(point: Tensor) -> tuple[Tensor, Tensor]:
-        value = net(point[None])[0]
-        if value.shape != point.shape:
-            raise BadInput(
-                f"a transport map needs a network from points {tuple(point.shape)} to the same shape (its Jacobian must be "
-                f"square); it returned {tuple(value.shape)}"
-            )
+        value = evaluate(net, point[None])[0]
         return value.flatten(), value
 
     jac, y = torch.func.vmap(torch.func.jacrev(one, has_aux=True))(x)
@@ -133,6 +165,18 @@ def rademacher(like: Tensor, rng: torch.Generator) -> Tensor:
     """Return independent signs of the shape, dtype and device of ``like``."""
     signs = torch.randint(2, like.shape, generator=rng, device=rng.device)
     return (2 * signs - 1).to(like)
+
+
+def inverted(x: Points, y: Points, name: str) -> Points:
+    """Return the points ``x`` that were found to be mapped to ``y``; raises ``Unsupported`` when one is not finite."""
+    lost = ~x.isfinite().flatten(1).all(1)
+    if bool(lost.any()):
+        raise Unsupported(
+            f"{name} could not be inverted at {int(lost.sum())} of {len(y)} points, for which nan or infinity was found: the "
+            "points or its weights are not finite, or it is singular to working precision. Use float64, or the densities "
+            "that draws carry (log_rho)."
+        )
+    return x
 
 
 Linearised = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -151,6 +195,7 @@ def newton_inverse(linearised: Linearised, y: Tensor, name: str, max_iter: int =
         When a residual does not vanish: there is no inverse there.
     """
     x = y.clone()
+    inverted(y, y, name)
     eps = torch.finfo(y.dtype).eps
     tolerance = 100 * eps * (1 + y.norm(dim=1))
     value, jac = linearised(x)

@@ -1,5 +1,6 @@
 """The gradient of an input-convex network: a Brenier map, with its Hessian in closed form."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -77,10 +78,10 @@ class ICNNGradient(TransportMap):
         lanczos: int = 10,
     ) -> None:
         super().__init__(*event_shape)
-        if width < 1 or depth < 1 or lanczos < 1 or not 0 < floor < 1 or not scale > 0:
+        if width < 1 or depth < 1 or lanczos < 1 or not 0 < floor < 1 or not 0 < scale < math.inf:
             raise BadInput(
                 f"ICNNGradient(width={width}, depth={depth}, floor={floor}, scale={scale}, lanczos={lanczos}): expected "
-                "positive sizes and 0 < floor < 1"
+                "positive, finite sizes and 0 < floor < 1"
             )
         if logdet not in ("exact", "stochastic"):
             raise BadInput(f"ICNNGradient(logdet={logdet!r}): expected 'exact' or 'stochastic'")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._typing import Points
-from wgflow.errors import BadInput
-from wgflow.maps.base import TransportMap, jacobian, rademacher, start_at_zero
+from wgflow.errors import BadInput, Unsupported
+from wgflow.maps.base import TransportMap, evaluate, inverted, jacobian, rademacher, start_at_zero
 
 
 class NeuralODE(TransportMap):
@@ -58,12 +58,16 @@ class NeuralODE(TransportMap):
         atol: float = 1e-6,
     ) -> None:
         super().__init__(*event_shape)
-        if trace not in ("exact", "hutchinson") or steps < 1:
+        if trace not in ("exact", "hutchinson") or steps < 1 or not (rtol > 0 and atol > 0):
             raise BadInput(
-                f"NeuralODE(trace={trace!r}, steps={steps}): expected 'exact' or 'hutchinson' and at least 1 step"
+                f"NeuralODE(trace={trace!r}, steps={steps}, rtol={rtol}, atol={atol}): expected 'exact' or 'hutchinson', at "
+                "least 1 step and positive tolerances"
             )
         start_at_zero(net, "NeuralODE")
         self.net, self.trace, self.method, self.steps, self.rtol, self.atol = net, trace, method, steps, rtol, atol
+
+    def _velocity(self, x: Points) -> Points:
+        return evaluate(self.net, x)
 
     def _solve(self, field: Any, start: Any, backwards: bool) -> Any:
         from torchdiffeq import odeint
@@ -75,13 +79,19 @@ class NeuralODE(TransportMap):
         fixed = self.method in ("euler", "midpoint", "heun2", "heun3", "rk4")
         ends = torch.tensor([1.0, 0.0] if backwards else [0.0, 1.0], dtype=x.dtype, device=x.device)
         options = {"step_size": 1 / self.steps} if fixed else None
-        path = odeint(field, start, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+        try:
+            path = odeint(field, start, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+        except AssertionError as error:
+            raise Unsupported(
+                f"torchdiffeq gave up on a NeuralODE: {error}. Its field is stiff, explodes or is not smooth. Use "
+                "method='rk4' with more steps, or a smaller learning rate"
+            ) from error
         return tuple(p[-1] for p in path) if isinstance(path, tuple) else path[-1]
 
     def forward(self, x: Points) -> Points:
         """Return the points at time 1."""
         self.flat(x)
-        return self._solve(lambda t, x: self.net(x), x, backwards=False)
+        return self._solve(lambda t, x: self._velocity(x), x, backwards=False)
 
     def with_logdet(self, x: Points, rng: torch.Generator | None = None) -> tuple[Points, Tensor]:
         """Return the points at time 1 and the integral of the divergence."""
@@ -95,7 +105,7 @@ class NeuralODE(TransportMap):
             if probe is None:
                 v, jac = jacobian(self.net, state[0])
                 return v, jac.diagonal(dim1=1, dim2=2).sum(1)
-            v, slope = torch.func.jvp(self.net, (state[0],), (probe,))  # type: ignore[misc]
+            v, slope = torch.func.jvp(self._velocity, (state[0],), (probe,))  # type: ignore[misc]
             return v, (slope * probe).flatten(1).sum(1)
 
         return self._solve(field, (x, x.new_zeros(len(x))), backwards)
@@ -104,10 +114,10 @@ class NeuralODE(TransportMap):
     def inverse(self, y: Points) -> Points:
         """Return where the points at time 1 came from."""
         self.flat(y)
-        return self._solve(lambda t, x: self.net(x), y, backwards=True)
+        return inverted(self._solve(lambda t, x: self._velocity(x), y, backwards=True), y, "NeuralODE")
 
     @torch.no_grad()
     def inverse_with_logdet(self, y: Points) -> tuple[Points, Tensor]:
         """Return where the points came from and the integral of the divergence on the way, in one solve."""
         x, minus = self._augmented(y, None, backwards=True)
-        return x, -minus
+        return inverted(x, y, "NeuralODE"), -minus

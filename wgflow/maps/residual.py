@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
-from wgflow.maps.base import TransportMap, jacobian, newton_inverse, rademacher, start_at_zero
+from wgflow.maps.base import TransportMap, evaluate, jacobian, newton_inverse, rademacher, start_at_zero
 
 
 class Residual(TransportMap):
@@ -68,10 +68,7 @@ class Residual(TransportMap):
     def forward(self, x: Points) -> Points:
         r"""Return :math:`x+u(x)`."""
         self.flat(x)
-        u = self.net(x)
-        if u.shape != x.shape:
-            raise BadInput(f"a transport map needs a network from {tuple(x.shape)} to the same, got {tuple(u.shape)}")
-        return x + u
+        return x + evaluate(self.net, x)
 
     def with_logdet(self, x: Points, rng: torch.Generator | None = None) -> tuple[Points, Tensor]:
         """Return the image and the log-determinant: exact without ``rng``, by the series with one where that was chosen."""
@@ -87,7 +84,7 @@ class Residual(TransportMap):
     def _series(self, x: Points, rng: torch.Generator) -> tuple[Points, Tensor]:
         signs = rademacher(x, rng)
         with torch.enable_grad():
-            u, pull = torch.func.vjp(self.net, x)  # type: ignore[misc]
+            u, pull = torch.func.vjp(lambda x: evaluate(self.net, x), x)  # type: ignore[misc]
             v, total = signs, x.new_zeros(len(x))
             for j in range(1, self.terms + 1):
                 (v,) = pull(v)

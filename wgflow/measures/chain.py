@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wgflow._rng import build, generator, replayed
 from wgflow._typing import NetSource, Points
@@ -80,6 +80,10 @@ class Chain(MovingMeasure):
     def __post_init__(self) -> None:
         if self.max_maps < 1 or (self.cached is not None and self.cached < 1):
             raise BadInput(f"Chain(cached={self.cached}, max_maps={self.max_maps}): expected at least 1")
+        if not isinstance(self.base, Measure):
+            raise BadInput(
+                f"Chain({type(self.base).__name__}, ...): expected a measure, such as Particles(x) or StandardNormal(d)"
+            )
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]
@@ -115,9 +119,9 @@ class Chain(MovingMeasure):
         return self._kind
 
     def _new_map(self, rng: torch.Generator) -> TransportMap:
-        if self._dtype is None:
-            self._dtype = self.base.draw(1, generator(0, self.device)).x.dtype
-        made = build(self.make_map, rng)
+        return self._checked(build(self.make_map, rng))
+
+    def _checked(self, made: nn.Module) -> TransportMap:
         if not isinstance(made, TransportMap):
             raise BadInput(
                 f"a Chain needs transport maps, make_map gives a {type(made).__name__}: use "
@@ -127,7 +131,16 @@ class Chain(MovingMeasure):
             raise BadInput(
                 f"the maps of this Chain are for points {tuple(made.event_shape)}, its base has {tuple(self.event_shape)}"
             )
+        if self._dtype is None:
+            self._dtype = self.base.draw(1, generator(0, self.device)).x.dtype
         return made.to(self._dtype)
+
+    def _check_room(self, maps: int) -> None:
+        if maps > self.max_maps:
+            raise BadInput(
+                f"this Chain has no room for {maps} maps, it is made for max_maps={self.max_maps}: give it room for as many as "
+                "there are time steps, or use a Pushforward, whose size does not grow"
+            )
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points with their weights and, where it is carried, their log density; without gradient."""
@@ -209,7 +222,8 @@ class Chain(MovingMeasure):
         """Freeze a map and put it at the end; a cache goes through it now."""
         live = self._moving
         T.zero_grad()  # the last gradients would be kept as long as the map, at the size of the map
-        live.maps.append(T.requires_grad_(False).eval())
+        self._check_room(len(live.maps) + 1)
+        live.maps.append(self._checked(T).requires_grad_(False).eval())
         if live.cache is not None:
             density = live.cache.log_rho is not None
             pick = lambda t, i: None if t is None else t[i : i + _CHUNK]  # noqa: E731
@@ -231,6 +245,7 @@ class Chain(MovingMeasure):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned: maps are made by ``make_map`` and filled, however many there are."""
         live = self._moving
+        self._check_room(len(saved["maps"]))
         maps = []
         for weights in saved["maps"]:
             T = self._new_map(generator(0, self.device))
@@ -238,10 +253,16 @@ class Chain(MovingMeasure):
             maps.append(T.requires_grad_(False).eval())
         if (live.cache is None) != (saved["cache"] is None):
             raise BadInput("a cached chain and one without cache do not have the same state: give it the same cached=")
-        live.maps[:] = maps
         if live.cache is not None:
+            ours, theirs = live.cache.x, saved["cache"]["x"]
+            if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+                raise BadInput(
+                    f"the saved chain keeps points {tuple(theirs.shape)} of {theirs.dtype}, this one {tuple(ours.shape)} of "
+                    f"{ours.dtype}: give it the same base and cached="
+                )
             x, log_w, log_rho = (None if t is None else t.to(self.device) for t in saved["cache"].values())
             live.cache, live.depth = Particles(cast(Tensor, x), log_w, log_rho), len(maps)
+        live.maps[:] = maps
 
 
 @dataclass(eq=False)
@@ -280,11 +301,7 @@ class ChainSuccessor(Successor):
             When the chain is full.
         """
         assert isinstance(rho, Chain)
-        if len(rho.maps) >= rho.max_maps:
-            raise BadInput(
-                f"this Chain holds its max_maps={rho.max_maps} maps already: give it room for as many as there are time "
-                "steps, or use a Pushforward, whose size does not grow"
-            )
+        rho._check_room(len(rho.maps) + 1)
         x = rho.draw(n, rng)
         return replayed(lambda rng: (x, self._image(x, rng)), rng)
 
