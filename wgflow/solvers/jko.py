@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from wgflow._balance import BATCHES, imbalance
-from wgflow._rng import replayed
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
@@ -150,7 +149,7 @@ class JKO(Solver):
         rho, successor, rng = state.measure, state.successor, state.rng
         info = self.estimator.refine(F, lambda rng: successor.draw(rho, self.batch, rng), state.estimator, rng)
 
-        couple = replayed(lambda rng: successor.couple(rho, self.batch, rng, self.latent), rng)
+        couple = successor.coupling(rho, self.batch, rng, self.latent)
         frozen: tuple[Functional, Estimator] | None = None
 
         def objective() -> Scalar:
