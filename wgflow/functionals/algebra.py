@@ -48,6 +48,10 @@ class Scaled(Functional):
         r"""Return :math:`c\,F^*(\varphi/c)`."""
         return self.c * self.term.conjugate(lambda y: phi(y) / self.c)
 
+    def prox(self, rho: Particles, h: float) -> Points:
+        """Return the term's, over ``c`` times the time."""
+        return self.term.prox(rho, self.c * h)
+
     def witness(self, v: Tensor) -> Tensor:
         """Return ``c`` times the term's."""
         return self.c * self.term.witness(v)
@@ -80,6 +84,10 @@ class Scaled(Functional):
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze the term."""
         return type(self)(self.c, self.term.freeze(rng))
+
+    def matched(self, n: int) -> Self:
+        """Match the term."""
+        return type(self)(self.c, self.term.matched(n))
 
     def fit(self, rho: Particles) -> Self:
         """Fit the term."""

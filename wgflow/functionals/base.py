@@ -55,6 +55,10 @@ class Functional:
         r"""Return :math:`F^*(\varphi)=\sup_\rho\{\langle\varphi,\rho\rangle-F(\rho)\}`, differentiable in ``phi``."""
         raise Unsupported(f"{type(self).__name__} has no conjugate; estimate its first variation with Autograd")
 
+    def prox(self, rho: Particles, h: float) -> Points:
+        r"""Return the particles of :math:`\operatorname*{argmin}_{\rho'}W_2^2(\rho,\rho')/2h+F(\rho')`, exactly, without gradient."""
+        raise Unsupported(f"{type(self).__name__} has no implicit step in closed form; use JKO(optim=LBFGS(), iters=1)")
+
     def witness(self, v: Tensor) -> Tensor:
         r"""Turn a critic's unconstrained output ``v`` (n,) into :math:`\varphi`.
 
@@ -94,6 +98,11 @@ class Functional:
     def freeze(self, rng: torch.Generator) -> Self:
         """Return one random realisation: every measure it holds becomes a fixed batch of ``batch`` points."""
         return self._with(Measure, lambda m: m.draw(self.batch, rng) if m.can_draw else m)
+
+    def matched(self, n: int) -> Self:
+        """Return the functional whose realisations use ``n`` target points; itself when it uses none."""
+        held = getattr(self, "__dataclass_fields__", {})
+        return dataclasses.replace(self, batch=n) if "batch" in held else self  # type: ignore[type-var]
 
     def fit(self, rho: Particles) -> Self:
         """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimises one function."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from wgflow._ops import kernel_energy
@@ -25,6 +26,8 @@ class PotentialEnergy(Functional):
     ----------
     potential : callable
         :math:`V`, from (n, \*event) to (n,), differentiable.
+    proximal : callable, optional
+        :math:`(x,h)\mapsto\operatorname*{argmin}_y|x-y|^2/2h+V(y)`, from (n, \*event) to the same, for ``Proximal``.
 
     Examples
     --------
@@ -35,6 +38,7 @@ class PotentialEnergy(Functional):
     """
 
     potential: Callable[[Points], Tensor]
+    proximal: Callable[[Points, float], Points] | None = None
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`\sum_i w_i V(x_i)`.
@@ -48,6 +52,26 @@ class PotentialEnergy(Functional):
         if v.shape != rho.x.shape[:1]:
             raise BadInput(f"a potential must map {tuple(rho.x.shape)} to ({len(rho)},); it returned {tuple(v.shape)}")
         return rho.mean(v)
+
+    def can(self, method: str) -> bool:
+        """Whether this one does: a proximal map must have been given."""
+        return super().can(method) and (method != "prox" or self.proximal is not None)
+
+    def prox(self, rho: Particles, h: float) -> Points:
+        """Return the given proximal map; every particle by itself.
+
+        Raises
+        ------
+        BadInput
+            When it returns another shape.
+        """
+        if self.proximal is None:
+            return super().prox(rho, h)
+        with torch.no_grad():
+            y = self.proximal(rho.x, h)
+        if y.shape != rho.x.shape:
+            raise BadInput(f"a proximal map must keep the shape {tuple(rho.x.shape)}; it returned {tuple(y.shape)}")
+        return y
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "PotentialEnergy":

@@ -60,6 +60,41 @@ class ExactTransport(Functional):
         target = remember("real line", (nu.x, nu.log_w), lambda: Line(y, weights(nu), torch.ones_like(y[:1])))
         return projected_cost(x, weights(rho), target, self.power)
 
+    @torch.no_grad()
+    def prox(self, rho: Particles, h: float) -> Points:
+        r"""Return :math:`y+s(x-y)` at the partners y of the plan that is optimal for the cost after the step.
+
+        That cost is :math:`e(x,y)=\min_z|x-z|^2/2h+|z-y|^p`, for p = 1 Huber's function of the distance. On a line partners are
+        quantiles, and for p = 1 the step is :math:`y+\operatorname{sgn}(x-y)(|x-y|-h)_+`.
+
+        Raises
+        ------
+        Unsupported
+            For weights, or unless the particles are as many as the target's points or a multiple of them: mass would split.
+        """
+        nu = comparable(rho, self.target)
+        x, y = rho.x.flatten(1), nu.x.flatten(1)
+        if rho.log_w is not None or nu.log_w is not None or len(x) % len(y):
+            raise Unsupported(
+                f"the implicit step of {type(self).__name__} keeps particles whole only for equal weights and a multiple of the "
+                f"target's points: got {len(x)} particles and {len(y)} points. Use JKO(optim=LBFGS(), iters=1)."
+            )
+        if len(x) * len(x) > MAX_PAIRS and x.shape[1] > 1:
+            raise Unsupported(f"an assignment of {len(x)} points is out of reach (at most {MAX_PAIRS} pairs)")
+        y = y.repeat_interleave(len(x) // len(y), 0)
+        if x.shape[1] == 1:
+            partner = torch.empty_like(y).scatter_(0, x.argsort(0), y.sort(0)[0])
+        else:
+            r = _difference(x, y)
+            cost = r**2 if self.power == 2 else np.where(r <= h, r**2 / 2, h * (r - h / 2))
+            partner = y[torch.from_numpy(_assignment(cost)[1]).to(y.device)]
+        d = x - partner
+        tiny = torch.finfo(d.dtype).tiny
+        scale = (
+            1 / (1 + 2 * h) if self.power == 2 else (1 - h / d.norm(dim=1, keepdim=True).clamp(min=tiny)).clamp(min=0)
+        )
+        return (partner + scale * d).view_as(rho.x)
+
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> Self:
         """Return the distance to a standard normal."""
