@@ -3,7 +3,7 @@ r"""Inner minimisers: immutable descriptions that build a live :class:`Descent` 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,10 @@ class Cosine:
 
 
 class Optim(Protocol):
-    """Anything that builds a :class:`Descent` on a list of parameters."""
+    """Anything that builds a :class:`Descent` on a list of parameters.
+
+    One that compares values along lines has ``searches = True``; ``JKO`` then refuses estimators whose values are no guide.
+    """
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters."""
@@ -132,6 +135,8 @@ class LBFGS:
     max_iter: int = 100
     tolerance: float = 1e-6
     history: int = 10
+
+    searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_iter < 1 or self.history < 1 or not 0 < self.tolerance < 1:

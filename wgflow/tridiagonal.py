@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class TridiagonalNewton:
 
     max_iter: int = 100
     tolerance: float = 1e-8
+
+    searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_iter < 1 or not 0 < self.tolerance < 1:

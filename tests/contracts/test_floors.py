@@ -11,6 +11,7 @@ import wgflow
 ROOT = Path(wgflow.__file__).parent
 FLOORS = [
     {
+        "_balance",
         "_cache",
         "_files",
         "_imports",

@@ -36,12 +36,12 @@ def particles(optim: Any, rank: int, world: int) -> dict[str, Any]:
 
 
 def chain(rank: int, world: int) -> dict[str, Any]:
-    """Two maps, each rank with its share of the batch."""
+    """Two maps, each rank with its share of the batch; the shares know their density."""
     normal = wg.StandardNormal(2, dtype=torch.float64)
     base = Sharded(normal, rank, world) if world > 1 else normal
     V = wg.PotentialEnergy(lambda x: 0.5 * (x - 1).square().sum(1) + 0.1 * x.cos().prod(1))
     solver = wg.JKO(optim=wg.LBFGS(max_iter=20), iters=1, batch=40 // world)
-    flow = wg.solve(V, solver, wg.Chain(base, lambda: Affine(2), density=False), step_size=0.5, num_steps=2, seed=1)
+    flow = wg.solve(V + wg.Entropy(), solver, wg.Chain(base, lambda: Affine(2)), step_size=0.5, num_steps=2, seed=1)
     weights = torch.cat([p.flatten() for T in flow.measure.maps for p in T.parameters()])
     return {"x": weights.detach(), "evaluations": int(flow.history[-1]["jko/evaluations"])}
 

@@ -11,21 +11,28 @@ from wgflow import (
     FUNCTIONALS,
     JKO,
     KL,
+    LBFGS,
     R1,
+    RBF,
     SGD,
     Adam,
     BadInput,
     Callback,
     Critic,
     Dataset,
+    KDEScore,
     Measure,
     Particles,
     PotentialEnergy,
+    ProximalScore,
     Pushforward,
     StandardNormal,
+    Stein,
+    Unnormalised,
     entropy,
     solve,
     transport_cost,
+    why_not,
 )
 from wgflow.generative.nets import SmallCritic, SmallGenerator
 
@@ -283,3 +290,11 @@ def test_independent_noise_shrinks_the_variance_to_h_over_one_plus_h(coupling, h
     assert variance == pytest.approx(1.0 if coupling == "shared" else h / (1 + h), abs=1e-5)
     if coupling == "shared":
         assert (net.A.item(), net.B.item()) == pytest.approx((0.0, 1.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [Stein(RBF(1.0)), KDEScore(RBF(1.0)), ProximalScore(0.1)])
+def test_a_line_search_refuses_values_that_do_not_fit_the_gradient(estimator):
+    """SVGD's surrogate is linear in the particles: L-BFGS stopped at its first look and called it done."""
+    F, rho = KL(Unnormalised(lambda x: -x.square().sum(1) / 2, 2)), Particles(torch.randn(5, 2, generator=rng()))
+    assert "optim=Adam(...)" in why_not(F, JKO(estimator, LBFGS(), iters=1), rho)
+    assert why_not(F, JKO(estimator), rho) is None

@@ -33,6 +33,8 @@ class Estimator(ABC):
     """It takes :math:`F=E+T\\int\\rho\\log\\rho` apart and treats the entropy itself; of E it needs the value."""
     gives_potential: ClassVar[bool] = True
     """:meth:`gradient` returns a first variation as well as its gradient; False where only the gradient is known."""
+    is_function: ClassVar[bool] = True
+    """The surrogate's gradient is the slope of its values, as a minimiser that searches along lines needs it."""
     pointwise: ClassVar[bool] = False
     """The velocity at a point depends on that point and the estimator's state alone."""
 

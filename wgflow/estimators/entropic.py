@@ -102,6 +102,8 @@ class KDEScore(EntropyEstimator):
 
     kernel: Kernel
 
+    is_function = False
+
     @classmethod
     def example(cls) -> "KDEScore":
         """Return a tiny instance."""
@@ -154,6 +156,7 @@ class LearnedScore(EntropyEstimator):
     iters: int = 20
 
     gives_potential = False
+    is_function = False
     reference = ("vincent2011connection", "boffi2023probability")
 
     def __post_init__(self) -> None:
@@ -245,6 +248,7 @@ class ProximalScore(Estimator):
 
     splits_entropy = True
     gives_potential = False
+    is_function = False
     reference = ("tan2024noise", "li2023kernel")
 
     def __post_init__(self) -> None:

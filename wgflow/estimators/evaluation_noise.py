@@ -61,6 +61,7 @@ class EvaluationNoise(Estimator):
     std: float | Callable[[int], float]
 
     gives_potential = False
+    is_function = False
     reference = ("arbel2019maximum",)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class Stein(Estimator):
 
     splits_entropy = True
     gives_potential = False
+    is_function = False
 
     @classmethod
     def example(cls) -> "Stein":

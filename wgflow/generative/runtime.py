@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Derived, Measure, Particles
 
@@ -103,8 +104,17 @@ class Sharded(Derived):
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: this rank's part of a draw of ``n * world``."""
         p = self.base.draw(n * self.world, rng)
-        part = slice(self.rank, None, self.world)
-        return Particles(p.x[part], None if p.log_w is None else p.log_w[part])
+        x, log_w, log_rho = (None if t is None else t[self.rank :: self.world] for t in (p.x, p.log_w, p.log_rho))
+        return Particles(cast(Tensor, x), log_w, log_rho)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether that of the whole is known: every part is drawn from it."""
+        return self.base.has_density
+
+    def log_prob(self, x: Points) -> Tensor:
+        """Return the log density of the whole."""
+        return self.base.log_prob(x)
 
 
 class Autocast(nn.Module):

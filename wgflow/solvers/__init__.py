@@ -7,6 +7,7 @@ from wgflow.solvers.explicit import RK4, ForwardEuler, Heun, RungeKutta, Tableau
 from wgflow.solvers.jko import JKO, JKOState, transport_cost
 from wgflow.solvers.langevin import Langevin, MetropolisLangevin
 from wgflow.solvers.ode import ODE
+from wgflow.solvers.proximal import Proximal
 from wgflow.solvers.reaction import BirthDeath, Reaction, Reweight
 from wgflow.solvers.splitting import ForwardBackward, WithReaction
 
@@ -24,6 +25,7 @@ __all__ = [
     "JKOState",
     "Langevin",
     "MetropolisLangevin",
+    "Proximal",
     "Reaction",
     "Reweight",
     "RungeKutta",

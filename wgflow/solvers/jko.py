@@ -124,6 +124,16 @@ class JKO(Solver):
             if getattr(self, name) not in known:
                 raise BadInput(f"JKO({name}={getattr(self, name)!r}): expected one of {known}")
 
+    def refuses(self, F: Functional) -> str | None:
+        """Refuse a minimiser that compares values with an estimator that has a gradient only."""
+        if self.estimator.is_function or not getattr(self.optim, "searches", False):
+            return None
+        name, optim = type(self.estimator).__name__, type(self.optim).__name__
+        return (
+            f"{optim} compares values along lines, and those of {name} do not fit its gradient. Use JKO({name}(...), optim=Adam(...)), "
+            f"or an estimator that is a function of the particles: Autograd or Blob(density)."
+        )
+
     def updates(self, k: int) -> int:
         """``first_iters`` for the first step, ``iters`` for the others: what ``tolerance`` leaves at most."""
         return self.first_iters if k == 0 and self.first_iters is not None else self.iters
