@@ -1,4 +1,4 @@
-"""The Ornstein–Uhlenbeck suite of Mokrov et al. (2021): its targets, exact rows, published numbers, and our runs.
+"""The Ornstein–Uhlenbeck suite of Mokrov et al. (2021): its targets, exact rows, published numbers, and scores.
 
 From N(0, I) towards N(b, S), 15 targets a dimension, JKO steps of 0.05; the score is the mean over targets of log10 of the
 symmetric KL to the exact law at a time. Everything is Gaussian, so the score of the exact JKO iterates, which is the best that any
@@ -6,16 +6,14 @@ solver of its steps can have, is a formula. No density is estimated with kernels
 """
 
 import math
-import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow import JKO, KL, Adam, Gaussian, Save, StandardNormal, solve
-from wgflow.maps import Affine, ICNNGradient, TransportMap
+from wgflow import Gaussian
 from wgflow.measures.chain import Chain
 from wgflow.reference import Moments, OrnsteinUhlenbeck, symmetric_kl, symmetric_kl_floor
 
@@ -65,11 +63,14 @@ def score(law: Moments, flow: OrnsteinUhlenbeck, t: float) -> float:
 
 
 def recursion(
-    d: int, step: Callable[[OrnsteinUhlenbeck, Moments, float], Moments], h: float, targets: int = TARGETS
+    d: int,
+    step: Callable[[OrnsteinUhlenbeck, Moments, float], Moments],
+    h: float,
+    targets: Iterable[int] = range(TARGETS),
 ) -> dict[str, float | None]:
     """Return the mean score of a recursion for moments at every time; None where a target has diverged."""
     found: dict[str, list[float]] = {f"{t:g}": [] for t in TIMES}
-    for number in range(targets):
+    for number in targets:
         flow, law = OrnsteinUhlenbeck.towards(target(d, number)), start(d)
         for k in range(1, round(max(TIMES) / h) + 1):
             law = step(flow, law, h)
@@ -80,56 +81,19 @@ def recursion(
     return {t: mean if math.isfinite(mean) else None for t, mean in means.items()}
 
 
-def exact_rows(d: int, targets: int = TARGETS) -> list[dict]:
+def exact_rows(d: int) -> list[dict]:
     """Return the rows that are formulas, and the published ones."""
     rows = [
-        ("exact JKO, h = 0.05: the floor", recursion(d, OrnsteinUhlenbeck.jko, H, targets)),
-        ("forward Euler with the exact score, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_euler, H, targets)),
-        ("forward-backward, exact, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_backward, H, targets)),
-        ("Langevin, h = 0.001, infinitely many particles", recursion(d, OrnsteinUhlenbeck.langevin, 1e-3, targets)),
+        ("exact JKO, h = 0.05: the floor", recursion(d, OrnsteinUhlenbeck.jko, H)),
+        ("forward Euler with the exact score, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_euler, H)),
+        ("forward-backward, exact, h = 0.05", recursion(d, OrnsteinUhlenbeck.forward_backward, H)),
+        ("Langevin, h = 0.001, infinitely many particles", recursion(d, OrnsteinUhlenbeck.langevin, 1e-3)),
     ]
     sampling = math.log10(symmetric_kl_floor(d, 50000))
     rows.append(("a Gaussian fit to 50,000 exact draws", {f"{t:g}": sampling for t in TIMES}))
     for label, table in PUBLISHED.items():
         rows.append((label, {f"{t:g}": table[t][d] for t in TIMES if d in table[t]}))
-    return [{"label": label, "log10_symkl": values, "seconds_per_step": None} for label, values in rows]
-
-
-MAPS: dict[str, Callable[[int], TransportMap]] = {
-    "JKO, chain of ICNN gradients": lambda d: ICNNGradient(d, width=64),
-    "JKO, chain of affine maps": lambda d: Affine(d),
-}
-"""Affine maps are shaped to the problem; gradients of convex networks are not."""
-
-
-def run(
-    d: int, make: Callable[[int], TransportMap], *, targets: int, iters: int, batch: int, cached: int, points: int
-) -> dict:
-    """Run JKO on chains of maps for some of the targets; score by the densities that the chains carry."""
-    found: dict[str, list[float]] = {f"{t:g}": [] for t in TIMES}
-    seconds, calls = [], round(max(TIMES) / H)
-    for number in range(targets):
-        nu = target(d, number)
-        chain = Chain(StandardNormal(d, dtype=torch.float64), lambda: make(d), cached=cached)
-        solver = JKO(optim=Adam(5e-3, (0.9, 0.999)), iters=iters, batch=batch)
-        flow, rng = OrnsteinUhlenbeck.towards(nu), torch.Generator().manual_seed(number)
-        state = None
-        begun = time.process_time()
-        for t in TIMES:
-            solution = solve(
-                KL(nu), solver, chain, step_size=H, num_steps=round(t / H), seed=number, save=Save(0), state=state
-            )
-            state = solution.state
-            seconds.append(time.process_time() - begun)
-            law = flow.exact(start(d), t).gaussian()
-            found[f"{t:g}"].append(math.log10(max(symmetric_kl_by_density(solution.measure, law, points, rng), 1e-12)))
-            begun = time.process_time()
-    return {
-        "log10_symkl": {t: float(np.mean(v)) for t, v in found.items()},
-        "targets_run": targets,
-        "exact_jko_on_these": recursion(d, OrnsteinUhlenbeck.jko, H, targets),
-        "seconds_per_step": sum(seconds) / (targets * calls),
-    }
+    return [{"label": label, "log10_symkl": values} for label, values in rows]
 
 
 @torch.no_grad()

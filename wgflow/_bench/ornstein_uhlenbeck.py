@@ -1,0 +1,58 @@
+"""The record of ``benchmarks/ornstein_uhlenbeck.py`` as text."""
+
+from typing import Any
+
+from wgflow._bench.tables import number, rows, title
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return scores, distances to the best possible score and costs, a block a dimension, and what the peer's code takes."""
+    results = record["results"]
+    times = results["times"]
+    lines = [
+        title(record),
+        "",
+        "Mean log10 of the symmetric KL to the exact law; in brackets, above the exact JKO iterates of the same targets.",
+        "* shaped to the problem: a family of Gaussians. Published scores of particles are those of a density estimate.",
+    ]
+    for block in results["dims"]:
+        lines += ["", f"d = {block['d']}"]
+        lines += rows(
+            ["", *(f"t = {t}" for t in times), "targets", "s/step"], [_row(row, times) for row in block["rows"]]
+        )
+    lines += ["", "CPU seconds of a JKO step with the number of the step, on a chain with cached points"]
+    lines += rows(
+        ["", "d", "step 2", "last step", "an evaluation, change over all steps, %"],
+        [
+            [
+                r["label"],
+                str(r["d"]),
+                *(number(r[k]) for k in ("second", "last")),
+                number(r["slope_percent"], "{:+.0f}"),
+            ]
+            for r in results["cost_of_step"]
+        ],
+    )
+    if results.get("mokrov"):
+        lines += [
+            "",
+            "CPU milliseconds of an iteration of the ICNN of Mokrov et al. (2 x 64, rank 5), their code, and of ours",
+        ]
+        lines += rows(
+            ["d", "batch", "theirs, step 1", f"theirs, step {results['mokrov'][0]['last']}", "ours, any step"],
+            [
+                [str(r["d"]), str(r["batch"]), *(number(1e3 * r[k], "{:.0f}") for k in ("theirs_first", "theirs_last", "ours"))]
+                for r in results["mokrov"]
+            ],
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _row(row: dict[str, Any], times: list[str]) -> list[str]:
+    cells = []
+    for t in times:
+        scores, above = row["log10_symkl"], (row.get("above_exact_jko") or {}).get(t)
+        shown = "diverges" if t in scores and scores[t] is None else number(scores.get(t), "{:.2f}")
+        cells.append(shown + ("" if above is None else f" ({above:+.2f})"))
+    label = row["label"] + (" *" if row.get("shaped") else "")
+    return [label, *cells, str(row.get("targets_run") or ""), number(row.get("seconds_per_step"))]
