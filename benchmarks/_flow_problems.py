@@ -1,12 +1,12 @@
 """Flows with known solutions, and the discretizations that can serve each: the rows of discretizations.py."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import torch
-from _flows import EVERY, Problem, cloud, double, levels
+from _flows import DRAWS, EVERY, Problem, cloud, debiased, double, implicit, levels, wide_enough
+from _learned_rows import learned
+from _line_problems import f_divergence, mixture
 from torch import Tensor
 
 from wgflow import (
@@ -17,12 +17,14 @@ from wgflow import (
     RK4,
     W1,
     Blob,
+    Chi2,
     ForwardBackward,
     ForwardEuler,
     Functional,
     Gaussian,
     Heun,
     InteractionEnergy,
+    JSExact,
     KernelDensity,
     Langevin,
     MetropolisLangevin,
@@ -30,28 +32,15 @@ from wgflow import (
     Particles,
     PowerEntropy,
     PowerLaw,
-    Solver,
     Spacings,
     SquaredW2,
 )
 from wgflow.maps import Affine
 from wgflow.measures.chain import Chain
 from wgflow.measures.grid import Grid
-from wgflow.optim import LBFGS
 from wgflow.reference import Barenblatt, GaussianFit, Moments, OrnsteinUhlenbeck, squared_w2, w1_flow
 from wgflow.solvers.entropic import EntropicJKO
 from wgflow.tridiagonal import TridiagonalNewton
-
-
-def implicit(estimator: Any = None) -> JKO:
-    """A JKO step of particles, solved to the end."""
-    optim = LBFGS(max_iter=500, tolerance=1e-9)
-    return JKO(optim=optim, iters=1, batch=EVERY) if estimator is None else JKO(estimator, optim, iters=1, batch=EVERY)
-
-
-def _debiased(h: float) -> EntropicJKO:
-    # The bias that is left is of order blur^4 / h: with blur^2 = h / 4 below the error in time.
-    return EntropicJKO(blur=math.sqrt(h / 4), tolerance=1e-8)
 
 
 def gaussian(d: int, quick: bool) -> Problem:
@@ -97,22 +86,19 @@ def gaussian(d: int, quick: bool) -> Problem:
         some = (
             Particles(start.mean + torch.special.ndtri(levels(n))[:, None] * root) if d == 1 else Particles(many.x[:n])
         )
-        problem.add(
-            f"forward Euler, blob, {n} particles", ForwardEuler(Blob(KernelDensity(RBF(0.35)))), F, some, error
-        )
+        problem.add(f"forward Euler, blob, {n} particles", ForwardEuler(Blob(KernelDensity(RBF(0.35)))), F, some, error)
         cells = (24,) if quick else (160,)
         box = Grid.of(start.gaussian(), [-8.0] * d, [8.0] * d, cells * d)
-        problem.add(f"JKO on a grid, {cells[0]} cells a side", _wide_enough(_debiased, box), F, box, error)
+        problem.add(f"JKO on a grid, {cells[0]} cells a side", wide_enough(debiased, box), F, box, error)
     if d == 1:
         n = 50 if quick else 2000
         line = Particles(start.mean + torch.special.ndtri(levels(n))[:, None] * root)
         problem.add(f"JKO of {n} quantiles", JKO(Blob(Spacings()), TridiagonalNewton(), iters=1), F, line, error)
+    if d > 1:
+        fresh = [error(Particles(end.gaussian().draw(DRAWS, rng).x)) for _ in range(5)]
+        kinds = ("S-JKO", "dual form", "ICNN", "neural ODE") if d == 2 else ("S-JKO", "dual form", "ICNN")
+        learned(problem, KL, start.gaussian(), target, error, sum(fresh) / len(fresh), quick, kinds)
     return problem
-
-
-def _wide_enough(make: Callable[[float], EntropicJKO], box: Grid) -> Callable[[float], Solver]:
-    """Keep the kernel wider than the cells."""
-    return lambda h: replace(s := make(h), blur=max(s.blur, 0.75 * max(box.spacing)))
 
 
 def porous_medium(d: int, quick: bool) -> Problem:
@@ -135,7 +121,7 @@ def porous_medium(d: int, quick: bool) -> Problem:
     problem.add(f"forward Euler, blob, {n} particles", ForwardEuler(), blob, some, error)
     side, cells = 1.2 * end.radius, (24 if quick else 160 if d == 2 else 400)
     box = Grid.of(start, [-side] * d, [side] * d, [cells] * d)
-    solver = _wide_enough(lambda h: EntropicJKO(blur=math.sqrt(h / 8), tolerance=1e-8), box)
+    solver = wide_enough(lambda h: EntropicJKO(blur=math.sqrt(h / 8), tolerance=1e-8), box)
     problem.add(f"JKO on a grid, {cells} cells a side", solver, PowerEntropy(m=2.0), box, error)
     return problem
 
@@ -201,4 +187,7 @@ def problems(quick: bool) -> list[Problem]:
         w1_on_the_line(quick),
         to_samples(2, quick),
         attraction(10, quick),
+        mixture(quick),
+        f_divergence("Pearson χ²", Chi2, lambda r: r**2 - 1, quick),
+        f_divergence("Jensen–Shannon", JSExact, np.log1p, quick),
     ]

@@ -1,5 +1,6 @@
 """What a row of discretizations.py is: a flow that is known, and a discretization of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow import Functional, Measure, MovingMeasure, Particles, Solver
+from wgflow import JKO, Functional, Measure, MovingMeasure, Particles, Solver
 from wgflow.measures.chain import Chain
 from wgflow.measures.grid import Grid
+from wgflow.optim import LBFGS
+from wgflow.solvers.entropic import EntropicJKO
 
 Error = Callable[[MovingMeasure], float]
 EVERY = 10**9
@@ -24,6 +27,22 @@ def double(values: Any) -> Tensor:
 
 def levels(n: int) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
+
+def implicit(estimator: Any = None) -> JKO:
+    """A JKO step of particles, solved to the end."""
+    optim = LBFGS(max_iter=500, tolerance=1e-9)
+    return JKO(optim=optim, iters=1, batch=EVERY) if estimator is None else JKO(estimator, optim, iters=1, batch=EVERY)
+
+
+def debiased(h: float) -> EntropicJKO:
+    # The bias that is left is of order blur^4 / h: with blur^2 = h / 4 below the error in time.
+    return EntropicJKO(blur=math.sqrt(h / 4), tolerance=1e-8)
+
+
+def wide_enough(make: Callable[[float], EntropicJKO], box: Grid) -> Callable[[float], Solver]:
+    """Keep the kernel wider than the cells."""
+    return lambda h: replace(s := make(h), blur=max(s.blur, 0.75 * max(box.spacing)))
 
 
 @dataclass(frozen=True)
@@ -78,5 +97,7 @@ def cloud(m: MovingMeasure) -> Particles:
     """Return the points of a measure; fresh draws, never those of training, where it can make them."""
     if isinstance(m, Grid):
         return m.nodes()
+    if isinstance(m, Chain):
+        m = replace(m, density=False)  # points are all that is asked for
     drawn = m.inference().draw(DRAWS, torch.Generator().manual_seed(1))
-    return replace(drawn, x=drawn.x.double(), log_rho=None)
+    return replace(drawn, x=drawn.x.double())

@@ -122,7 +122,7 @@ def measure(problem: Problem, args: argparse.Namespace, device: torch.device) ->
         "name": problem.name,
         "d": problem.d,
         "horizon": problem.horizon,
-        "steps": list(problem.steps),
+        "steps": list(counts),
         "methods": rows,
     }
 
@@ -141,15 +141,20 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         label: {
             "color": f"C{i % 10}",
             "marker": "os^vD*"[i % 6],
-            "linestyle": ("-", "--")[i // 10],
+            "linestyle": ("-", "--", ":")[i // 10],
             "linewidth": 1.1,
             "markersize": 4,
         }
         for i, label in enumerate(labels)
     }
-    picture = Figure(figsize=(2.7 * len(shown), 6.4), layout="constrained")
-    axes = picture.subplots(2, len(shown), squeeze=False)
-    for column, flow in enumerate(shown):
+    across = min(5, len(shown))
+    down = -(-len(shown) // across)
+    picture = Figure(figsize=(2.9 * across, 5.6 * down + 1), layout="constrained")
+    axes = picture.subplots(2 * down, across, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for i, flow in enumerate(shown):
+        above, below = axes[2 * (i // across), i % across], axes[2 * (i // across) + 1, i % across]
         for row in flow["methods"]:
             kept = [
                 (flow["horizon"] / k, s, e)
@@ -159,20 +164,19 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
             if not kept:
                 continue
             h, seconds, error = zip(*kept, strict=True)
-            axes[0, column].loglog(h, error, **style[_short(row["label"])])
-            axes[1, column].loglog(seconds, error, **style[_short(row["label"])])
-        axes[0, column].set_title(f"{flow['name']}, d = {flow['d']}", fontsize=9)
-        axes[0, column].set_xlabel("step size", fontsize=8)
-        axes[0, column].set_xticks(
-            [flow["horizon"] / k for k in flow["steps"]], [f"{flow['horizon'] / k:g}" for k in flow["steps"]]
-        )
-        axes[0, column].set_xticks([], minor=True)
-        axes[1, column].set_xlabel("seconds", fontsize=8)
-    axes[0, 0].set_ylabel("relative error", fontsize=8)
-    axes[1, 0].set_ylabel("relative error", fontsize=8)
-    for ax in axes.flat:
-        ax.tick_params(labelsize=7, which="both")
-        ax.spines[["top", "right"]].set_visible(False)
+            above.loglog(h, error, **style[_short(row["label"])])
+            below.loglog(seconds, error, **style[_short(row["label"])])
+        above.set_title(f"{flow['name']}, d = {flow['d']}", fontsize=9)
+        sizes = [flow["horizon"] / k for k in flow["steps"]]
+        above.set_xticks(sizes, [f"{h:g}" for h in sizes])
+        above.set_xticks([], minor=True)
+        for ax, label in ((above, "step size"), (below, "seconds")):
+            ax.set_axis_on()
+            ax.set_xlabel(label, fontsize=8)
+            ax.tick_params(labelsize=7, which="both")
+            ax.spines[["top", "right"]].set_visible(False)
+            if i % across == 0:
+                ax.set_ylabel("relative error", fontsize=8)
     handles = [axes[0, 0].plot([], [], label=label, **s)[0] for label, s in style.items()]
     picture.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
