@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 from torch import nn
 
 import wgflow
-from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, Functional, MovingMeasure, StandardNormal, why_not
+from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, Functional, MovingMeasure, StandardNormal, _bench, why_not
 from wgflow.errors import Unsupported
 
 
@@ -167,6 +167,21 @@ class Rows(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class Table(SphinxDirective):
+    """Print what ``wgflow bench NAME`` prints: the argument is the path of the record ``NAME.json``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the text, or a sentence where the record has not been made."""
+        path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            return self.parse_text_to_nodes("None yet: run the command above.")
+        text = _bench.tabulate(path.stem)(json.loads(path.read_text()))
+        return [nodes.literal_block(text, text, language="none")]
+
+
 def _find(value: Any, path: list[str]) -> Any:
     """Follow names, and numbers into lists; None where something is missing."""
     for name in path:
@@ -226,6 +241,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("wgflow-records", Records)
     app.add_directive("wgflow-numbers", Numbers)
     app.add_directive("wgflow-rows", Rows)
+    app.add_directive("wgflow-table", Table)
     app.connect("missing-reference", resolver(app))
     app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
