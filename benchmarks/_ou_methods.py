@@ -200,9 +200,10 @@ METHODS = [
 ]  # fmt: skip
 
 
-def iteration_seconds(d: int, *, batch: int, iters: int) -> float:
-    """Return CPU seconds of one update of the chain of ICNN gradients in its second step."""
-    compose = chained(icnn, JKO(optim=Adam(1e-2), iters=iters, batch=batch), torch.float32)
+def iteration_seconds(d: int, *, width: int, depth: int, batch: int, iters: int) -> float:
+    """Return CPU seconds of one update of a chain of ICNN gradients in its second step, of Adam as the public code has it."""
+    make = lambda d: ICNNGradient(d, width=width, depth=depth)  # noqa: E731
+    compose = chained(make, JKO(optim=Adam(5e-3), iters=iters, batch=batch), torch.float32)
     F, solver, measure = compose(d, Gaussian(torch.zeros(d), 2 * torch.eye(d)), 0, False)
     costs = StepCosts()
     solve(F, solver, measure, step_size=H, num_steps=2, save=Save(0), callbacks=[costs])

@@ -77,16 +77,20 @@ def collect(runs: dict[str, Any], dims: Sequence[int], exact: dict[int, list[dic
 
 
 def peer(clone: Path | None, dims: Sequence[int], quick: bool) -> list[dict[str, Any]]:
-    """Return seconds of an iteration of the public code and of ours, at the same batch."""
+    """Return seconds of an iteration of the public code, and of ours with layers as wide and as used here, same batch."""
     if clone is None:
         print("--mokrov not given: the public code is not timed")
         return []
     batch, iters, last = (64, 1, 2) if quick else (1024, 10, round(max(TIMES) / H))
     found = []
     for d in dims:
-        first, later = (seconds_per_iteration(clone, d, maps=maps, iters=iters, batch=batch) for maps in (0, last - 1))
-        ours = iteration_seconds(d, batch=batch, iters=10 * iters)
-        found.append({"d": d, "batch": batch, "last": last, "theirs_first": first, "theirs_last": later, "ours": ours})
+        theirs = [seconds_per_iteration(clone, d, maps=maps, iters=iters, batch=batch) for maps in (0, last - 1)]
+        same, used = (
+            iteration_seconds(d, width=width, depth=depth, batch=batch, iters=10 * iters)
+            for width, depth in ((64, 2), (32, 1))
+        )
+        found.append({"d": d, "batch": batch, "last": last, "theirs_first": theirs[0], "theirs_last": theirs[1]})
+        found[-1] |= {"ours": same, "ours_as_used": used}
     return found
 
 
