@@ -72,7 +72,7 @@ def seconds_per_iteration(clone: Path, d: int, *, maps: int, iters: int, batch: 
     for p in net.parameters():
         p.data = torch.randn(p.shape) / math.sqrt(WIDTH)
     net.convexify()
-    net = utils.id_pretrain_model(net, start, lr=RATE, n_max_iterations=200, batch_size=batch, verbose=False)
+    net = utils.id_pretrain_model(net, start, lr=RATE, n_max_iterations=20, batch_size=batch, verbose=False)
     flow = diffusion.Diffusion(start, n_max_prop=batch)
     flow.Ds = [net] * maps
 
