@@ -94,18 +94,25 @@ def summary(label: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"label": label, "runs": len(done), "failed": len(runs) - len(done), **found, "all": list(runs)}
 
 
-def published(d: int) -> list[dict[str, Any]]:
-    """Return the published rows of a dimension."""
-    return [
-        {
-            "label": label,
-            "runs": 5,
-            "log10_symkl": scores[d],
-            "energy_distance": PUBLISHED_ENERGY.get(label, {}).get(d),
-        }
-        for label, scores in PUBLISHED.items()
-        if d in scores
-    ]
+def published(d: int, runs: int) -> list[dict[str, Any]]:
+    """Return the published rows of a dimension: the means over the first targets, and over all of them where these are not all."""
+    found = []
+    for label, scores in PUBLISHED.items():
+        energies = PUBLISHED_ENERGY.get(label, {})
+        for n in dict.fromkeys((min(runs, 5), 5) if d in scores else ()):
+            row: dict[str, Any] = {"label": label, "runs": n, "log10_symkl": float(np.mean(np.log10(scores[d][:n])))}
+            found.append(row | ({"energy_distance": float(np.mean(energies[d][:n]))} if d in energies else {}))
+    return found
+
+
+def earlier(path: Path, settings: dict[str, Any]) -> dict[tuple[int, str, int], dict[str, Any]]:
+    """Return the runs of a record by dimension, method and target; none if it was made with other settings."""
+    record = json.loads(path.read_text()) if path.exists() else None
+    same = ("size", "points", "quick", "threads")
+    if record is None or any(record["settings"][key] != settings[key] for key in same):
+        return {}
+    suites = record["results"]["suites"]
+    return {(s["d"], row["label"], r["run"]): r for s in suites for row in s["rows"] for r in row["all"]}
 
 
 def draw(suites: Sequence[dict[str, Any]], path: Path) -> None:
@@ -143,21 +150,25 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument(
         "--dims", type=int, nargs="*", default=[2, 6, 12, 32], help=f"of {', '.join(map(str, SETTINGS))}"
     )
-    options.add_argument("--runs", type=int, help="targets of every dimension; fewer in higher ones when left out")
+    options.add_argument("--runs", type=int, nargs="*", help=f"targets of every dimension; of {RUNS} when left out")
     options.add_argument("--points", type=int, default=1000, help="fresh points that score a density")
     options.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "gaussian_mixtures.png")
+    options.add_argument(
+        "--resume", action="store_true", help="take the runs that the record holds, if its settings are these"
+    )
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     size = Size()
     if args.quick:
-        size, args.dims, args.runs, args.points = QUICK, args.dims[:1], 1, 50
+        size, args.dims, args.runs, args.points = QUICK, args.dims[:1], [1], 50
         args.figure = args.results / args.figure.name
-    counts = {d: args.runs or RUNS[d] for d in args.dims}
+    counts = dict(zip(args.dims, args.runs or [RUNS[d] for d in args.dims], strict=True))
     settings = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
-        if key not in ("results", "figure")
+        if key not in ("results", "figure", "resume")
     } | {"runs": counts, "size": vars(size)}
+    done = earlier(args.results / "gaussian_mixtures.json", settings) if args.resume else {}
     for method in methods(args.dims[0], QUICK):  # imports and first calls are not the methods'
         run(method, args.dims[0], 0, args)
     found: dict[int, dict[str, list[dict[str, Any]]]] = {d: {} for d in args.dims}
@@ -166,11 +177,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if number >= counts[d]:
             continue
         for method in methods(d, size):
-            found[d].setdefault(method.label, []).append(run(method, d, number, args))
+            result = done.get((d, method.label, number)) or run(method, d, number, args)
+            found[d].setdefault(method.label, []).append(result)
             suites = [
-                {"d": d, "rows": [summary(*row) for row in rows.items()], "published": published(d)}
+                {"d": d, "rows": [summary(*row) for row in rows.items()], "published": published(d, len(first))}
                 for d, rows in found.items()
-                if rows
+                for first in list(rows.values())[:1]
             ]
             path = write("gaussian_mixtures", args.results, settings, {"suites": suites}, torch.device("cpu"))
             print(f"d = {d}, target {number}: {method.label}", flush=True)

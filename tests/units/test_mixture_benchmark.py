@@ -50,6 +50,18 @@ def test_langevin_ends_as_far_from_the_target_as_published(script, run, energy, 
     assert excess == pytest.approx(energy, abs=3 * math.sqrt(2) * spread)
 
 
+# Mean log10 over the five runs, computed from the same files by others.
+MEANS = {2: (-1.37, -1.16, -0.66), 6: (-0.54, 0.17, 1.45), 12: (-0.30, 1.01, 5.59)}
+
+
+@pytest.mark.parametrize("d", MEANS)
+def test_published_rows_are_means_over_as_many_targets_as_were_run(script, d):
+    rows = script("gaussian_mixtures").published(d, 2)
+    assert [row["runs"] for row in rows] == [2, 5] * 3
+    assert [row["log10_symkl"] for row in rows[1::2]] == pytest.approx(MEANS[d], abs=6e-3)
+    assert script("gaussian_mixtures").published(32, 1) == []
+
+
 def test_masses_of_points_at_the_centres_are_their_shares(script):
     suite = script("_mixture_suite")
     pi = GaussianMixture(torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0], [50.0, 50.0]]), 1.0)
@@ -151,7 +163,12 @@ def test_the_table_holds_our_rows_and_the_published_ones():
 @pytest.mark.slow
 def test_the_whole_benchmark_runs(script, tmp_path):
     options = ["--quick", "--device", "cpu", "--results", str(tmp_path)]
-    record = json.loads(script("gaussian_mixtures").main(options).read_text())
+    main = script("gaussian_mixtures").main
+    record = json.loads(main(options).read_text())
+    # Resumed, it runs nothing again: the seconds are the same.
+    again = json.loads(main([*options, "--resume"]).read_text())
+    runs = [[row["all"] for suite in r["results"]["suites"] for row in suite["rows"]] for r in (record, again)]
+    assert runs[0] == runs[1]
     assert {"benchmark", "date", "machine", "versions", "commit", "note", "settings", "results"} <= record.keys()
     assert str(BENCHMARKS.parent) not in json.dumps(record)
     assert (tmp_path / "gaussian_mixtures.png").read_bytes().startswith(b"\x89PNG")
