@@ -73,7 +73,23 @@ def stationary_variances(ns):
         assert gfsd == pytest.approx(1 - e**2, abs=0.03)
 
 
+def chain_of_convex_networks(ns):
+    """The density of the last law integrates to 1, and to a Gaussian the certificate of a step holds."""
+    cell = float(ns["side"][1] - ns["side"][0]) ** 2
+    mass = float((ns["start"].base.log_prob(ns["x"]) - ns["logdets"]).exp().sum()) * cell
+    assert mass == pytest.approx(1, abs=1e-3)  # a sum over the plane of pixels; the box has all but 1e-4
+    for row in ns["control"][1:]:
+        # Minimised to a fraction of the first gradient: both sides are within some percent of the affine step's.
+        assert row["dissipation"] == pytest.approx(row["speed²"], rel=0.05)
+    for rows in (ns["steps"], ns["paced"]):
+        values = [row["KL"] for row in rows]
+        assert values == sorted(values, reverse=True)
+    constant, equal = ([row["moved²"] ** 0.5 for row in ns[rows][1:]] for rows in ("steps", "paced"))
+    assert max(equal) / min(equal) < 1.5 < max(constant) / min(constant)
+
+
 SCRIPTS = {
+    "plot_classic_jko": chain_of_convex_networks,
     "plot_film": end_of_film,
     "plot_your_own": own_parts,
     "plot_momentum_and_reaction": masses,
