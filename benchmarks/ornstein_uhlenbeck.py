@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from _mokrov import seconds_per_iteration
 from _ou_methods import METHODS, Method, iteration_seconds, run
-from _ou_suite import TARGETS, TIMES, H, exact_rows, recursion, target
+from _ou_suite import PUBLISHED, TARGETS, TIMES, H, exact_rows, recursion, target
 from _record import figure, parser, write
 
 from wgflow._bench.ornstein_uhlenbeck import table
 from wgflow.reference import OrnsteinUhlenbeck
 
 DIMS = (2, 4, 6, 10)
-COLORS = {"exact": "0.35", "published": "C7"}
 
 
 def row(method: Method, d: int, runs: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +98,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     labels = list(dict.fromkeys(r["label"] for block in results["dims"] for r in block["rows"]))
+    labels = [label for label in labels if not label.startswith("Langevin")]  # far below, but for its particles
     ours = [m.label for m in METHODS]
     style = {label: _style(label, ours) for label in labels}
     picture = Figure(figsize=(10.5, 5.2), layout="constrained")
@@ -119,20 +119,30 @@ def draw(results: dict[str, Any], path: Path) -> None:
         ax.set_ylim(-4.5, 1.0)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("mean log10 of the symmetric KL to the exact law", fontsize=9)
-    handles = [axes[0].plot([], [], label=label, **s)[0] for label, s in style.items()]
+    few = {
+        r["label"]: f" ({r['targets_run']} targets)"
+        for block in results["dims"]
+        for r in block["rows"]
+        if r.get("targets_run", TARGETS) < TARGETS
+    }
+    handles = [axes[0].plot([], [], label=label + few.get(label, ""), **s)[0] for label, s in style.items()]
     picture.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=150)
 
 
 def _style(label: str, ours: Sequence[str]) -> dict[str, Any]:
+    """Return colours for what is run here, grey for published rows, black for formulas, the floor as a broad band."""
     if label in ours:
         i = ours.index(label)
         return {"color": f"C{i}", "marker": "os^vDP"[i % 6], "linewidth": 1.6, "markersize": 5}
-    if "published" in label:
-        return {"color": "0.6", "linestyle": "--", "marker": "osvD"[len(label) % 4], "linewidth": 1.0, "markersize": 4}
-    dashes = {"exact JKO": "-", "forward E": ":", "forward-b": "-.", "Langevin,": (0, (1, 3))}
-    return {"color": "black", "linestyle": dashes.get(label[:9], (0, (6, 4))), "linewidth": 1.2}
+    if label in PUBLISHED:
+        mark = "osvD"[list(PUBLISHED).index(label) % 4]
+        return {"color": "0.6", "linestyle": "--", "marker": mark, "linewidth": 1.0, "markersize": 4}
+    if label.startswith("exact JKO"):
+        return {"color": "0.8", "linewidth": 7, "zorder": 1}
+    dashes = {"forward Euler": ":", "forward-backw": "-."}
+    return {"color": "black", "linestyle": dashes.get(label[:13], (0, (6, 4))), "linewidth": 1.2}
 
 
 def taken_over(args: argparse.Namespace) -> dict[str, Any]:
