@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from _mixture_suite import HORIZON, start
@@ -62,7 +62,7 @@ class Size:
     steps: int = 40
     long_steps: int = 12
     share: float = 1.0
-    lr: float = field(default=3e-3)
+    lr: float = 3e-3
 
     def particles(self, n: int) -> int:
         return max(round(self.share * n), 50)

@@ -119,7 +119,7 @@ def draw(suites: Sequence[dict[str, Any]], path: Path) -> None:
     """Plot KL and the error of the masses against time, a column a dimension, for the first target of each."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.1 * len(suites), 5.6), layout="constrained")
+    figure = Figure(figsize=(3.1 * max(len(suites), 3), 5.6), layout="constrained")
     axes = figure.subplots(2, len(suites), squeeze=False, sharex="col")
     for column, suite in enumerate(suites):
         axes[0, column].set_title(f"d = {suite['d']}", fontsize=9)
