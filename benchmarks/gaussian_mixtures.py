@@ -34,6 +34,7 @@ from wgflow.errors import Unsupported
 from wgflow.maps import NeuralODE
 from wgflow.measures.chain import Chain
 
+MASSES = "a lower bound: KL of the masses of Langevin"
 RUNS = {2: 5, 4: 3, 6: 2, 8: 2, 10: 1, 12: 1, 32: 1}
 
 
@@ -132,15 +133,18 @@ def draw(suites: Sequence[dict[str, Any]], path: Path) -> None:
                     ax.semilogy(*zip(*points, strict=True), **style, label=row["label"])
             bound = [(r["t"], r["mass_kl"]) for r in trace if "kl" not in r and r["t"] > 0.5]
             if bound and row["label"].startswith("Langevin, "):
-                axes[0, column].semilogy(*zip(*bound, strict=True), color=f"C{i}", linestyle=":", linewidth=1.6)
+                axes[0, column].semilogy(
+                    *zip(*bound, strict=True), color=f"C{i}", linestyle=":", linewidth=1.6, label=MASSES
+                )
         axes[1, column].set_xlabel("time", fontsize=8)
-    axes[0, 0].set_ylabel("KL to the target\n(dotted: what the masses of Langevin leave)", fontsize=8)
+    axes[0, 0].set_ylabel("KL to the target", fontsize=8)
     axes[1, 0].set_ylabel("total variation of the masses", fontsize=8)
     for ax in axes.flat:
         ax.tick_params(labelsize=7, which="both")
         ax.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    known = [axes[i, 0].get_legend_handles_labels() for i in (1, 0)]
+    named = {label: handle for handles, labels in known for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
