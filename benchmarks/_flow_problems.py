@@ -32,6 +32,7 @@ from wgflow import (
     Particles,
     PowerEntropy,
     PowerLaw,
+    Proximal,
     Spacings,
     SquaredW2,
 )
@@ -138,7 +139,12 @@ def w1_on_the_line(quick: bool) -> Problem:
         return float((cloud(m).x[:, 0].sort()[0] - end).square().mean().sqrt()) / travelled
 
     F, start = W1(Particles(y[:, None]), batch=EVERY), Particles(x[:, None])
-    for label, solver in (("forward Euler", ForwardEuler()), ("Heun", Heun()), ("JKO of particles", implicit())):
+    for label, solver in (
+        ("forward Euler", ForwardEuler()),
+        ("Heun", Heun()),
+        ("JKO of particles", implicit()),
+        ("JKO of particles in closed form", Proximal()),
+    ):
         problem.add(label, solver, F, start, error)
     return problem
 
