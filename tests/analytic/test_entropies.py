@@ -113,6 +113,20 @@ def gaussian_pair(name, m, s):
     return float(entropy(name, Gaussian(double([0.0]), double([[1.0]]))).value(nodes))
 
 
+@pytest.mark.parametrize("name", [n for n in ENTROPIES if n != "identity"])
+def test_the_estimator_of_the_value_has_no_term_in_one_over_the_ratio(name):
+    F = entropy(name, StandardNormal(1))
+    r = torch.linspace(0.02, 1.98, 50, dtype=torch.float64)
+    at_0 = F.f(torch.zeros_like(r))
+    torch.testing.assert_close(F.perspective(r.log()), (F.f(r) - at_0) / r + at_0, rtol=1e-9, atol=1e-12)
+    # Its slope in log r is f'(r) - (f(r) - f(0)) / r, about r f''(r) / 2: rounding must not show where r is nearly 0.
+    small = torch.tensor([-30.0, -12.0, -3.0]).requires_grad_(True)
+    (slope,) = torch.autograd.grad(F.perspective(small).sum(), small)
+    exact = small.detach().double().requires_grad_(True)
+    (right,) = torch.autograd.grad(F.perspective(exact).sum(), exact)
+    torch.testing.assert_close(slope.double(), right, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("m", "s"), [(0.5, 0.8), (0.1, 0.9), (-0.3, 0.7)])
 @pytest.mark.parametrize("name", [n for n in ENTROPIES if n != "identity"])
 def test_value_between_gaussians(name, m, s):

@@ -58,12 +58,16 @@ class FDivergence(Functional):
         raise Unsupported(f"{type(self).__name__} must define ratio")
 
     def perspective(self, log_r: Tensor) -> Tensor:
-        r"""Return :math:`f(r)/r` from :math:`\log r`, elementwise; its mean under :math:`\rho` is :math:`D_f`."""
+        r"""Return a function of :math:`\log r`, elementwise, whose mean under :math:`\rho` is :math:`D_f`.
+
+        Here :math:`f(r)/r`. Where :math:`f(0)` is finite, :math:`(f(r)-f(0))/r+f(0)` is better: the mean of :math:`f(0)/r` is a
+        constant, but that of a sample is not, and a map fitted to the sample makes use of it.
+        """
         r = log_r.exp()
         return self.f(r) / r
 
     def value(self, rho: Particles) -> Scalar:
-        r"""Return :math:`E_\rho[f(r)/r]`, :math:`r=\rho/\nu` from the densities.
+        r"""Return the mean of :meth:`perspective`, :math:`r=\rho/\nu` from the densities.
 
         Raises
         ------
@@ -150,7 +154,7 @@ class KL(FDivergence):
         return -self.target.log_prob(x)
 
     def perspective(self, log_r: Tensor) -> Tensor:
-        """Return log r: the estimator with the lighter tail (f(r)/r has 1/r in it, whose mean is a constant)."""
+        """Return log r."""
         return log_r
 
 
@@ -211,6 +215,10 @@ class Chi2(FDivergence):
     def ratio(self, u: Tensor) -> Tensor:
         """Return max(1 + u/2, 0)."""
         return (1 + u / 2).clamp(min=0)
+
+    def perspective(self, log_r: Tensor) -> Tensor:
+        """Return r - 1."""
+        return torch.expm1(log_r)
 
 
 @register_functional("chi2_signed")

@@ -13,6 +13,12 @@ from wgflow.functionals.divergences import LOG2, LOG_RATIO_CAP, FDivergence, cap
 from wgflow.measures import Particles
 
 
+def _log1p_over(log_r: Tensor) -> Tensor:
+    """Return log(1+r) / r from log r: 1 for small r, where the quotient of rounded numbers would be anything."""
+    r = log_r.clamp(min=-20, max=80).exp()
+    return torch.log1p(r) / r
+
+
 @register_functional("softplus")
 @dataclass(frozen=True)
 class Softplus(FDivergence):
@@ -34,6 +40,12 @@ class Softplus(FDivergence):
     def ratio(self, u: Tensor) -> Tensor:
         """Return 2 sigmoid(u)."""
         return 2 * u.sigmoid()
+
+    def perspective(self, log_r: Tensor) -> Tensor:
+        """Return log(2r) + (2-r) log(1 - r/2) / r, infinite for r above 2."""
+        half = (log_r - LOG2).clamp(min=-20, max=0).exp()
+        inside = log_r + LOG2 + torch.special.xlog1py(1 - half, -half) / half
+        return torch.where(log_r <= LOG2, inside, torch.inf)
 
 
 @register_functional("js_exact")
@@ -58,6 +70,10 @@ class JSExact(FDivergence):
     def ratio(self, u: Tensor) -> Tensor:
         """Return e^u / (2 - e^u), at most e^20: it overflows at the end of its domain."""
         return 1 / torch.expm1(LOG2 - u).clamp(min=math.exp(-LOG_RATIO_CAP))
+
+    def perspective(self, log_r: Tensor) -> Tensor:
+        """Return log(2r) - log(1+r) - log(1+r) / r + log 2."""
+        return log_r - nnf.softplus(log_r) - _log1p_over(log_r) + 2 * LOG2
 
     def witness(self, v: Tensor) -> Tensor:
         """Return log 2 - softplus(v)."""
@@ -93,6 +109,10 @@ class JSNonSaturating(JSExact):
     def ratio(self, u: Tensor) -> Tensor:
         """Return max(2 e^u - 1, 0)."""
         return (2 * u.clamp(max=LOG_RATIO_CAP).exp() - 1).clamp(min=0)
+
+    def perspective(self, log_r: Tensor) -> Tensor:
+        """Return log((1+r)/2) + log(1+r) / r - log 2."""
+        return nnf.softplus(log_r) + _log1p_over(log_r) - 2 * LOG2
 
     def witness(self, v: Tensor) -> Tensor:
         """Return softplus(-v) - log 2."""
