@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from _flows import DRAWS, EVERY, Problem, cloud, debiased, double, implicit, levels, wide_enough
+from _flow_rows import DRAWS, EVERY, Problem, cloud, debiased, double, implicit, levels, wide_enough
 from _learned_rows import learned
 from _line_problems import f_divergence, mixture
 from torch import Tensor

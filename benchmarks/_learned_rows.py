@@ -7,7 +7,7 @@ than elsewhere. Scored by fresh draws.
 from collections.abc import Callable
 from dataclasses import replace
 
-from _flows import Error, Problem
+from _flow_rows import Error, Problem
 from torch import nn
 
 from wgflow import JKO, Adam, Critic, FDivergence, Gaussian, GaussianMixture, Solver

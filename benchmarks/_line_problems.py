@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from _flows import DRAWS, Problem, cloud, debiased, double, implicit, levels, wide_enough
+from _flow_rows import DRAWS, Problem, cloud, debiased, double, implicit, levels, wide_enough
 from _learned_rows import learned
 from _line import Line, Pressure
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from _cost_in_k import cost_in_k
 from _flow_problems import problems
-from _flows import Method, Problem
+from _flow_rows import Method, Problem
 from _record import Clock, figure, parser, peak_memory_mb, reset_peak, write
 
 from wgflow import Autograd, Critic, Diverged, Save, solve
