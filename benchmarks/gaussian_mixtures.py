@@ -170,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     settings = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
-        if key not in ("results", "figure", "resume")
-    } | {"runs": counts, "size": vars(size)}
+        if key not in ("results", "figure", "resume", "runs")
+    } | {"runs_asked": counts, "size": vars(size)}
     done = earlier(args.results / "gaussian_mixtures.json", settings) if args.resume else {}
     for method in methods(args.dims[0], QUICK):  # imports and first calls are not the methods'
         run(method, args.dims[0], 0, args)
