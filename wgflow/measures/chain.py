@@ -7,10 +7,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from wgflow._rng import build, generator, replayed
+from wgflow._rng import build, generator
 from wgflow._typing import NetSource, Points
 from wgflow.errors import BadInput, Unsupported
 from wgflow.maps import TransportMap
+from wgflow.measures._chain_successor import ChainSuccessor
 from wgflow.measures.base import Measure, MovingMeasure, Successor
 from wgflow.measures.particles import Particles
 
@@ -272,72 +273,3 @@ class _Live:
     maps: list[TransportMap]
     cache: Particles | None = None
     depth: int = 0
-
-
-@dataclass(eq=False)
-class ChainSuccessor(Successor):
-    """The map of an implicit step, applied to draws of its predecessor."""
-
-    map: TransportMap
-
-    def parameters(self) -> list[Tensor]:
-        """Weights of the map."""
-        return list(self.map.parameters())
-
-    def couple(
-        self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
-    ) -> tuple[Particles, Particles]:
-        """Draw from the frozen chain and map it once more; the log density follows by the change of variables."""
-        return self.coupling(rho, n, rng, latent)()
-
-    def coupling(
-        self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
-    ) -> Callable[[], tuple[Particles, Particles]]:
-        """Draw from the frozen chain, once; every call maps that draw once more.
-
-        Raises
-        ------
-        BadInput
-            When the chain is full.
-        """
-        assert isinstance(rho, Chain)
-        rho._check_room(len(rho.maps) + 1)
-        x = rho.draw(n, rng)
-        return replayed(lambda rng: (x, self._image(x, rng)), rng)
-
-    def _image(self, x: Particles, rng: torch.Generator) -> Particles:
-        if x.log_rho is None:
-            return Particles(self.map(x.x), x.log_w)
-        y, logdet = self.map.with_logdet(x.x, rng)
-        return Particles(y, x.log_w, x.log_rho - logdet)
-
-    def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:
-        """Draw and map once more, without gradient or density."""
-        assert isinstance(rho, Chain)
-        x = rho._draw(n, rng, density=False)
-        with torch.no_grad():
-            return Particles(self.map(x.x), x.log_w)
-
-    def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Chain:
-        """Append the map to the chain."""
-        assert isinstance(rho, Chain)
-        rho.append(self.map)
-        return rho
-
-    def trained(self, rho: MovingMeasure) -> None:
-        """Put the weights back where they are allowed to be."""
-        self.map.project()
-
-    def measure(self, rho: MovingMeasure) -> Chain:
-        """View the chain with the map in training at its end."""
-        assert isinstance(rho, Chain)
-        live = rho._moving
-        return replace(rho, _live=replace(live, maps=[*live.maps, self.map]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain form."""
-        return self.map.state_dict()
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore in place: the optimiser holds the same weights."""
-        self.map.load_state_dict(saved)
