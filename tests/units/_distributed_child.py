@@ -110,13 +110,18 @@ def error_of(*args: Any, **options: Any) -> str:
     return "none"
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    """Run all cases on one rank, in the same order on every rank."""
+def join(rank: int, world: int, folder: Path) -> None:
+    """Meet the other ranks in a folder."""
     if Path("/sys/class/net/lo").exists():  # talk over the loopback whatever the name of this machine resolves to
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     meet = f"file://{folder / 'meet'}"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+
+
+def work(rank: int, world: int, folder: Path) -> None:
+    """Run all cases on one rank, in the same order on every rank."""
+    join(rank, world, folder)
     here = (rank, world)
     first = lambda *callbacks: callbacks if rank == 0 else ()  # noqa: E731
 

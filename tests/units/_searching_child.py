@@ -1,12 +1,11 @@
 """Minimisers with a line search on two ranks whose objectives differ; ``test_searching_ranks.py`` looks at the results."""
 
-import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from _distributed_child import join
 
 import wgflow as wg
 from wgflow.generative.runtime import Sharded
@@ -55,10 +54,6 @@ CASES = {
 
 def work(rank: int, world: int, folder: Path) -> None:
     """Run all cases on one rank, in the same order on every rank."""
-    if Path("/sys/class/net/lo").exists():  # talk over the loopback whatever the name of this machine resolves to
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    meet = f"file://{folder / 'meet'}"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    join(rank, world, folder)
     torch.save({name: case(rank, world) for name, case in CASES.items()}, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()

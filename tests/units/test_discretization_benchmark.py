@@ -1,7 +1,6 @@
 """The benchmark of discretizations: its counts, its record and its table."""
 
 import argparse
-import importlib
 import json
 import math
 from pathlib import Path
@@ -15,15 +14,6 @@ from wgflow.cli import main
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 QUICK = argparse.Namespace(quick=True)
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a function from the name of a script to its module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
 
 
 def test_orders_look_above_the_floor(script):

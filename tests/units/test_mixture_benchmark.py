@@ -1,6 +1,5 @@
 """The benchmark of Gaussian mixtures: its targets are the published ones, its scores are right where they are known."""
 
-import importlib
 import json
 import math
 import zlib
@@ -13,15 +12,6 @@ from wgflow import KL, GaussianMixture, Langevin, Particles, Save, solve, why_no
 from wgflow._bench.gaussian_mixtures import table
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a function from the name of a script to its module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("d", "run", "name"), [(2, 3, "venus@2@3"), (12, 0, "uran@12@0"), (32, 0, "earth@32")])

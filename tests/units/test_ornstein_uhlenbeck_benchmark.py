@@ -1,6 +1,5 @@
 """The Ornstein–Uhlenbeck benchmark: its exact rows against published numbers, its scores, its record and its table."""
 
-import importlib
 import json
 import math
 from pathlib import Path
@@ -13,15 +12,6 @@ from wgflow._bench.ornstein_uhlenbeck import table
 from wgflow.reference import Moments, OrnsteinUhlenbeck
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Return a function from the name of a script to its module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
 
 
 # Mean log10 of the symmetric KL over the 15 targets of Mokrov et al.; two digits are given. Of exact forward Euler the
