@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     device = torch.device("cpu")  # the networks are small; on a GPU one would measure launches
     runs = taken_over(args)
     settings = {k: v for k, v in vars(args).items() if k not in ("results", "device", "threads", "mokrov", "resume")}
-    settings |= {"h": H, "methods": {m.label: m.settings for m in METHODS}, "settings_chosen_on": "targets 100 to 102"}
+    settings |= {"h": H, "methods": {m.label: m.settings for m in METHODS}, "settings_chosen_on": "targets 100 and 101"}
     exact = {d: exact_rows(d) for d in args.dims}
     timed = peer(args.mokrov, sorted({min(args.dims), max(args.dims)}), args.quick)
 

@@ -87,10 +87,10 @@ class JKO(Solver):
         Accept a step early, once the gradients of transport and energy cancel up to this fraction,
         :math:`\lVert\nabla E[c]/h+\nabla F\rVert\le` ``tolerance`` :math:`(\lVert\nabla E[c]/h\rVert+\lVert\nabla F\rVert)` in
         the successor's parameters, and, with an estimator that is trained, those of its own objective as well (for a critic,
-        :math:`\langle\varphi,\rho'\rangle` against :math:`F^*(\varphi)`). 0.05 is a step in the right direction to a tenth or so; the
-        updates given remain the limit. For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own.
+        :math:`\langle\varphi,\rho'\rangle` against :math:`F^*(\varphi)`). At 0.05 the force that is left is a tenth of the
+        transport's; the updates given remain the limit. For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own.
     look_every : int
-        Updates between such looks, reported as ``jko/imbalance``. Each takes four fresh batches, about the time of five updates,
+        Updates between such looks, reported as ``jko/imbalance``. Each takes four fresh batches, with two backward passes each,
         and waits for the device. Norms are free of the bias of the batches' noise, so a look says nothing below that noise.
     """
 
