@@ -88,7 +88,8 @@ class JKO(Solver):
         :math:`\lVert\nabla E[c]/h+\nabla F\rVert\le` ``tolerance`` :math:`(\lVert\nabla E[c]/h\rVert+\lVert\nabla F\rVert)` in
         the successor's parameters, and, with an estimator that is trained, those of its own objective as well (for a critic,
         :math:`\langle\varphi,\rho'\rangle` against :math:`F^*(\varphi)`). At 0.05 the force that is left is a tenth of the
-        transport's; the updates given remain the limit. For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own.
+        transport's; the updates given remain the limit.
+        For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own.
     look_every : int
         Updates between such looks, reported as ``jko/imbalance``. Each takes four fresh batches, with two backward passes each,
         and waits for the device. Norms are free of the bias of the batches' noise, so a look says nothing below that noise.
