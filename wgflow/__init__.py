@@ -14,6 +14,7 @@ from wgflow.errors import (
     Diverged,
     Incompatible,
     MissingDependency,
+    NotConverged,
     Unsupported,
     WgflowError,
 )
@@ -208,6 +209,7 @@ __all__ = [
     "Morse",
     "MovingMeasure",
     "NearestRBF",
+    "NotConverged",
     "Particles",
     "Piecewise",
     "PotentialEnergy",

@@ -51,3 +51,7 @@ class Diverged(WgflowError, ArithmeticError):
 
 class CheckpointError(WgflowError, RuntimeError):
     """A checkpoint is truncated, foreign or belongs to another run, or none could be written."""
+
+
+class NotConverged(RuntimeWarning):
+    """An iteration inside of a computation stopped at its budget, above its tolerance; the message has both numbers."""

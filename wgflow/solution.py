@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from wgflow._inner import UNCONVERGED
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers import State
 
@@ -49,8 +50,9 @@ class Solution:
         and metrics.
     state : State
         Pass it back as ``solve(..., state=...)`` to go on.
-    status : {"done", "stopped", "diverged"}
-        All steps done, stopped by a callback, or a quantity ceased to be finite.
+    status : {"done", "unconverged", "stopped", "diverged"}
+        All steps done; all steps made, but a solver inside of one missed its tolerance (:attr:`unconverged`); stopped by a
+        callback; or a quantity ceased to be finite.
     """
 
     measure: MovingMeasure
@@ -58,9 +60,19 @@ class Solution:
     times: list[float] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    status: Literal["done", "stopped", "diverged"] = "done"
+    status: Literal["done", "unconverged", "stopped", "diverged"] = "done"
 
     def curve(self, key: str) -> tuple[list[float], list[float]]:
         """Return the times and the values of one key of the history, where it was recorded."""
         rows = [r for r in self.history if key in r]
         return [r["t"] for r in rows], [r[key] for r in rows]
+
+    @property
+    def unconverged(self) -> dict[str, float]:
+        """Solvers inside of the steps that missed their tolerance, each with the share of the steps in which it did.
+
+        How far they came is in the history, as ``"<name>/residual"``, the mean over a step's updates.
+        """
+        names = {key for row in self.history for key in row if key.endswith(UNCONVERGED)}
+        missed = {name: sum(row.get(name, 0) > 0 for row in self.history) / len(self.history) for name in sorted(names)}
+        return {name.removesuffix(UNCONVERGED): share for name, share in missed.items() if share}

@@ -3,6 +3,7 @@
 import math
 import operator
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wgflow._inner import RESIDUAL, gathered
 from wgflow._ledger import ADVICE, Ledger
 from wgflow._ranks import anywhere
 from wgflow._rng import generator, global_generators, mixed
@@ -18,7 +20,7 @@ from wgflow._typing import Info
 from wgflow.callbacks import Callback
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import same_points, why_not
-from wgflow.errors import BadInput, CheckpointError, Diverged, Incompatible
+from wgflow.errors import BadInput, CheckpointError, Diverged, Incompatible, NotConverged
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
 from wgflow.solution import Save, Solution
@@ -41,6 +43,8 @@ class Run:
     ledger: Ledger = field(init=False)
     solution: Solution = field(init=False)
     metrics: dict[str, float] = field(default_factory=dict)
+    advice: dict[str, str] = field(default_factory=dict)
+    """What to do about solvers inside of the steps that miss their tolerance, by their names."""
     resumed_from: str | None = None
     sound: tuple[MovingMeasure, float] = field(init=False)
     """The last law, with its time, after which everything that was looked at was finite."""
@@ -239,6 +243,7 @@ def _drive(
             checkpoint.write(run, callbacks)
         if any(stops) or _advance(run, callbacks, checkpoint, log_every):
             solution.status = "stopped"
+        _say_unconverged(run)
     except Diverged as error:
         solution.status = "diverged"
         error.solution, error.time = solution, run.sound[1]
@@ -261,7 +266,10 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
     begun = time.perf_counter()
     while run.state.k < run.num_steps:
         k = run.state.k
-        run.state, info = run.solver.update(run.F, run.state, run.h(k))
+        with gathered() as inner:
+            run.state, info = run.solver.update(run.F, run.state, run.h(k))
+        info |= inner.info()
+        run.advice |= inner.advice
         ledger.add(k, info)
         for c in callbacks:
             c.on_update(run, info)
@@ -291,6 +299,26 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
         if stop:
             return True
     return False
+
+
+def _say_unconverged(run: Run) -> None:
+    """A flow that rests on solutions that are none is not done, and says so."""
+    solution = run.solution
+    if not solution.unconverged:
+        return
+    if solution.status == "done":
+        solution.status = "unconverged"
+    worst = {name: max(solution.curve(name + RESIDUAL)[1]) for name in solution.unconverged}
+    warnings.warn(
+        "inside of the time steps "
+        + "; ".join(
+            f"{name} missed its tolerance in {share:.0%} of the steps (residual up to {worst[name]:.2g}). "
+            f"{run.advice.get(name, '')}".rstrip()
+            for name, share in solution.unconverged.items()
+        ),
+        NotConverged,
+        stacklevel=4,
+    )
 
 
 def _record(run: Run, seconds: float) -> dict[str, Any]:
