@@ -9,6 +9,7 @@ from wgflow.compatibility import why_not
 from wgflow.densities import DensityModel, KernelDensity, Spacings
 from wgflow.errors import (
     BadInput,
+    CannotWrite,
     CheckpointError,
     DataNotFound,
     Diverged,
@@ -155,6 +156,7 @@ __all__ = [
     "BirthDeath",
     "Blob",
     "Callback",
+    "CannotWrite",
     "Chain",
     "Checkpoint",
     "CheckpointError",

@@ -1,19 +1,128 @@
-"""Checkpoint files: there whole or not at all, and checked when they are read."""
+"""Files that are there whole or not at all; the lock of a folder; checkpoint files, checked when they are read."""
 
+import errno
 import hashlib
 import os
 import re
-from contextlib import suppress
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from wgflow.errors import CheckpointError
+from wgflow.errors import CannotWrite, CheckpointError, WgflowError
 
 FORMAT = 1
+LOCK = "run.lock"
+_STRAY = ".writing-"
 _NAME = re.compile(r"update-(\d{10})-([0-9a-f]{16})\.pt")
 _ENTRIES = {"run", "state", "ledger", "history", "times", "saved", "callbacks", "global_rng"}
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a new, empty file beside ``path``, which takes its name, flushed to the disk, when the block has ended well.
+
+    Missing folders are made. A link or a file in the place of ``path`` is replaced, never written through. The mode is
+    what the umask leaves. A block that fails leaves nothing behind; a kill leaves a stray that :func:`remove_strays` finds.
+
+    Raises
+    ------
+    CannotWrite
+        When the file system refuses.
+    """
+    path = Path(path)
+    with _beside(path) as (temporary, put):
+        yield temporary
+        put(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """Give a new file in the folder of ``path``, and a function that renames it for good."""
+    temporary = path.with_name(f"{_STRAY}{secrets.token_hex(8)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+
+        def put(path: Path) -> None:
+            temporary.chmod(mode)  # some writers put a file of their own in its place, readable by its owner only
+            _flush(temporary)
+            os.replace(temporary, path)
+            if os.name == "posix":  # a rename is durable only once its folder is
+                _flush(path.parent)
+
+        yield temporary, put
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and not isinstance(error, WgflowError):
+            raise CannotWrite(f"cannot write {path}: {reason(error)}") from error
+        raise
+
+
+def reason(error: OSError) -> str:
+    """What the file system says, in words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return error.strerror or str(error)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_strays(directory: Path) -> None:
+    """Remove what killed runs left half written; only for who holds the folder's lock."""
+    for stray in directory.glob(f"{_STRAY}*"):
+        with suppress(OSError):
+            stray.unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it for this run: nobody else, thread or process, can while the block lasts.
+
+    Raises
+    ------
+    CheckpointError
+        When another process or thread holds it, or the folder cannot be written to.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, f"{LOCK} is a symbolic link")
+        with suppress(FileExistsError):  # the lock of a shared folder is for its group, as the umask says
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CheckpointError(
+            f"{folder} is in use by another process: wait for it, or give this run a folder of its own"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot write to the folder {folder}: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def files(directory: Path) -> list[Path]:
@@ -32,6 +141,8 @@ def read(path: Path) -> dict[str, Any]:
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise CheckpointError(f"{path.name} does not have the name of a checkpoint of wgflow")
+    if not path.is_file():  # a pipe would be read for ever
+        raise CheckpointError(f"{path.name} cannot be read: it is not a file")
     try:
         intact = _digest(path) == match[2]
         saved = torch.load(path, map_location="cpu", weights_only=True) if intact else None
@@ -45,36 +156,26 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(payload: dict[str, Any], directory: Path, updates: int) -> Path:
-    """Write one file under a temporary name, flush it to the disk, rename it and return its path.
+    """Write one checkpoint file of a folder, named by its update and its digest, and return its path.
 
-    An error of the file system leaves nothing behind; a kill leaves a stray that :func:`remove_strays` finds.
+    Raises
+    ------
+    CannotWrite
+        When the file system refuses, or the folder is not the one any more that the run has locked.
     """
-    temporary = directory / f".writing-{os.getpid()}"
-    try:
+    if not (directory / LOCK).exists():
+        gone = FileNotFoundError(errno.ENOENT, "the folder was removed or emptied in mid-run")
+        raise CannotWrite(f"cannot write to {directory}: {reason(gone)}") from gone
+    with _beside(directory / "update.pt") as (temporary, put):
         with open(temporary, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                torch.save(payload, file)
+            except RuntimeError as error:  # PyTorch's own writer does not say that its disk is full
+                code = errno.ENOSPC if shutil.disk_usage(directory).free < 2**20 else errno.EIO
+                raise OSError(code, str(error)) from error
         path = directory / f"update-{updates:010d}-{_digest(temporary)}.pt"
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    if os.name == "posix":  # a rename is durable only once its folder is
-        folder = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        put(path)
     return path
-
-
-def remove_strays(directory: Path) -> None:
-    """Remove what killed runs left half written; only for who holds the folder's lock."""
-    for stray in directory.glob(".writing-*"):
-        with suppress(OSError):
-            stray.unlink()
 
 
 def _digest(path: Path) -> str:

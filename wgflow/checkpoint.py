@@ -1,6 +1,5 @@
 """Checkpoints: plain tensors, written to a temporary name and renamed, checked by digest, one run a folder."""
 
-import errno
 import shutil
 import time
 import warnings
@@ -9,16 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from filelock import FileLock, Timeout
 
 from wgflow._describe import describe, differences
-from wgflow._files import FORMAT, files, read, remove_strays, write
+from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, write
 from wgflow._ranks import anywhere, from_first, parallel, rank
 from wgflow._state import load_state, plain, state_dict, tensors
-from wgflow.errors import BadInput, CheckpointError
+from wgflow.errors import BadInput, CannotWrite, CheckpointError
 
 if TYPE_CHECKING:
     from wgflow.callbacks import Callback
@@ -97,10 +95,11 @@ class Checkpoint:
         with ExitStack() as stack:
             if rank() == 0:
                 try:
-                    stack.enter_context(self._locked())
+                    stack.enter_context(locked(self.folder))
                     self._restore(run, callbacks)
                     self._check_room(run)
                     remove_strays(self.folder)
+                    self._remove_old()
                 except CheckpointError as error:
                     failed = error
             reason, name = from_first((failed and str(failed), run.resumed_from), device)
@@ -116,23 +115,6 @@ class Checkpoint:
                 raise failed or CheckpointError(f"another rank could not restore {name}")
             self._last = time.monotonic()
             yield
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "run.lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise CheckpointError(
-                f"{self.folder} is in use by another process: wait for it, or give this run a folder of its own"
-            ) from None
-        except OSError as error:
-            raise CheckpointError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _restore(self, run: "Run", callbacks: Sequence["Callback"]) -> None:
         refused: dict[Path, str] = {}
@@ -153,8 +135,8 @@ class Checkpoint:
                 f"{self.folder} holds checkpoints and none can be used. Give this run another folder, or remove them."
                 "\n  " + "\n  ".join(refused.values())
             )
-        for reason in refused.values():
-            warnings.warn(f"checkpoint refused, the one before it is used: {reason}", stacklevel=2)
+        for why in refused.values():
+            warnings.warn(f"checkpoint refused, the one before it is used: {why}", stacklevel=2)
         if run.updates > run.total_updates:
             raise CheckpointError(
                 f"the run in {self.folder} has made {run.updates} updates and completed {run.state.k} time steps, "
@@ -233,17 +215,19 @@ class Checkpoint:
         payload = self._payload(run, callbacks)
         try:
             path = write(payload, self.folder, run.updates)
-        except (OSError, RuntimeError) as error:
-            full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(self.folder).free < 2**20
-            reason = "the disk is full" if full else str(error)
+        except CannotWrite as error:
+            why = reason(cast(OSError, error.__cause__))
             raise CheckpointError(
-                f"no checkpoint could be written to {self.folder}: {reason}; earlier ones stay"
+                f"no checkpoint could be written to {self.folder}: {why}; earlier ones stay"
             ) from error
         self._refused.discard(path)
+        self._remove_old()
+        return path
+
+    def _remove_old(self) -> None:
         for old in [p for p in files(self.folder) if p not in self._refused][self.keep :]:
             with suppress(OSError):  # it is tried again next time
                 old.unlink()
-        return path
 
 
 def describe_run(run: "Run") -> dict[str, Any]:

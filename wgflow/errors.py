@@ -53,5 +53,9 @@ class CheckpointError(WgflowError, RuntimeError):
     """A checkpoint is truncated, foreign or belongs to another run, or none could be written."""
 
 
+class CannotWrite(WgflowError, OSError):
+    """A file could not be written; the message names it and the reason. What was there before is still there."""
+
+
 class NotConverged(RuntimeWarning):
     """An iteration inside of a computation stopped at its budget, above its tolerance; the message has both numbers."""

@@ -131,7 +131,16 @@ def full_inside_torch(monkeypatch, run):
 
 
 def really_full(monkeypatch, run):
-    (run.folder / f".writing-{os.getpid()}").symlink_to("/dev/full")
+    """The device that is always full, in the place of every new file."""
+    made = os.open
+
+    def on_the_device(path, flags, mode=0o777, **options):
+        if not flags & os.O_EXCL:
+            return made(path, flags, mode, **options)
+        Path(path).symlink_to("/dev/full")
+        return made(path, flags & ~(os.O_EXCL | os.O_CREAT), mode, **options)
+
+    monkeypatch.setattr(os, "open", on_the_device)
 
 
 @pytest.mark.parametrize("fill", [full_at_once, full_inside_torch, really_full], ids=lambda f: f.__name__)
