@@ -3,6 +3,7 @@
 import io
 import pickle
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,60 @@ def test_statistics_are_the_mean_and_the_unbiased_covariance():
     np.testing.assert_allclose(found.mu.numpy(), flat.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.sigma.numpy(), np.cov(flat.T), rtol=0, atol=1e-9)
     assert (found.n, found.id) == (50, PIXELS.id)
+
+
+class Affine(nn.Module):
+    """Pixels times a scale plus an offset."""
+
+    def __init__(self, scale=1.0, offset=0.0, dtype=torch.float64):
+        super().__init__()
+        self.scale, self.offset, self.dtype = scale, offset, dtype
+
+    def forward(self, x):
+        return (self.scale * x.flatten(1).double() + self.offset).to(self.dtype)
+
+
+def affine_distance(n=60, **settings):
+    net = ModuleFeatures(Affine(**settings), 12, "affine", preprocess=lambda x: x)
+    return frechet_distance(*(reference_stats(net, x, batch=25) for x in (images(n), images(n, high=201, seed=1))))
+
+
+@pytest.mark.parametrize("offset", [1e4, -1e6, 1e8])
+def test_a_large_mean_of_the_features_does_not_hide_their_covariance(offset):
+    """Translations leave the distance; sums of outer products would keep 16 digits of the square of the offset."""
+    x = images(300)
+    found = reference_stats(ModuleFeatures(Affine(offset=offset), 12, "affine", preprocess=lambda x: x), x, batch=70)
+    np.testing.assert_allclose(found.sigma.numpy(), np.cov(x.flatten(1).numpy().T), rtol=0, atol=1e-5)
+    assert affine_distance(offset=offset) == pytest.approx(affine_distance(), rel=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("n", [5, 60])
+def test_the_distance_scales_with_the_square_of_the_features(scale, n):
+    assert affine_distance(n, scale=scale) == pytest.approx(scale**2 * affine_distance(n), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2), (torch.float32, 1e-12)]
+)
+def test_features_in_low_precision_are_summed_in_float64(dtype, tolerance):
+    assert affine_distance(dtype=dtype) == pytest.approx(affine_distance(), rel=tolerance)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5, 12])
+def test_a_set_is_at_distance_zero_from_its_copy_and_the_distance_is_never_negative(rank):
+    basis = torch.randn(12, max(rank, 1), dtype=torch.float64, generator=rng())
+    sigma = (basis @ basis.T if rank else torch.zeros(12, 12).double()) * 1e6
+    near = stats(torch.zeros(12), sigma * (1 + 1e-12))
+    assert 0 <= frechet_distance(stats(torch.zeros(12), sigma), near) <= 1e-12 * float(sigma.trace())
+
+
+def test_a_collapsed_model_pays_the_distance_of_the_means_and_the_spread_of_the_data():
+    x = images(40)
+    flat = x.flatten(1).double()
+    exact = (flat.mean(0) - 50).square().sum() + flat.var(0).sum()
+    collapsed = exactly(torch.full_like(x, 50))
+    assert FID(PIXELS, x, n=40, batch=40)(collapsed, rng())["frechet"] == pytest.approx(float(exact), rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [7, 60])
@@ -193,6 +248,8 @@ def test_files_that_are_not_statistics(tmp_path):
         ({"mu": torch.zeros(2, 2).double()}, r"mu \(D,\)"),
         ({"sigma": torch.eye(3).double()}, r"\(2,\) and \(3, 3\)"),
         ({"mu": torch.zeros(2)}, "float64"),
+        ({"mu": torch.tensor([0.0, torch.nan]).double()}, r"mu has entries that are not finite, the first at \(1,\)"),
+        ({"sigma": torch.tensor([[1.0, 0.5], [0.4, 1.0]]).double()}, "symmetric"),
         ({"n": 1}, "n >= 2"),
         ({"id": ""}, "protocol id"),
     ],
@@ -202,6 +259,36 @@ def test_bad_statistics(arguments, message):
         replace(stats([0, 0], np.eye(2)), **arguments)
 
 
+def test_moments_that_no_set_of_features_has():
+    with pytest.raises(BadInput, match="eigenvalues go from -1 to 3"):
+        frechet_distance(stats([0, 0], np.eye(2)), stats([0, 0], [[1, 2], [2, 1]]))
+    with pytest.raises(BadInput, match="of 2 and of 3 numbers"):
+        frechet_distance(stats([0, 0], np.eye(2)), stats([0, 0, 0], np.eye(3)))
+
+
+@pytest.mark.parametrize(
+    ("image", "warns"),
+    [
+        (lambda u: u, True),  # levels 0 to 255
+        (lambda u: u / 255, True),
+        (lambda u: 2 * (u / 127.5 - 1), True),
+        (lambda u: u / 127.5 - 1, False),
+        (lambda u: 1.05 * (u / 127.5 - 1), False),  # a network without tanh overshoots
+        (torch.zeros_like, False),  # collapsed to mid-grey
+    ],
+)
+def test_a_model_in_another_range_is_told_so_once(image, warns):
+    """Values that are cut off, or all in the upper half, mean numbers about other images than the model's."""
+    x = images(20, high=256)
+    metric, model = FID(PIXELS, x, n=20, batch=6), Particles(image(x.float()))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        metric(model, rng())
+        metric(model, rng())
+    assert len(said) == warns
+    assert all("expected [-1, 1]" in str(w.message) for w in said)
+
+
 X = images(8)
 
 
@@ -209,7 +296,7 @@ X = images(8)
     ("model", "message"),
     [
         (Particles(to_unit(X), log_w=torch.arange(8.0)), "weighted"),
-        (Particles(to_unit(X).masked_fill(X[0, 0, 0, 0] == X, torch.nan)), "not finite"),
+        (Particles(to_unit(X).masked_fill(X[0, 0, 0, 0] == X, torch.nan)), r"nan in image 0, first at \(0, 0, 0\)"),
         (exactly(images(8, channels=2)), "1 or 3"),
         (exactly(images(8, size=3)), r"shape \(8, 12\), got \(8, 27\)"),
         (Particles(torch.zeros(8, 12)), "1 or 3"),
@@ -231,10 +318,32 @@ def test_bad_sizes():
         reference_stats(PIXELS, X[:1])
 
 
-def test_features_that_are_not_finite():
-    broken = ModuleFeatures(nn.Flatten(), 12, "broken", preprocess=lambda x: x.float().log())
-    with pytest.raises(BadInput, match="broken returned features that are not finite"):
-        reference_stats(broken, torch.zeros_like(X))
+@pytest.mark.parametrize("reference", [torch.rand(8, 3, 2, 2), torch.zeros(8, 12, dtype=torch.uint8), [X], iter([X])])
+def test_references_that_are_not_images(reference):
+    for use in (FID, reference_stats):
+        with pytest.raises(BadInput, match="images must"):
+            use(PIXELS, reference)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda x: x.flatten(1).log(), r"not finite, the first for image 3: feature 7 is -inf"),
+        (lambda x: x.flatten(1).long(), r"floating-point tensor of features, got torch\.int64"),
+        (lambda x: (x.flatten(1), x), "floating-point tensor of features, got tuple"),
+        (lambda x: x.flatten(), r"of shape \(2, 12\), got \(24,\)"),
+    ],
+)
+def test_features_that_are_none(net, message):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return net(x)
+
+    x = torch.ones_like(X)
+    x[3].flatten()[7] = x[5, 0] = 0
+    broken = ModuleFeatures(Broken(), 12, "broken", preprocess=torch.Tensor.float)
+    with pytest.raises(BadInput, match=f"^broken .*{message}"):
+        reference_stats(broken, x, batch=2)
 
 
 # ---------------------------------------------------------------- random and user networks

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wgflow._finite import first_nonfinite_index
 from wgflow._rng import generator
 from wgflow.errors import BadInput, DataNotFound
 
@@ -87,17 +88,26 @@ def embed(features: FeatureExtractor, batches: Iterable[Tensor]) -> Iterator[Ten
     Raises
     ------
     BadInput
-        When the extractor does not return (n, ``num_features``) finite numbers.
+        When the extractor does not return (n, ``num_features``) finite floating-point numbers; the message has the number
+        of the image and of the feature.
     """
-    device = device_of(features)
+    device, seen = device_of(features), 0
     for images in batches:
         with torch.no_grad():
             found = features(images.to(device))
         expected = (len(images), features.num_features)
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            got = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise BadInput(f"{features.id} must return a floating-point tensor of features, got {got}")
         if tuple(found.shape) != expected:
             raise BadInput(f"{features.id} must return features of shape {expected}, got {tuple(found.shape)}")
         if not bool(torch.isfinite(found).all()):
-            raise BadInput(f"{features.id} returned features that are not finite")
+            image, feature = first_nonfinite_index(found)
+            raise BadInput(
+                f"{features.id} returned features that are not finite, the first for image {seen + image}: feature {feature} "
+                f"is {float(found[image, feature])}"
+            )
+        seen += len(images)
         yield found.double()
 
 
