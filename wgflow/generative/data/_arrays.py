@@ -1,16 +1,14 @@
 """Images from .npy and .npz files."""
 
-import zipfile
-from lzma import LZMAError
 from pathlib import Path
-from zlib import error as ZlibError
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wgflow.errors import BadInput
-from wgflow.generative.data._images import CHUNK_PIXELS, ImageSet
+from wgflow.generative.data._images import CHUNK_PIXELS, ImageSet, empty_images
 
 _LAYOUTS = "(n, h, w), (n, h, w, c) or (n, c, h, w) with c = 1 or 3"
 
@@ -28,7 +26,7 @@ def load_array(path: Path) -> ImageSet:
         images, labels = _read(path)
     except BadInput:
         raise
-    except (OSError, EOFError, ValueError, LZMAError, ZlibError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and the decompressors each have their own
         raise BadInput(f"{path} cannot be read as a .npy or .npz file of numbers: {error}") from error
     images, axis = _channel_axis(images, path)
     return ImageSet(_convert(images, axis, path), _check_labels(labels, len(images), path), path.name)
@@ -44,13 +42,25 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         labels = next((key for key in ("labels", "y") if key in file), None)
         if images is None:
             raise BadInput(f"{path} has no array called 'images' or 'x'; it holds: {', '.join(file) or 'nothing'}")
-        return file[images], None if labels is None else file[labels]
+        return _member(file, images), None if labels is None else _member(file, labels)
+
+
+def _member(file: Any, key: str) -> np.ndarray:
+    held = file[key]
+    if not isinstance(held, np.ndarray):  # numpy hands out a foreign member of the archive as bytes
+        raise TypeError(f"its {key!r} is not an array")
+    return held
 
 
 def _channel_axis(a: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
     """Return the array with four axes and the axis of its channels: 1 or 3."""
     if a.size == 0:
         raise BadInput(f"the set of images in {path} is empty: shape {a.shape}")
+    if a.ndim == 3 and a.shape[2] <= 4:
+        raise BadInput(
+            f"{path} has shape {a.shape}, which looks like one picture (h, w, c) and would be {a.shape[0]} grey ones: store a "
+            "set of pictures as (n, h, w, c)"
+        )
     if a.ndim == 3:
         return a[:, None], 1
     axes = [axis for axis in (1, 3) if a.ndim == 4 and a.shape[axis] in (1, 3)]
@@ -72,24 +82,27 @@ def _convert(a: np.ndarray, axis: int, path: Path) -> Tensor:
             "[0, 1]; levels 0 to 255 of another type: convert with .astype('uint8')"
         )
     nchw = a if axis == 1 else a.transpose(0, 3, 1, 2)
-    out = np.empty(nchw.shape, np.uint8)
+    n, c, h, w = nchw.shape
+    images = empty_images(n, c, h, w)
+    out = images.numpy()
     step = max(1, CHUNK_PIXELS // nchw[0].size)
     for i in range(0, len(out), step):
         chunk = nchw[i : i + step]
         out[i : i + step] = chunk if a.dtype == np.uint8 else _levels(chunk, i, path)
-    return torch.from_numpy(out)
+    return images
 
 
-def _levels(chunk: np.ndarray, first: int, path: Path) -> np.ndarray:
-    """Return round(255 x) for x in [0, 1]; ``first`` is the number of the first image of the chunk."""
+def _levels(chunk: np.ndarray, begin: int, path: Path) -> np.ndarray:
+    """Return round(255 x) for x in [0, 1]; ``begin`` is the number of the first image of the chunk."""
     flat = chunk.reshape(len(chunk), -1)
     low, high = flat.min(1), flat.max(1)  # NaN if any is
     wrong = ~((low >= 0) & (high <= 1))
     if wrong.any():
         i = int(wrong.argmax())
-        where = f"image {first + i} of {path}"
+        where = f"image {begin + i} of {path}"
         if not np.isfinite(flat[i]).all():
-            raise BadInput(f"{where} has values that are not finite")
+            first = tuple(int(k) for k in np.argwhere(~np.isfinite(chunk[i]))[0])
+            raise BadInput(f"{where} has values that are not finite, the first at {first}: {chunk[i][first]}")
         raise BadInput(
             f"{where} has values from {low[i]:g} to {high[i]:g}, expected [0, 1]. Images in [-1, 1]: store "
             "(x + 1) / 2; levels 0 to 255: store them as uint8"

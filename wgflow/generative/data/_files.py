@@ -1,9 +1,11 @@
 """Images decoded from files by Pillow."""
 
+import re
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,47 +13,51 @@ from torch import Tensor
 
 from wgflow._imports import require
 from wgflow.errors import BadInput
-from wgflow.generative.data._images import resize
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+from wgflow.generative.data._images import empty_images, resize
 
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_WITH_ALPHA = ("LA", "PA", "RGBA")
 _AT_ONCE = 32  # files decoded before the next ones are read: bounds the memory that large photographs take
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files (by suffix) below ``folder``, sorted, without hidden ones (``.name``)."""
-    visible = (p for p in folder.rglob("*") if not any(s.startswith(".") for s in p.relative_to(folder).parts))
-    return sorted(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def decode_images(paths: list[Path], size: int | None, crop: int | None = None) -> Tensor:
     """Return the files as uint8 (n, c, size, size): one channel if all are grey, else RGB.
 
     Each image is turned as its EXIF data say, cut to its central square (of ``crop`` pixels, or as large as
-    it can be) and resized. Transparency is ignored.
+    it can be) and resized. Transparent pictures are put on white, so that what looks the same is the same. Colour
+    profiles are not applied.
 
     Raises
     ------
     BadInput
         Naming the file: when one cannot be read, has more than 8 bits a channel, is smaller than ``crop``, or
         differs in size from the others while ``size`` is None.
+
+    Warns
+    -----
+    UserWarning
+        When files hold several pictures, of which the first one is taken.
     """
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(_header, paths))
-        edges = [crop or edge for _, edge in headers]
-        for path, (_, edge), wanted in zip(paths, headers, edges, strict=True):
-            if edge < wanted:
-                raise BadInput(f"{path} is {edge} pixels wide or high, too small to cut out {wanted} x {wanted}")
+        edges = [crop or header.edge for header in headers]
+        for path, header, wanted in zip(paths, headers, edges, strict=True):
+            if header.edge < wanted:
+                raise BadInput(f"{path} is {header.edge} pixels wide or high, too small to cut out {wanted} x {wanted}")
             if size is None and wanted != edges[0]:
                 raise BadInput(
                     f"{path} has a shorter side of {wanted} pixels, {paths[0]} one of {edges[0]}: give size "
                     "(on the command line --image_size) to bring all images to one size"
                 )
-        mode = "L" if all(grey for grey, _ in headers) else "RGB"
+        films = [path for path, header in zip(paths, headers, strict=True) if header.film]
+        if films:
+            warnings.warn(
+                f"{len(films)} files hold several pictures, the first of each is taken: {films[0]}", stacklevel=2
+            )
+        mode = "L" if all(header.grey for header in headers) else "RGB"
         side = size or edges[0]
-        out = torch.empty(len(paths), len(mode), side, side, dtype=torch.uint8)
+        out = empty_images(len(paths), len(mode), side, side)
         for i in range(0, len(paths), _AT_ONCE):
             some = slice(i, i + _AT_ONCE)
             decoded = pool.map(lambda path, edge: _decode(path, mode, edge), paths[some], edges[some])
@@ -64,13 +70,25 @@ def _fill(out: Tensor, images: Iterable[Tensor]) -> None:
         place.copy_(resize(image[None], out.shape[-1])[0])
 
 
-def _header(path: Path) -> tuple[bool, int]:
-    """Return whether a file is grey and its shorter side, without decoding it."""
+class _Header(NamedTuple):
+    """What a file says before it is decoded: whether it is grey, its shorter side, whether it holds several pictures."""
+
+    grey: bool
+    edge: int
+    film: bool
+
+
+def _header(path: Path) -> _Header:
     with _opened(path) as image:
         mode, edge = image.mode, min(image.size)
-    if mode not in _GREY + _COLOUR:
-        raise BadInput(f"{path} has pixels of Pillow's mode {mode}, expected 8 bits a channel: convert it first")
-    return mode in _GREY, edge
+        # Pillow takes the upper 8 of 16 bits of a colour, and cuts 16 bits of grey off at 255.
+        deep = any(re.search(r";16[BLN]", str(tile)) for tile in image.tile)
+        # A camera's JPEG with a preview behind it (MPO) is one picture.
+        film = getattr(image, "is_animated", False) and image.format != "MPO"
+    if deep or mode not in _GREY + _COLOUR:
+        depth = "16 bits a channel" if deep else f"pixels of Pillow's mode {mode}"
+        raise BadInput(f"{path} has {depth}, expected 8 bits a channel: convert it first")
+    return _Header(mode in _GREY, edge, film)
 
 
 def _decode(path: Path, mode: str, edge: int) -> Tensor:
@@ -78,12 +96,20 @@ def _decode(path: Path, mode: str, edge: int) -> Tensor:
     with _opened(path) as image:
         try:
             ops.exif_transpose(image, in_place=True)
-            image = image.convert(mode)
+            image = _opaque(image).convert(mode)
         except Exception as error:  # Pillow's readers raise a different class for each format
             raise BadInput(f"{path} cannot be decoded as an image: {error}") from error
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         pixels = np.array(image.crop((left, top, left + edge, top + edge)))
     return torch.from_numpy(pixels.reshape(edge, edge, len(mode))).permute(2, 0, 1)
+
+
+def _opaque(image: Any) -> Any:
+    """Return a picture on white where it has transparent pixels: the colours below those are arbitrary."""
+    if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
+        return image
+    pillow, layer = require("PIL.Image", extra="image"), image.convert("RGBA")
+    return pillow.alpha_composite(pillow.new("RGBA", layer.size, "white"), layer)
 
 
 def _opened(path: Path) -> Any:

@@ -11,10 +11,20 @@ from wgflow.errors import BadInput
 CHUNK_PIXELS = 2**22  # bounds what is held in float at any time (16 MB in float32)
 
 
+_CONVERSIONS = {
+    "ImageSet": "pass its images",
+    "ndarray": "convert with torch.from_numpy",
+    "str": "load_images reads files",
+    "PosixPath": "load_images reads files",
+}
+
+
 def check_images(images: Tensor) -> None:
     """Raise ``BadInput`` unless ``images`` is a non-empty uint8 tensor (n, c, h, w)."""
     if not isinstance(images, Tensor):
-        raise BadInput(f"images must be a torch.Tensor, got {type(images).__name__}")
+        what = type(images).__name__
+        hint = _CONVERSIONS.get(what, "collect them in one tensor first, with torch.stack or torch.cat")
+        raise BadInput(f"images must be a torch.Tensor of uint8 (n, c, h, w), got {what}: {hint}")
     if images.dtype != torch.uint8:
         raise BadInput(f"images must be uint8 (0 to 255), got {images.dtype}; wgflow's to_uint8 converts from [-1, 1]")
     if images.dim() != 4:
@@ -101,6 +111,23 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.detach().to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def empty_images(n: int, c: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
+    """Return room for images, uint8 (n, c, h, w).
+
+    Raises
+    ------
+    BadInput
+        When they are more than the memory holds.
+    """
+    try:
+        return torch.empty(n, c, h, w, dtype=torch.uint8, device=device)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        raise BadInput(
+            f"{n} images of {c} x {h} x {w} take {n * c * h * w / 1e9:.1f} GB of memory, which this machine does not give: "
+            "choose a smaller size, or fewer images"
+        ) from error
+
+
 def resize(images: Tensor, size: int) -> Tensor:
     """Return square images (n, c, h, h) as (n, c, size, size): bilinear, antialiased and rounded.
 
@@ -114,7 +141,7 @@ def resize(images: Tensor, size: int) -> Tensor:
         raise BadInput(f"size={size} needs square images, these are {h} x {w}: crop them first, or leave size out")
     if h == size:
         return images
-    out = images.new_empty(n, c, size, size)
+    out = empty_images(n, c, size, size, images.device)
     step = max(1, CHUNK_PIXELS // (c * max(h, size) ** 2))
     for i in range(0, n, step):
         x = images[i : i + step].to(torch.float32)

@@ -8,7 +8,8 @@ from wgflow._registry import near_misses
 from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data._arrays import load_array
 from wgflow.generative.data._bundled import load_fashion_mnist_10k
-from wgflow.generative.data._files import SUFFIXES, decode_images, find_images
+from wgflow.generative.data._files import decode_images
+from wgflow.generative.data._folder import SUFFIXES, find_images
 from wgflow.generative.data._images import ImageSet, resize
 from wgflow.generative.data._torchvision import load_known
 
@@ -50,8 +51,9 @@ def load_images(
 
     An array is uint8, or floating point in [0, 1] and stored as :math:`\mathrm{round}(255 x)`, of shape
     (n, h, w), (n, h, w, c) or (n, c, h, w) with c = 1 or 3. A .npz file holds it as ``images`` or ``x``,
-    and may hold integer ``labels`` or ``y``. A folder is searched recursively; its images become RGB unless
-    all are grey.
+    and may hold integer ``labels`` or ``y``. A folder is searched recursively, through links too, without hidden files; its
+    images become RGB unless all are grey, are turned as their EXIF data say, and lie on white where they are transparent.
+    A warning names other files that are left out.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ def load_images(
     """
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise BadInput(f"size must be a whole number of pixels, at least 1, got {size!r}")
-    source, path = _resolve(os.fspath(name), root)
+    source, path = _resolve(_text("name", name), None if root is None else _text("root", root))
     if split not in _SPLITS[source]:
         hint = ": give the file or folder of the part as root" if source in ("folder", "array") else ""
         raise BadInput(f"{source} has the splits {', '.join(_SPLITS[source])}, got {split!r}{hint}")
@@ -105,28 +107,46 @@ def load_images(
     return data
 
 
-def _resolve(name: str, root: str | os.PathLike[str] | None) -> tuple[str, Path | None]:
+def _text(argument: str, path: str | os.PathLike[str]) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = ""
+    if not isinstance(text, str) or not text:
+        raise BadInput(f"{argument}={path!r:.60}: expected the name of an image set, or a path, as a string")
+    return text
+
+
+def _resolve(name: str, root: str | None) -> tuple[str, Path | None]:
     """Return the entry of the table that ``name`` means and the path to read, if one was given."""
-    path = None if root is None else Path(root).expanduser().absolute()
+    path = None if root is None else _absolute(root)
     if name in _SPLITS:
         return name, path
-    named = Path(name).expanduser().absolute()
-    is_array = named.suffix.lower() in (".npy", ".npz")
-    if not (is_array or named.is_dir() or len(Path(name).parts) > 1):
+    named = _absolute(name)
+    is_array = named.suffix.lower() in (".npy", ".npz") and not named.is_dir()
+    if not (is_array or os.path.exists(named) or len(Path(name).parts) > 1):
         known = near_misses(name.lower(), list(_SPLITS))
         raise BadInput(f"no image set is called {name!r}: {known}, or the path of a folder, .npy or .npz file")
     if root is not None:
-        raise BadInput(f"{name!r} is a path already: leave root={os.fspath(root)!r} out")
+        raise BadInput(f"{name!r} is a path already: leave root={root!r} out")
     return "array" if is_array else "folder", named
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.expanduser(path)).absolute()  # Path.expanduser raises where there is no such user
 
 
 def _existing(path: Path | None, what: str) -> Path:
     if path is None:
         raise BadInput(f"root is missing: give the path of {what} (on the command line: --data_root PATH)")
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataNotFound(f"there is nothing at {path}, expected {what}: check the path (--data_root)")
-    if path.is_dir() != (what == "a folder of images"):
-        raise BadInput(f"{path} is {'a folder' if path.is_dir() else 'a file'}, expected {what}")
+    wants_folder = what == "a folder of images"
+    if path.is_dir() != wants_folder:
+        hint = " (unpack an archive first)" if wants_folder else ""
+        raise BadInput(f"{path} is {'a folder' if path.is_dir() else 'a file'}, expected {what}{hint}")
+    if not (path.is_dir() or path.is_file()):  # opening a pipe would wait for ever, a device may never end
+        raise BadInput(f"{path} is a pipe, a socket or a device, expected {what}")
     return path
 
 
@@ -141,5 +161,5 @@ def _load_folder(folder: Path, size: int | None) -> ImageSet:
 def _default_root() -> tuple[Path, str]:
     held = os.environ.get("WGFLOW_DATA")
     if held:
-        return Path(held).expanduser().absolute(), "from the environment variable WGFLOW_DATA"
-    return Path("~/.cache/wgflow").expanduser(), "the default; set root or the variable WGFLOW_DATA"
+        return _absolute(held), "from the environment variable WGFLOW_DATA"
+    return _absolute("~/.cache/wgflow"), "the default; set root or the variable WGFLOW_DATA"
