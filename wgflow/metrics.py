@@ -20,8 +20,6 @@ from wgflow.measures.particles import Particles
 if TYPE_CHECKING:
     from wgflow.functionals.base import Functional
 
-_MAX_ROUNDS = 100
-
 
 class Metric(Protocol):
     """What a driver may evaluate along a flow.
@@ -57,8 +55,10 @@ class SinkhornMetric:
     ``floor_std * sqrt(1/repeats + 1/floor_pairs)``.
 
     Points of :math:`A` are never used in :math:`B_j`: draws with replacement from a finite data set would
-    share points with :math:`A`, as no draw of a model does, and pull the floor down. So the reference must
-    hold 2n distinct points. A model that memorises the reference goes below 0 (redrawing the 10,000 images
+    share points with :math:`A`, as no draw of a model does, and pull the floor down. So a finite reference
+    (:attr:`Measure.num_atoms`) must hold 2n points. They are told apart by their numbers: equal points are
+    repetitions that the law of the data has. From all other measures, weighted clouds among them, the samples are
+    independent draws. A model that memorises the reference goes below 0 (redrawing the 10,000 images
     that A is a tenth of: -4.4 in the example above); a held-out reference shows that.
 
     Computed in float64, so that neither TF32 nor automatic mixed precision reaches the costs.
@@ -88,7 +88,7 @@ class SinkhornMetric:
     Raises
     ------
     BadInput
-        On construction for bad parameters or too few distinct real points; in a call for a model with another
+        On construction for bad parameters or fewer than 2n real points; in a call for a model with another
         event shape, with fewer than ``n`` points, or with points that are not finite.
 
     Examples
@@ -115,7 +115,14 @@ class SinkhornMetric:
             raise BadInput(f"n must lie between 2 and {MAX_POINTS} (dense cost matrices), got {self.n}")
         if self.repeats < 1 or self.floor_pairs < 2:
             raise BadInput(f"expected repeats >= 1 and floor_pairs >= 2, got {self.repeats}, {self.floor_pairs}")
-        self._others(0)  # too few points: fails here, not at the first evaluation of a long run
+        atoms = self.reference.num_atoms
+        if atoms is not None and atoms < 2 * self.n:
+            advice = f"Set n to at most {atoms // 2}" if atoms >= 4 else "It takes 4 at least"
+            raise BadInput(
+                f"the reference has too few points: the floor needs two samples of n = {self.n} that share none, and {atoms} "
+                f"points were found. {advice}"
+            )
+        self._others(0)  # what else is wrong with the reference shows here, not at the first evaluation of a long run
 
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return the three numbers for ``rho``."""
@@ -143,14 +150,27 @@ class SinkhornMetric:
         )
 
     @cached_property
+    def _order(self) -> Tensor | None:
+        """A permutation of the numbers of a finite reference; those of A come first."""
+        rng, atoms = self._own_generator("order"), self.reference.num_atoms
+        return None if atoms is None else torch.randperm(atoms, generator=rng, device=rng.device)
+
+    @cached_property
     def _real(self) -> Particles:
         """Sample A."""
-        return _distinct(self.reference, self.n, self._own_generator("A"), set())
+        return self._sample(None if self._order is None else self._order[: self.n], self._own_generator("A"))
 
     def _others(self, j: int) -> Particles:
         """Sample B_j."""
-        taken = set(_keys(self._real.x))
-        return _distinct(self.reference, self.n, self._own_generator(f"B{j}"), taken)
+        rng, rest = self._own_generator(f"B{j}"), None
+        if self._order is not None:
+            rest = self._order[self.n :]
+            rest = rest[torch.randperm(len(rest), generator=rng, device=rng.device)[: self.n]]
+        return self._sample(rest, rng)
+
+    def _sample(self, index: Tensor | None, rng: torch.Generator) -> Particles:
+        with torch.no_grad():
+            return _flat(self.reference.draw(self.n, rng) if index is None else self.reference.take(index, rng))
 
     def _own_generator(self, sample: str) -> torch.Generator:
         # Hashed: a caller's generator of the same small seed would draw the model as a copy of the real sample.
@@ -184,33 +204,6 @@ class SinkhornMetric:
 
 def _flat(p: Particles) -> Particles:
     return Particles(p.x.detach().flatten(1).double(), None if p.log_w is None else p.log_w.detach().double())
-
-
-def _keys(x: Tensor) -> list[bytes]:
-    """One hashable key a row."""
-    return [row.tobytes() for row in x.cpu().numpy()]
-
-
-def _distinct(reference: Measure, n: int, rng: torch.Generator, taken: set[bytes]) -> Particles:
-    """Draw ``n`` points (flat, float64) that differ from each other and from those ``taken``."""
-    seen, parts, missing = set(taken), [], n
-    for _ in range(_MAX_ROUNDS):
-        with torch.no_grad():
-            drawn = _flat(reference.draw(n, rng))
-        fresh: list[int] = []
-        for i, key in enumerate(_keys(drawn.x)):
-            if key not in seen and len(fresh) < missing:
-                seen.add(key)
-                fresh.append(i)
-        parts.append((drawn.x[fresh], None if drawn.log_w is None else drawn.log_w[fresh]))
-        missing -= len(fresh)
-        if not missing:
-            xs, log_ws = zip(*parts, strict=True)
-            return Particles(torch.cat(xs), None if log_ws[0] is None else torch.cat(log_ws))
-    raise BadInput(
-        f"the reference has too few distinct points: the floor needs two samples of n = {n} that share none, "
-        f"and {len(seen)} points were found. Set n to at most {len(seen) // 2}"
-    )
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,17 @@ def test_flip_mirrors_left_and_right_only(device):
     assert seen == {tuple(a.flatten().tolist()) for a in (images[0], images[0].flip(-1))}
 
 
+def test_images_are_taken_by_number_and_mirrored_as_in_a_draw():
+    images = some_images(6, 1, 3)
+    data, index = ImageData(images, flip=True), torch.arange(6).repeat(20)
+    taken, kept = data.take(index, generator(0)).x, to_unit(images)[index]
+    straight, mirrored = ((taken == x).flatten(1).all(1) for x in (kept, kept.flip(-1)))
+    assert (straight | mirrored).all()
+    assert 30 < int(straight.sum()) < 90
+    assert torch.equal(ImageData(images).take(index, generator(0)).x, kept)
+    assert data.num_atoms == 6
+
+
 def test_subset_is_distinct_and_never_flipped(device):
     data = ImageData(asymmetric(50), flip=True).to(device)
     x = to_uint8(data.subset(50, generator(0, device))).cpu()[:, 0, 0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wgflow.errors import BadInput
-from wgflow.measures import Dataset, Gaussian, Measure, Particles, StandardNormal
+from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
 from wgflow.metrics import MAX_POINTS, FunctionalValue, Moments, SinkhornMetric, sinkhorn_divergence
 
 
@@ -226,6 +226,26 @@ def test_real_samples_of_a_finite_data_set_share_no_point():
     assert torch.equal(together.sort(0).values, data.sort(0).values)
 
 
+@pytest.mark.parametrize("repeated", [2, 50, 100])
+@pytest.mark.parametrize("kind", [Dataset, Particles, lambda x: Smoothed(Dataset(x), lambda k: 0.0)])
+def test_equal_points_of_a_data_set_are_repetitions_of_its_law(kind, repeated):
+    """They are told apart by their numbers: a point that is there twice may be once in each sample, and so in the model."""
+    data = cloud(100, 3)
+    data[:repeated] = data[0].clone()
+    metric = SinkhornMetric(kind(data), n=50, blur=0.5)
+    together = torch.cat([metric._real.x, metric._others(0).x])
+    assert torch.equal(together.sort(0).values, data.sort(0).values)
+    value = metric(kind(data), rng())
+    assert value["sinkhorn"] == 0 if repeated == 100 else value["sinkhorn"] > 0
+
+
+def test_smoothed_atoms_are_smoothed():
+    data = torch.zeros(10, 4000, dtype=torch.float64)
+    taken = Smoothed(Dataset(data), lambda k: 0.5).take(torch.arange(3), rng())
+    assert taken.x.shape == (3, 4000)
+    assert taken.x.std() == pytest.approx(0.5, rel=0.05)
+
+
 def test_weights_of_model_and_reference_are_used():
     """All but a negligible mass of the model sits on the reference's points; the rest is far away."""
     data = cloud(80, 2)
@@ -279,6 +299,7 @@ def test_bad_models_are_named(metric, model, message):
     ("kwargs", "message"),
     [
         ({"reference": Dataset(cloud(30, 2)), "n": 20}, "30 points were found. Set n to at most 15"),
+        ({"reference": Particles(cloud(3, 2)), "n": 2}, "3 points were found. It takes 4 at least"),
         ({"n": 1}, "n must lie between"),
         ({"n": MAX_POINTS + 1}, "n must lie between"),
         ({"repeats": 0}, "repeats"),

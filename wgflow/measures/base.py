@@ -40,6 +40,15 @@ class Measure(ABC):
     def draw(self, n: int, rng: torch.Generator) -> "Particles":
         """Return ``n`` points ``(n, *event)`` with their weights, drawn with ``rng`` and nothing else."""
 
+    @property
+    def num_atoms(self) -> int | None:
+        """Number of atoms of a finite set of equally likely points, which :meth:`take` returns; None for other measures."""
+        return None
+
+    def take(self, index: Tensor, rng: torch.Generator) -> "Particles":
+        """Return the atoms of the numbers ``index`` (n,), which a metric chooses; what blurs them is drawn with ``rng``."""
+        raise Unsupported(f"{type(self).__name__} has no numbered atoms (num_atoms is None): use draw")
+
     def log_prob(self, x: Points) -> Tensor:
         r"""Log density at ``x``, shape ``(n,)``, possibly up to a constant.
 

@@ -107,6 +107,15 @@ class Particles(MovingMeasure):
             raise BadInput(f"expected one value a particle, shape ({len(self)},), got {tuple(f.shape)}")
         return f.mean() if self.log_w is None else (self.w * f).sum()
 
+    @property
+    def num_atoms(self) -> int | None:
+        """Number of the particles where they have no weights."""
+        return len(self) if self.log_w is None else None
+
+    def take(self, index: Tensor, rng: torch.Generator) -> "Particles":
+        """Return the particles of these numbers."""
+        return Particles(self.x.detach()[index.to(self.device)])
+
     def draw(self, n: int, rng: torch.Generator) -> "Particles":
         """Return ``n`` of the particles, distinct, with their relative weights; all of them when ``n`` is as many."""
         if n >= len(self):

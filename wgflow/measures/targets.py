@@ -175,10 +175,18 @@ class Dataset(Measure):
         """Where the points live."""
         return self.x.device
 
+    @property
+    def num_atoms(self) -> int:
+        """Number of the points."""
+        return len(self.x)
+
+    def take(self, index: Tensor, rng: torch.Generator) -> Particles:
+        """Return the points of these numbers."""
+        return Particles(self.x[index.to(self.device)])
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points drawn with replacement."""
-        index = torch.randint(len(self.x), (n,), generator=rng, device=rng.device)
-        return Particles(self.x[index.to(self.device)])
+        return self.take(torch.randint(len(self.x), (n,), generator=rng, device=rng.device), rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,9 +211,20 @@ class Smoothed(Derived):
         """Return the measure of step ``k``."""
         return replace(super().at(k, t), k=k)
 
+    @property
+    def num_atoms(self) -> int | None:
+        """Number of the atoms that are smoothed."""
+        return self.base.num_atoms
+
+    def take(self, index: Tensor, rng: torch.Generator) -> Particles:
+        """Return the atoms of these numbers plus independent noise."""
+        return self._blurred(self.base.take(index, rng), rng)
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points of the base measure plus independent noise."""
-        p = self.base.draw(n, rng)
+        return self._blurred(self.base.draw(n, rng), rng)
+
+    def _blurred(self, p: Particles, rng: torch.Generator) -> Particles:
         noise = torch.randn(p.x.shape, generator=rng, device=p.x.device, dtype=p.x.dtype)
         return Particles(p.x + self.std(self.k) * noise, log_w=p.log_w)
 

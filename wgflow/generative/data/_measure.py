@@ -51,18 +51,26 @@ class ImageData(Measure):
         """Where the images, and so the draws, live."""
         return self.images.device
 
+    @property
+    def num_atoms(self) -> int:
+        """Number of the images, mirrored ones not counted."""
+        return len(self)
+
+    def take(self, index: Tensor, rng: torch.Generator) -> Particles:
+        """Return the images of these numbers, in float32 in [-1, 1], mirrored as in a draw."""
+        x = self._gather(index)
+        if self.flip:
+            mirrored = torch.rand(len(index), generator=rng, device=rng.device) < 0.5
+            x = torch.where(self._here(mirrored)[:, None, None, None], x.flip(-1), x)
+        return Particles(to_unit(x))
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` images, drawn with replacement, in float32 in [-1, 1] (see :func:`to_unit`).
 
         The device of ``rng``, which is best that of the images, draws ``n`` indices and then, for ``flip``,
         ``n`` uniform numbers.
         """
-        index = torch.randint(len(self), (n,), generator=rng, device=rng.device)
-        x = self._gather(index)
-        if self.flip:
-            mirrored = torch.rand(n, generator=rng, device=rng.device) < 0.5
-            x = torch.where(self._here(mirrored)[:, None, None, None], x.flip(-1), x)
-        return Particles(to_unit(x))
+        return self.take(torch.randint(len(self), (n,), generator=rng, device=rng.device), rng)
 
     def subset(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` distinct images (n, c, h, w) in [-1, 1], never mirrored, in random order: for metrics.
