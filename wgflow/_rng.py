@@ -1,6 +1,7 @@
 """Random generators: every draw names its own, and building a network is part of the seed."""
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -25,6 +26,15 @@ def mixed(*numbers: int) -> int:
     for n in numbers:
         seed = ((seed ^ (n & (2**63 - 1))) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
     return seed % (2**62)
+
+
+def aside(rng: torch.Generator) -> torch.Generator:
+    """Return a generator that starts where ``rng`` stands, by a hash of its state, and leaves it there.
+
+    For numbers that only some draws need: the others, and what is drawn afterwards, do not depend on them.
+    """
+    digest = hashlib.sha256(rng.get_state().numpy().tobytes()).digest()
+    return generator(int.from_bytes(digest[:7]), rng.device)
 
 
 @contextmanager

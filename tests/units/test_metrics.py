@@ -246,19 +246,40 @@ def test_smoothed_atoms_are_smoothed():
     assert taken.x.std() == pytest.approx(0.5, rel=0.05)
 
 
-def test_weights_of_model_and_reference_are_used():
+def test_weights_of_the_model_are_used():
     """All but a negligible mass of the model sits on the reference's points; the rest is far away."""
-    data = cloud(80, 2)
-    reference = Particles(data, log_w=torch.linspace(-2, 2, 80, dtype=torch.float64))
-    metric = SinkhornMetric(reference, n=40, blur=0.3)
+    metric = SinkhornMetric(Dataset(cloud(80, 2)), n=40, blur=0.3)
     far = torch.full((1, 2), 1e3, dtype=torch.float64)
     model = Particles(
-        torch.cat([metric._real.x[:39], far]),
-        torch.cat([metric._real.log_w[:39], torch.tensor([-80.0]).double()]),
+        torch.cat([metric._real.x[:39], far]), torch.cat([torch.zeros(39), torch.tensor([-80.0])]).double()
     )
-    kept = metric._real.w[:39].sum().item()
-    assert kept > 0.9
     assert metric(model, rng())["sinkhorn"] < 1.0  # uniform weights would give 1e6 / 40
+
+
+HALF = torch.cat([cloud(400, 2), torch.full((1, 2), 10.0).double()])
+HALF_W = torch.cat([torch.zeros(400), torch.tensor([math.log(400)])]).double()  # half of the mass is one point
+
+
+@pytest.mark.parametrize("kind", [Particles, Dataset])
+def test_samples_of_a_weighted_reference_are_of_its_law_and_share_heavy_points_only(kind):
+    metric = SinkhornMetric(kind(HALF, HALF_W), n=100, blur=0.3)
+    for sample in (metric._real, metric._others(0), metric._others(1)):
+        assert (sample.x == 10).all(1).sum() == 50
+        assert len(sample) == 100
+    real, other = ({tuple(row) for row in s.x.tolist()} for s in (metric._real, metric._others(0)))
+    assert real & other == {(10.0, 10.0)}
+
+
+def test_excess_of_a_weighted_reference_is_zero_for_its_own_law():
+    law = Particles(HALF, HALF_W)
+    metric = SinkhornMetric(law, n=100, blur=0.3, floor_pairs=8)
+    excess = statistics.fmean(metric(law, rng(s))["sinkhorn_excess"] for s in range(8))
+    assert abs(excess) < 3 * metric.floor_std  # not the 50 of samples with one heavy point in only one of them
+
+
+def test_two_weighted_atoms_are_in_every_sample():
+    two = Particles(torch.tensor([[0.0], [1.0]]), torch.tensor([0.25, 0.75]).log())
+    assert SinkhornMetric(two, n=8, blur=0.3).floor == pytest.approx(0, abs=1e-9)
 
 
 def test_protocol_names_every_parameter(metric):

@@ -24,12 +24,14 @@ from wgflow import (
     Particles,
     PotentialEnergy,
     Reweight,
+    SquaredMMD,
     WithReaction,
 )
 from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.optim import LBFGS
 
 V = PotentialEnergy(lambda x: x.square().sum(1) / 2)
+WEIGHTED = Particles(torch.randn(50, 2, generator=rng(2)), torch.randn(50, generator=rng(3)))
 F, BLOB = V + Entropy(), Blob(KernelDensity(RBF(0.5)))
 FREE = {
     "forward euler": (V, ForwardEuler()),
@@ -42,6 +44,7 @@ FREE = {
     "births and deaths": (F, WithReaction(Langevin(), BirthDeath(jitter=0.1), BLOB)),
     "evaluation noise": (V, Heun(EvaluationNoise(Autograd(), 0.1))),
     "jko": (V, JKO(optim=Adam(), iters=2)),
+    "batches of a weighted target": (0.5 * SquaredMMD(WEIGHTED, RBF(1.0), batch=10), ForwardEuler()),
 }
 WAITS = {"ode": (V, ODE()), "jko by lbfgs": (V, JKO(optim=LBFGS(), iters=1))}
 
@@ -53,6 +56,9 @@ def two_updates(F, solver):
             state, _ = solver.update(F, state, 0.1)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Accessing the data pointer of FakeTensor"
+)  # the state of a generator is on the host
 @pytest.mark.parametrize("name", FREE)
 def test_updates_read_no_value(name):
     two_updates(*FREE[name])

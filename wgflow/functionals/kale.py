@@ -55,7 +55,7 @@ class KALE(Functional):
     iterations : int
         Newton steps of the inner problem; each is damped to keep :math:`e^h` bounded, and 20 to 30 reach rounding.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Notes
     -----

@@ -31,7 +31,7 @@ class SquaredMMD(Functional):
         Characteristic: ``RBF``, sums of several of them, ``Laplace``, ``InverseMultiquadric``, ``Matern``, ``Riesz``. A rule
         (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow; an implicit step holds it.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Notes
     -----

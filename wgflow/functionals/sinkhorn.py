@@ -88,7 +88,7 @@ class SinkhornDivergence(Functional):
         This package's solver, or geomloss at scaling 0.99: no tolerance, gradients within some 2 % where blur² is above 0.3
         for data of size 7 and worse below; for hard, debiased divergences only.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Raises
     ------

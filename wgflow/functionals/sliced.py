@@ -39,7 +39,7 @@ class SlicedWasserstein(Functional):
         How many directions :meth:`freeze` draws, uniform on the sphere, every time; or fixed unit vectors. Fixed
         directions make local minima: where the target is matched on each of them and nowhere else.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Raises
     ------

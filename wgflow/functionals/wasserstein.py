@@ -31,7 +31,7 @@ class ExactTransport(Functional):
     target : Measure
         :math:`\nu`.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class SquaredW2(ExactTransport):
     target : Measure
         :math:`\nu`.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Raises
     ------
@@ -159,7 +159,7 @@ class W1(ExactTransport):
     target : Measure
         :math:`\nu`.
     batch : int
-        Target points in one realisation; a target of more particles is subsampled anew in every step.
+        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
 
     Raises
     ------

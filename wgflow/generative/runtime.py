@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -93,7 +93,7 @@ def runtime(device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -
 
 @dataclass(frozen=True, eq=False)
 class Sharded(Derived):
-    """One rank's part of a measure: of a global draw with the common generator, every ``world``-th point.
+    """One rank's part of a measure: of a global draw with the common generator, every ``world``-th point, of equal weight.
 
     It comes last: noise put on a part (``Smoothed(Sharded(data))``) would be the same on every rank.
     """
@@ -104,8 +104,10 @@ class Sharded(Derived):
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: this rank's part of a draw of ``n * world``."""
         p = self.base.draw(n * self.world, rng)
-        x, log_w, log_rho = (None if t is None else t[self.rank :: self.world] for t in (p.x, p.log_w, p.log_rho))
-        return Particles(cast(Tensor, x), log_w, log_rho)
+        if p.log_w is not None or len(p) % self.world:  # parts of unequal mass, which all ranks would count alike
+            p = p.resampled(n * self.world, rng)
+        part = slice(self.rank, None, self.world)
+        return Particles(p.x[part], log_rho=None if p.log_rho is None else p.log_rho[part])
 
     @property
     def has_density(self) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wgflow._typing import Points
 from wgflow.errors import BadInput
+from wgflow.measures._by_weight import at_levels
 from wgflow.measures.base import Measure, MovingMeasure
 from wgflow.measures.particles import Particles
 
@@ -137,11 +138,8 @@ class Grid(MovingMeasure):
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return n independent points, uniform within their cells."""
-        index = torch.searchsorted(
-            self.mass.flatten().cumsum(0).contiguous(),
-            torch.rand(n, generator=rng, device=self.device, dtype=self.mass.dtype),
-            right=True,
-        ).clamp(max=self.mass.numel() - 1)
+        u = torch.rand(n, generator=rng, device=self.device, dtype=torch.float64)
+        index = at_levels(self.mass.flatten(), u)
         jitter = torch.rand(n, self.mass.dim(), generator=rng, device=self.device, dtype=self.mass.dtype) - 0.5
         return Particles(self.points[index] + jitter * torch.tensor(self.spacing).to(self.mass), source=self)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
+from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure, MovingMeasure, Successor
 
 
@@ -117,12 +118,19 @@ class Particles(MovingMeasure):
         return Particles(self.x.detach()[index.to(self.device)])
 
     def draw(self, n: int, rng: torch.Generator) -> "Particles":
-        """Return ``n`` of the particles, distinct, with their relative weights; all of them when ``n`` is as many."""
+        """Return ``n`` particles as :meth:`resampled` does, distinct at equal weights; all, with their weights, when ``n`` is as many."""
         if n >= len(self):
             return replace(self, x=self.x.detach())  # a gradient penalty marks the points of a draw, never these
-        index = torch.randperm(len(self), generator=rng, device=rng.device)[:n].to(self.device)
-        pick = lambda t: None if t is None else t[index]  # noqa: E731
-        return replace(self, x=self.x[index], log_w=pick(self.log_w), log_rho=pick(self.log_rho))
+        return self.resampled(n, rng)
+
+    def resampled(self, n: int, rng: torch.Generator) -> "Particles":
+        r"""Return ``n`` particles of equal weight in random order; the i-th comes :math:`nw_i` times, rounded up or down.
+
+        On average it comes :math:`nw_i` times, so that means over them are unbiased (systematic resampling over a random order).
+        """
+        index = picks(self.log_w, len(self), n, rng).to(self.device)
+        log_rho = None if self.log_rho is None else self.log_rho[index]
+        return replace(self, x=self.x[index], log_w=None, log_rho=log_rho)
 
     def log_prob(self, x: Points) -> Tensor:
         """Log density of the measure that this is a draw of."""

@@ -115,8 +115,14 @@ class Pushforward(MovingMeasure):
         p = self.latent.draw(n, rng)
         if self.noise is None:
             return (p.x,), p.log_w
-        q = self.noise.draw(len(p), rng)
-        return (p.x, q.x), _joint(p.log_w, q.log_w)
+        return (p.x, self._noise(len(p), rng)), p.log_w
+
+    def _noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """Draw ``n`` auxiliary inputs of equal weight, independent of the latent they are paired with."""
+        assert self.noise is not None
+        q = self.noise.draw(n, rng)
+        in_order = isinstance(self.noise, Particles) and len(self.noise) <= n
+        return (q.resampled(n, rng) if in_order or q.log_w is not None or len(q) != n else q).x
 
     def apply(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Map drawn latents to points: ``inputs`` is ``(x,)`` or ``(x, z)``."""
@@ -236,8 +242,7 @@ class PushforwardSuccessor(Successor):
         inputs, log_w = rho.latents(n, rng)
         old = inputs
         if latent == "independent" and rho.noise is not None:
-            z = rho.noise.draw(len(inputs[0]), rng)
-            old, log_w = (inputs[0], z.x), _joint(log_w, z.log_w)
+            old = (inputs[0], rho._noise(len(inputs[0]), rng))
         with torch.no_grad():
             before = rho.apply(old)
         return Particles(before, log_w), Particles(self.net(*inputs), log_w)
@@ -290,11 +295,6 @@ def ema_decay(half_life: float, batch: int) -> float:
     if half_life <= 0 or batch < 1:
         raise BadInput(f"expected half_life > 0 and batch >= 1, got {half_life} and {batch}")
     return 0.5 ** (batch / half_life)
-
-
-def _joint(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Log weights of independent pairs: the sum, where None stands for equal weights."""
-    return b if a is None else a if b is None else a + b
 
 
 def _freeze(net: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow._typing import Points
 from wgflow.errors import BadInput
+from wgflow.measures._by_weight import at_levels
 from wgflow.measures.base import Derived, Measure
 from wgflow.measures.particles import Particles
 
@@ -153,12 +154,15 @@ class Dataset(Measure):
     ----------
     x : Tensor, shape (n, \*event), floating point
         The points. They stay on their device, so a draw is an index, not a transfer.
+    log_w : Tensor, shape (n,), optional
+        Logarithms of their weights, up to a constant, as for :class:`Particles`; draws go by them and have equal weights.
     """
 
     x: Points
+    log_w: Tensor | None = None
 
     def __post_init__(self) -> None:
-        Particles(self.x)  # checks the shape and the dtype
+        Particles(self.x, self.log_w)  # checks the shapes and the dtype
         if not bool(torch.isfinite(self.x).all()):
             bad = int((~torch.isfinite(self.x.flatten(1))).any(1).sum())
             raise BadInput(
@@ -176,9 +180,9 @@ class Dataset(Measure):
         return self.x.device
 
     @property
-    def num_atoms(self) -> int:
-        """Number of the points."""
-        return len(self.x)
+    def num_atoms(self) -> int | None:
+        """Number of the points; None with weights."""
+        return len(self.x) if self.log_w is None else None
 
     def take(self, index: Tensor, rng: torch.Generator) -> Particles:
         """Return the points of these numbers."""
@@ -186,7 +190,10 @@ class Dataset(Measure):
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points drawn with replacement."""
-        return self.take(torch.randint(len(self.x), (n,), generator=rng, device=rng.device), rng)
+        if self.log_w is None:
+            return self.take(torch.randint(len(self.x), (n,), generator=rng, device=rng.device), rng)
+        levels = torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64)
+        return self.take(at_levels(self.log_w.detach().to(rng.device).double().softmax(0), levels), rng)
 
 
 @dataclass(frozen=True, eq=False)

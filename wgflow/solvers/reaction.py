@@ -10,6 +10,7 @@ from torch import Tensor
 from wgflow._typing import Info
 from wgflow.errors import BadInput
 from wgflow.measures import MovingMeasure, Particles
+from wgflow.measures._by_weight import systematic
 from wgflow.solvers.langevin import normal_like
 
 Potential = Callable[[Particles], Tensor]
@@ -80,9 +81,7 @@ class Reweight(Reaction):
             return replace(rho, log_w=log_w, log_rho=None), None, info
         low = ess < self.resample_below
         u = torch.rand((), generator=rng, device=rho.device, dtype=torch.float64)
-        ladder = (torch.arange(n, device=rho.device) + u) / n
-        drawn = torch.searchsorted(w.double().cumsum(0), ladder).clamp(max=n - 1)
-        index = torch.where(low, drawn, torch.arange(n, device=rho.device))
+        index = torch.where(low, systematic(w, u, n), torch.arange(n, device=rho.device))
         log_w = torch.where(low, -torch.full_like(log_w, n).log(), log_w)
         return replace(rho, x=rho.x[index], log_w=log_w, log_rho=None), index, info
 
