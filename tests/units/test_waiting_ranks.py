@@ -1,0 +1,45 @@
+"""Ranks that wait for one that works alone: longer than a collective may take, and no longer than it lives."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from _waiting_child import CPU, refuse, work
+
+from wgflow import _ranks
+from wgflow.errors import BadInput
+
+if not (dist.is_available() and dist.is_gloo_available()):
+    pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
+
+WORLD = 2
+BOTH = {
+    "alone": ("late", "late"),
+    "late": ("late", "late"),
+    "value": (0, 0),
+    "refused": ("BadInput: the folder is another's",) * 2,
+    "last fails": ("WgflowError: rank 1 failed: KeyError: 'x'", "KeyError: 'x'"),
+    "afterwards": ("goes on", "goes on"),
+}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    path: Path = tmp_path_factory.mktemp("waiting")
+    mp.spawn(work, (WORLD, path), nprocs=WORLD)
+    return [torch.load(path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("case", BOTH)
+def test_both_ranks_wait_and_hear_the_same(ranks: list[dict[str, Any]], case: str) -> None:
+    """The collectives of the run give up after half a second, and a rank is late by one and a half."""
+    assert tuple(found[case] for found in ranks) == BOTH[case]
+
+
+def test_a_single_process_does_it_itself() -> None:
+    assert _ranks.by_first(lambda: 3, CPU) == _ranks.together(lambda: 3) == 3
+    with pytest.raises(BadInput, match="no"):
+        _ranks.by_first(lambda: refuse(BadInput("no")), CPU)
