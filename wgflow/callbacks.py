@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from wgflow._fields import Checked, Count, NonNegative, PositiveOrInfinite
+from wgflow._instead import suggest
 from wgflow._rng import generator, global_generators, mixed
 from wgflow._typing import Info
 from wgflow.errors import BadInput
+from wgflow.functionals import Functional
 from wgflow.measures import Measure
 from wgflow.metrics import Metric
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from wgflow.solve import Run
 
 
-class Callback:
+class Callback(Checked):
     """The moments of a run. A callback reads the state and never writes it; metrics use generators of their own."""
 
     def on_start(self, run: "Run") -> str | None:
@@ -46,6 +49,13 @@ class Callback:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+
+
+suggest(
+    Callback,
+    (Functional, "A functional along the flow is Evaluate([FunctionalValue(F)])"),
+    (Callable, "Write a subclass of Callback with on_step, or StopWhen(condition)"),
+)
 
 
 class Progress(Callback):
@@ -174,12 +184,8 @@ class Evaluate(Callback):
     """
 
     metrics: Sequence[Metric]
-    every: int = 1
+    every: Count = 1
     initial: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise BadInput(f"Evaluate(every={self.every}): expected at least 1")
 
     def evaluate(self, run: "Run") -> dict[str, float]:
         """Evaluate now."""
@@ -238,11 +244,7 @@ class StopAt(Callback):
         In the units of the step size; rounding of its sum is allowed for.
     """
 
-    time: float
-
-    def __post_init__(self) -> None:
-        if not self.time > 0:
-            raise BadInput(f"StopAt(time={self.time}): expected a positive time")
+    time: PositiveOrInfinite
 
     def _reached(self, run: "Run") -> str | None:
         return run.STOP if run.state.t >= self.time * (1 - 1e-9) else None
@@ -274,15 +276,8 @@ class StopWhenFlat(Callback):
     """
 
     key: str
-    tolerance: float = 1e-3
-    patience: int = 10
-
-    def __post_init__(self) -> None:
-        if not self.tolerance >= 0 or self.patience < 1:
-            raise BadInput(
-                f"StopWhenFlat(tolerance={self.tolerance}, patience={self.patience}): expected a nonnegative tolerance and at "
-                "least 1 change to look at"
-            )
+    tolerance: NonNegative = 1e-3
+    patience: Count = 10
 
     def _flat(self, run: "Run", row: dict[str, Any]) -> str | None:
         latest = (r[self.key] for r in (row, *reversed(run.solution.history)) if self.key in r)

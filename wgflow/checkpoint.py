@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from wgflow._describe import describe, differences
+from wgflow._fields import Checked, Count, NonNegative
 from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, write
+from wgflow._instead import suggest
 from wgflow._ranks import anywhere, from_first, parallel, rank
 from wgflow._state import load_state, plain, state_dict, tensors
 from wgflow.errors import BadInput, CannotWrite, CheckpointError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Checkpoint:
+class Checkpoint(Checked):
     """Where and how often to save a run; a run finds its own checkpoints there and goes on from the last good one.
 
     A file holds tensors and plain types only (``torch.load(weights_only=True)`` reads it): the state with networks,
@@ -49,9 +51,9 @@ class Checkpoint:
     """
 
     directory: str | Path
-    every_seconds: float = 60.0
-    every_updates: int | None = None
-    keep: int = 2
+    every_seconds: NonNegative = 60.0
+    every_updates: Count | None = None
+    keep: Count = 2
     _last: float = field(default=0.0, init=False, repr=False)
     _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _refused: set[Path] = field(default_factory=set, init=False, repr=False)
@@ -59,10 +61,6 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.keep < 2:
             raise BadInput(f"Checkpoint(keep={self.keep}): expected at least 2, so that one survives a damaged other")
-        if not self.every_seconds >= 0:
-            raise BadInput(f"Checkpoint(every_seconds={self.every_seconds}): expected a number from 0 up")
-        if self.every_updates is not None and self.every_updates < 1:
-            raise BadInput(f"Checkpoint(every_updates={self.every_updates}): expected at least 1, or None")
 
     @property
     def folder(self) -> Path:
@@ -228,6 +226,9 @@ class Checkpoint:
         for old in [p for p in files(self.folder) if p not in self._refused][self.keep :]:
             with suppress(OSError):  # it is tried again next time
                 old.unlink()
+
+
+suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))
 
 
 def describe_run(run: "Run") -> dict[str, Any]:

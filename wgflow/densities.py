@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked
+from wgflow._instead import suggest
 from wgflow._ops import kernel_sums
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput
@@ -15,7 +17,7 @@ from wgflow.kernels import Kernel
 from wgflow.measures import Particles
 
 
-class DensityModel(ABC):
+class DensityModel(Checked, ABC):
     r"""A density :math:`\rho_\varepsilon` made from weighted particles, differentiable in positions and weights."""
 
     def fit(self, rho: Particles) -> "DensityModel":
@@ -25,6 +27,9 @@ class DensityModel(ABC):
     @abstractmethod
     def expect(self, rho: Particles, f: Callable[[Tensor], Tensor]) -> Scalar:
         r"""Return :math:`E_\rho[f(\log\rho_\varepsilon)]` for an elementwise ``f``, a 0-d tensor."""
+
+
+suggest(DensityModel, (Kernel, "Wrap the kernel: KernelDensity(kernel)"))
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,19 @@ import statistics
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked, Count, Fraction, Positive, Whole
+from wgflow._instead import suggest
 from wgflow._rng import generator
-from wgflow._sinkhorn import MAX_POINTS, check_parameters, sinkhorn_divergence
+from wgflow._sinkhorn import MAX_POINTS, sinkhorn_divergence
 from wgflow.errors import BadInput
+from wgflow.functionals.base import Functional
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-
-if TYPE_CHECKING:
-    from wgflow.functionals.base import Functional
 
 
 class Metric(Protocol):
@@ -33,8 +33,11 @@ class Metric(Protocol):
         ...
 
 
+suggest(Metric, (Functional, "Wrap the functional: FunctionalValue(F)"))
+
+
 @dataclass(frozen=True, eq=False)
-class SinkhornMetric:
+class SinkhornMetric(Checked):
     r"""Sinkhorn divergence to real data, beside the value that real data itself has.
 
     With :math:`A` one fixed sample of ``n`` real points, :math:`B_1,\dots,B_J` fixed samples of ``n`` other
@@ -102,20 +105,19 @@ class SinkhornMetric:
     """
 
     reference: Measure
-    n: int = 1000
-    blur: float = field(kw_only=True)
-    p: int = 2
-    scaling: float = 0.9
-    repeats: int = 1
-    floor_pairs: int = 4
-    seed: int = 0
+    n: Count = 1000
+    blur: Positive = field(kw_only=True)
+    p: Literal[1, 2] = 2
+    scaling: Fraction = 0.9
+    repeats: Count = 1
+    floor_pairs: Count = 4
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        check_parameters(self.blur, self.p, self.scaling)
         if not 2 <= self.n <= MAX_POINTS:
             raise BadInput(f"n must lie between 2 and {MAX_POINTS} (dense cost matrices), got {self.n}")
-        if self.repeats < 1 or self.floor_pairs < 2:
-            raise BadInput(f"expected repeats >= 1 and floor_pairs >= 2, got {self.repeats}, {self.floor_pairs}")
+        if self.floor_pairs < 2:
+            raise BadInput(f"SinkhornMetric(floor_pairs={self.floor_pairs}): expected at least 2, to have a deviation")
         atoms = self.reference.num_atoms
         if atoms is not None and atoms < 2 * self.n:
             advice = f"Set n to at most {atoms // 2}" if atoms >= 4 else "It takes 4 at least"
@@ -238,7 +240,7 @@ def _halves(rho: Particles, n: int, rng: torch.Generator) -> tuple[Particles, Pa
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Checked):
     r"""Size of the mean and of the spread, for toy problems.
 
     =============  ==================================================================================
@@ -264,7 +266,7 @@ class Moments:
     {'mean_norm': 1.0, 'std_mean': 1.0, 'std_min': 1.0, 'std_max': 1.0}
     """
 
-    n: int = 1000
+    n: Count = 1000
 
     @torch.no_grad()
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
@@ -282,7 +284,7 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionalValue:
+class FunctionalValue(Checked):
     r"""Monte-Carlo value of :math:`F(\rho)`, under the key ``functional``.
 
     Parameters
@@ -293,8 +295,8 @@ class FunctionalValue:
         Points drawn from the measure.
     """
 
-    F: "Functional"
-    n: int = 1000
+    F: Functional
+    n: Count = 1000
 
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return ``{"functional": F(rho)}``."""

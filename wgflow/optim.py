@@ -8,13 +8,15 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Checked, Count, Decay, Fraction, NonNegative, Positive
+from wgflow._instead import suggest
 from wgflow._ranks import averaged, parallel
 from wgflow._typing import Info, Scalar
 from wgflow.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Checked):
     r"""Cosine decay of the learning rate over a whole run.
 
     .. math:: \eta_i = \eta_\infty + \tfrac12(\eta_0-\eta_\infty)\bigl(1+\cos(\pi\min(i/N,1))\bigr),
@@ -33,15 +35,8 @@ class Cosine:
     (1.0, 0.1)
     """
 
-    updates: int
-    floor: float
-
-    def __post_init__(self) -> None:
-        if self.updates < 1 or not 0 <= self.floor < math.inf:
-            raise BadInput(
-                f"Cosine(updates={self.updates}, floor={self.floor}): expected at least 1 update and a nonnegative, "
-                "finite learning rate"
-            )
+    updates: Count
+    floor: NonNegative
 
     def __call__(self, update: int, lr: float) -> float:
         """Learning rate of update number ``update`` (counted from 0) that starts at ``lr``."""
@@ -59,8 +54,15 @@ class Optim(Protocol):
         ...
 
 
+suggest(
+    Optim,
+    ((int, float), "Wrap the learning rate: Adam({value})"),
+    (torch.optim.Optimizer, "Give the description of an optimiser, not a live one: Adam(lr)"),
+)
+
+
 @dataclass(frozen=True)
-class Adam:
+class Adam(Checked):
     """Adam, as a description. The default momenta are those of the S-JKO and UOTM experiments.
 
     Parameters
@@ -75,13 +77,10 @@ class Adam:
         Learning rate as a function of the update count; constant when None.
     """
 
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.9)
-    eps: float = 1e-8
+    lr: Positive = 2e-4
+    betas: tuple[Decay, Decay] = (0.5, 0.9)
+    eps: Positive = 1e-8
     schedule: Cosine | None = None
-
-    def __post_init__(self) -> None:
-        _check_rate("Adam", self.lr)
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
@@ -92,15 +91,12 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Checked):
     """Plain or heavy-ball gradient descent, as a description; exact expectations and tests use it."""
 
-    lr: float
-    momentum: float = 0.0
+    lr: Positive
+    momentum: Decay = 0.0
     schedule: Cosine | None = None
-
-    def __post_init__(self) -> None:
-        _check_rate("SGD", self.lr)
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
@@ -108,7 +104,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Checked):
     r"""Limited-memory BFGS with a strong Wolfe line search, as a description: one update is a whole minimisation.
 
     For smooth, deterministic objectives: particles under ``JKO(..., optim=LBFGS(), iters=1)``, where every update then
@@ -132,27 +128,15 @@ class LBFGS:
     number of particles nor the scale of the functional matters. Source: Liu and Nocedal (1989).
     """
 
-    max_iter: int = 100
-    tolerance: float = 1e-6
-    history: int = 10
+    max_iter: Count = 100
+    tolerance: Fraction = 1e-6
+    history: Count = 10
 
     searches: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.max_iter < 1 or self.history < 1 or not 0 < self.tolerance < 1:
-            raise BadInput(
-                f"LBFGS(max_iter={self.max_iter}, tolerance={self.tolerance}, history={self.history}): expected at "
-                "least 1 iteration, at least 1 remembered step and a tolerance between 0 and 1"
-            )
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
         return _QuasiNewton(_some(parameters), self)
-
-
-def _check_rate(name: str, lr: float) -> None:
-    if not (lr > 0 and math.isfinite(lr)):
-        raise BadInput(f"{name}(lr={lr}): expected a positive, finite learning rate")
 
 
 def _some(parameters: Iterable[Tensor]) -> list[Tensor]:

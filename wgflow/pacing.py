@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from wgflow._fields import Positive, PositiveOrInfinite
 from wgflow._typing import Info
 from wgflow.callbacks import Callback
 from wgflow.errors import BadInput
@@ -54,19 +55,16 @@ class EqualMovement(Callback):
         transport.
     """
 
-    first: float
-    distance: float
-    factor: float = 2.0
-    largest: float = math.inf
+    first: Positive
+    distance: Positive
+    factor: Positive = 2.0
+    largest: PositiveOrInfinite = math.inf
     _h: float = field(init=False, repr=False)
     _cost: Tensor | float | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        if not (min(self.first, self.distance, self.largest) > 0 and self.factor > 1 and math.isfinite(self.first)):
-            raise BadInput(
-                f"EqualMovement(first={self.first}, distance={self.distance}, factor={self.factor}, "
-                f"largest={self.largest}): expected positive numbers and a factor above 1"
-            )
+        if not self.factor > 1:
+            raise BadInput(f"EqualMovement(factor={self.factor}): expected a factor above 1")
         self._h = min(self.first, self.largest)
 
     def __call__(self, k: int) -> float:

@@ -1,14 +1,14 @@
 r"""Schedules: numbers that depend on the step, for step sizes, noise levels and whatever else takes a function of :math:`k`."""
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from wgflow._fields import Checked, Count, NonNegative, Positive
 from wgflow.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Checked):
     r"""Geometric decay, :math:`\max(a\,q^k,\ \text{floor})`.
 
     Parameters
@@ -27,13 +27,9 @@ class Geometric:
     [1.0, 0.5, 0.25, 0.2]
     """
 
-    start: float
-    ratio: float
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (_positive(self.start) and _positive(self.ratio) and 0 <= self.floor < math.inf):
-            raise BadInput(f"{self}: expected a positive start and ratio and a nonnegative floor, all of them finite")
+    start: Positive
+    ratio: Positive
+    floor: NonNegative = 0.0
 
     def __call__(self, k: int) -> float:
         """Value at step ``k``."""
@@ -41,7 +37,7 @@ class Geometric:
 
 
 @dataclass(frozen=True)
-class PowerDecay:
+class PowerDecay(Checked):
     r"""Polynomial decay, :math:`a\,(1+k/k_0)^{-p}`.
 
     With :math:`\tfrac12<p\le1` the steps add up to infinity and their squares do not: what removes the bias of noisy
@@ -63,13 +59,9 @@ class PowerDecay:
     (0.6, 0.3, 0.19999999999999998)
     """
 
-    start: float
-    power: float
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (_positive(self.start) and 0 <= self.power < math.inf and _positive(self.scale)):
-            raise BadInput(f"{self}: expected a positive start and scale and a nonnegative power, all of them finite")
+    start: Positive
+    power: NonNegative
+    scale: Positive = 1.0
 
     def __call__(self, k: int) -> float:
         """Value at step ``k``."""
@@ -77,7 +69,7 @@ class PowerDecay:
 
 
 @dataclass(frozen=True)
-class Piecewise:
+class Piecewise(Checked):
     """Constant pieces: ``values[0]`` before step ``starts[0]``, then ``values[1]`` before step ``starts[1]``, and so on.
 
     Parameters
@@ -94,12 +86,11 @@ class Piecewise:
     (0.1, 0.05)
     """
 
-    values: tuple[float, ...]
-    starts: tuple[int, ...]
+    values: tuple[Positive, ...]
+    starts: tuple[Count, ...]
 
     def __post_init__(self) -> None:
-        increasing = list(self.starts) == sorted(set(self.starts)) and all(s > 0 for s in self.starts)
-        if len(self.values) != len(self.starts) + 1 or not increasing or not all(map(_positive, self.values)):
+        if len(self.values) != len(self.starts) + 1 or list(self.starts) != sorted(set(self.starts)):
             raise BadInput(
                 f"{self}: expected increasing, positive steps and one positive value more than there are steps"
             )
@@ -110,7 +101,7 @@ class Piecewise:
 
 
 @dataclass(frozen=True)
-class Halving:
+class Halving(Checked):
     r"""Halve at every so many steps, :math:`a\,2^{-\lfloor k/m\rfloor}`.
 
     Parameters
@@ -127,17 +118,9 @@ class Halving:
     (1.0, 0.5, 0.25)
     """
 
-    start: float
-    every: int
-
-    def __post_init__(self) -> None:
-        if not _positive(self.start) or self.every < 1:
-            raise BadInput(f"{self}: expected a positive, finite start and at least 1 step between halvings")
+    start: Positive
+    every: Count
 
     def __call__(self, k: int) -> float:
         """Value at step ``k``."""
         return self.start * 0.5 ** (k // self.every)
-
-
-def _positive(x: float) -> bool:
-    return 0 < x < math.inf

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from wgflow._fields import Checked, Whole
 from wgflow._inner import UNCONVERGED
+from wgflow._instead import suggest
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers import State
 
@@ -18,7 +20,7 @@ def snapshot(state: State) -> Any:
 
 
 @dataclass(frozen=True)
-class Save:
+class Save(Checked):
     """What to keep of the states.
 
     Parameters
@@ -29,8 +31,13 @@ class Save:
         From a state to anything; tensors it returns must be copies, since states are changed in place.
     """
 
-    every: int = 1
+    every: Whole = 1
     fn: Callable[[State], Any] = snapshot
+
+
+suggest(
+    Save, (int, "Wrap how often to save: Save(every={value})"), (Callable, "Wrap a function of the state: Save(fn=f)")
+)
 
 
 @dataclass

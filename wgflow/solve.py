@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wgflow._fields import PositiveOrInfinite
 from wgflow._inner import RESIDUAL, gathered
 from wgflow._ledger import ADVICE, Ledger
 from wgflow._ranks import anywhere
@@ -26,7 +27,7 @@ from wgflow.measures import MovingMeasure
 from wgflow.solution import Save, Solution
 from wgflow.solvers import Solver, State
 
-StepSize = float | Callable[[int], float]
+StepSize = PositiveOrInfinite | Callable[[int], float]
 
 
 @dataclass(eq=False)

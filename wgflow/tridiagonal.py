@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked, Count, Fraction
 from wgflow._ranks import averaged
 from wgflow._typing import Info, Scalar
 from wgflow.errors import BadInput, Unsupported
@@ -15,7 +16,7 @@ from wgflow.optim import Descent
 
 
 @dataclass(frozen=True)
-class TridiagonalNewton:
+class TridiagonalNewton(Checked):
     r"""Damped Newton for sorted particles with nearest-neighbour energies, as a description: one update is a whole minimisation.
 
     ``JKO(Blob(Spacings()), optim=TridiagonalNewton(), iters=1)`` on one-dimensional ``Particles`` is the exact JKO step of
@@ -44,17 +45,10 @@ class TridiagonalNewton:
     parallel cyclic reduction, O(n log n); waits for the device. Use float64.
     """
 
-    max_iter: int = 100
-    tolerance: float = 1e-8
+    max_iter: Count = 100
+    tolerance: Fraction = 1e-8
 
     searches: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.max_iter < 1 or not 0 < self.tolerance < 1:
-            raise BadInput(
-                f"TridiagonalNewton(max_iter={self.max_iter}, tolerance={self.tolerance}): expected at least 1 iteration "
-                "and a tolerance between 0 and 1"
-            )
 
     def build(self, parameters: Iterable[Tensor]) -> Descent:
         """Return a fresh minimiser of the positions of particles on a line."""

@@ -13,10 +13,12 @@ FLOORS = [
     {
         "_balance",
         "_cache",
+        "_fields",
         "_files",
         "_finite",
         "_imports",
         "_inner",
+        "_instead",
         "_ledger",
         "_once",
         "_ops",

@@ -297,7 +297,7 @@ def test_metrics_see_an_averaged_network_in_evaluation_mode():
 
 
 def test_bad_settings():
-    with pytest.raises(BadInput, match=r"Evaluate\(every=0\): expected at least 1"):
+    with pytest.raises(BadInput, match=r"Evaluate\(every=0\): expected a whole number from 1 up"):
         Evaluate([position], every=0)
 
 

@@ -212,7 +212,7 @@ def test_every_updates_and_keep(tmp_path):
     ("options", "message"),
     [
         ({"keep": 1}, "keep=1.*at least 2"),
-        ({"every_updates": 0}, "every_updates=0.*at least 1"),
+        ({"every_updates": 0}, "every_updates=0.*from 1 up"),
         ({"every_seconds": -1}, "every_seconds=-1"),
         ({"every_seconds": float("nan")}, "every_seconds=nan"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from wgflow.errors import BadInput
+from wgflow.functionals import Functional
 from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
 from wgflow.metrics import MAX_POINTS, FunctionalValue, Moments, SinkhornMetric, sinkhorn_divergence
 
@@ -362,7 +363,7 @@ def test_moments_show_a_collapsed_direction():
 
 
 def test_functional_value_freezes_with_the_same_generator():
-    class Shifted:
+    class Shifted(Functional):
         """F(ρ) = E|x - c| with c drawn when frozen."""
 
         def __init__(self, c=None):

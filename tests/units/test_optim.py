@@ -34,7 +34,7 @@ def test_cosine_is_that_of_pytorch():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cosine(0, 0.1), r"Cosine\(updates=0, floor=0.1\): expected at least 1 update"),
+        (lambda: Cosine(0, 0.1), r"Cosine\(updates=0\): expected a whole number from 1 up"),
         (lambda: Cosine(5, -0.1), r"floor=-0.1"),
         (lambda: Cosine(5, math.nan), r"floor=nan"),
         (lambda: Adam(0.0), r"Adam\(lr=0.0\): expected a positive, finite"),

@@ -6,11 +6,15 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from wgflow._fields import Checked
+from wgflow._instead import suggest
 from wgflow._registry import Registry
 from wgflow._typing import Info, Points, Scalar
+from wgflow.densities import DensityModel
 from wgflow.functionals import Functional
+from wgflow.kernels import Kernel
 from wgflow.measures import Particles
 
 ESTIMATORS: "Registry[Estimator]" = Registry("estimator")
@@ -18,7 +22,7 @@ register_estimator = ESTIMATORS.register
 Draw = Callable[[torch.Generator], Particles]
 
 
-class Estimator(ABC):
+class Estimator(Checked, ABC):
     r"""A scalar :math:`s(\rho)` with the derivatives of :math:`F`.
 
     :math:`\partial s/\partial w_i=\varphi_i` and :math:`\partial s/\partial x_i=w_i\nabla\varphi(x_i)`, where
@@ -80,6 +84,15 @@ class Estimator(ABC):
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
         return _per_mass(d_x, rho, -1.0)
+
+
+suggest(
+    Estimator,
+    (Kernel, "Wrap the kernel: Stein(kernel), KDEScore(kernel) or Blob(KernelDensity(kernel))"),
+    (DensityModel, "Wrap the density model: Blob(density)"),
+    (nn.Module, "Wrap the network: Critic(net)"),
+    (Functional, "The functional goes first: solve(F, solver, initial, ...)"),
+)
 
 
 def energy_slope(energy: Functional | None, rho: Particles) -> Points:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._balance import BATCHES, imbalance
+from wgflow._fields import Checked, Count, NonNegative
 from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.errors import BadInput
@@ -17,7 +18,7 @@ from wgflow.optim import Adam, Descent, Optim
 
 
 @dataclass(frozen=True)
-class R1:
+class R1(Checked):
     r"""Gradient penalty on data, :math:`\frac{\gamma}{2}E_\nu\lVert\nabla v(y)\rVert^2` (squared norm summed over coordinates).
 
     Parameters
@@ -29,12 +30,8 @@ class R1:
         Apply it at every so many critic updates only, ``every`` times as strong (lazy regularisation).
     """
 
-    gamma: float
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.gamma < 0 or self.every < 1:
-            raise BadInput(f"R1 needs gamma >= 0 and every >= 1, got {self.gamma} and {self.every}")
+    gamma: NonNegative
+    every: Count = 1
 
     def __call__(self, v: Tensor, nu: Particles) -> Scalar:
         """Penalty from the critic's values ``v`` (n,) at the data ``nu``, whose points require gradient."""
@@ -77,16 +74,12 @@ class Critic(Estimator):
 
     net: NetSource
     optim: Optim = field(default_factory=lambda: Adam(1e-4))
-    iters: int = 1
+    iters: Count = 1
     r1: R1 | None = None
 
     needs = ("conjugate", "variational")
     needs_samples = True
     pointwise = True
-
-    def __post_init__(self) -> None:
-        if self.iters < 1:
-            raise BadInput(f"Critic(iters={self.iters}): expected at least 1 update")
 
     @classmethod
     def example(cls) -> "Critic":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Count, Positive
 from wgflow._ops import full_precision
 from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
@@ -151,19 +152,13 @@ class LearnedScore(EntropyEstimator):
     """
 
     net: NetSource
-    noise: float = 0.1
+    noise: Positive = 0.1
     optim: Optim = field(default_factory=lambda: Adam(1e-3, (0.9, 0.999)))
-    iters: int = 20
+    iters: Count = 20
 
     gives_potential = False
     is_function = False
     reference = ("vincent2011connection", "boffi2023probability")
-
-    def __post_init__(self) -> None:
-        if not (self.noise > 0 and math.isfinite(self.noise)) or self.iters < 1:
-            raise BadInput(
-                f"LearnedScore(noise={self.noise}, iters={self.iters}): expected a positive noise and at least 1 update"
-            )
 
     @classmethod
     def example(cls) -> "LearnedScore":
@@ -242,20 +237,14 @@ class ProximalScore(Estimator):
     Osher (2023).
     """
 
-    time: float
+    time: Positive
     log_normaliser: Callable[[Points], Tensor] | None = None
-    samples: int = 32
+    samples: Count = 32
 
     splits_entropy = True
     gives_potential = False
     is_function = False
     reference = ("tan2024noise", "li2023kernel")
-
-    def __post_init__(self) -> None:
-        if not (self.time > 0 and math.isfinite(self.time)) or self.samples < 1:
-            raise BadInput(
-                f"ProximalScore(time={self.time}, samples={self.samples}): expected a positive time and at least 1 sample"
-            )
 
     @classmethod
     def example(cls) -> "ProximalScore":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow._fields import NonNegative
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators.autograd import Autograd
@@ -58,7 +59,7 @@ class EvaluationNoise(Estimator):
     """
 
     estimator: Estimator
-    std: float | Callable[[int], float]
+    std: NonNegative | Callable[[int], float]
 
     gives_potential = False
     is_function = False

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import Positive
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput, Unsupported
 from wgflow.functionals.base import Functional, Potential
@@ -23,7 +24,7 @@ class Scaled(Functional):
         Unless ``c`` is positive and finite (a negative multiple of a convex functional is not convex).
     """
 
-    c: float
+    c: Positive
     term: Functional
 
     def __post_init__(self) -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked
+from wgflow._instead import suggest
 from wgflow._registry import Registry
 from wgflow._typing import Info, Points, Scalar
 from wgflow.densities import DensityModel
-from wgflow.errors import BadInput, Unsupported
+from wgflow.errors import Unsupported
 from wgflow.kernels import Kernel
 from wgflow.measures import Measure, Particles
 
@@ -22,7 +24,7 @@ FUNCTIONALS: "Registry[Functional]" = Registry("functional")
 register_functional = FUNCTIONALS.register
 
 
-class Functional:
+class Functional(Checked):
     r"""A functional :math:`F(\rho)` of a probability measure.
 
     A subclass, usually a frozen dataclass, implements at least one of :meth:`value` (primal) and :meth:`conjugate`
@@ -162,14 +164,16 @@ class Functional:
         return Scaled(float(c), self)
 
 
+suggest(
+    Functional,
+    (Measure, "Choose how to compare with it, such as KL(target) or EnergyDistance(target)"),
+    (Kernel, "Wrap the kernel: InteractionEnergy(kernel), or SquaredMMD(target, kernel)"),
+    (Callable, "Wrap a function of points: PotentialEnergy(V)"),
+)
+
+
 def drawn(target: Measure) -> Particles:
     """Return the fixed batch that ``freeze`` has put in the place of a target; raises ``Unsupported`` before that."""
     if not isinstance(target, Particles):
         raise Unsupported("draw the target first: F.freeze(rng) returns the functional on one fixed batch")
     return target
-
-
-def check_batch(batch: int) -> None:
-    """Raise ``BadInput`` unless a batch has at least one point."""
-    if batch < 1:
-        raise BadInput(f"batch={batch}: expected at least 1 target point")

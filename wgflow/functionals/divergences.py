@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from wgflow._fields import Count, checked
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput, Unsupported
-from wgflow.functionals.base import FUNCTIONALS, Functional, Potential, check_batch, drawn, register_functional
+from wgflow.functionals.base import FUNCTIONALS, Functional, Potential, drawn, register_functional
 from wgflow.functionals.energies import PotentialEnergy
 from wgflow.measures import Measure, Particles, StandardNormal
 
@@ -37,13 +38,10 @@ class FDivergence(Functional):
     """
 
     target: Measure
-    batch: int = 256
+    batch: Count = 256
 
     needs_density = True
     reference = ("choi2024scalable", "caucheteux2026unifying")
-
-    def __post_init__(self) -> None:
-        check_batch(self.batch)
 
     def f(self, p: Tensor) -> Tensor:
         """Entropy function at the density ratio ``p >= 0``, elementwise."""
@@ -267,7 +265,8 @@ class Chi2Tight(Chi2):
         return {}
 
 
-def entropy(name: str, target: Measure, batch: int = 256) -> FDivergence:
+@checked
+def entropy(name: str, target: Measure, batch: Count = 256) -> FDivergence:
     """Return the f-divergence called ``name`` in the registry; raises ``BadInput`` for a functional of another kind."""
     cls = FUNCTIONALS[name]
     if not issubclass(cls, FDivergence):

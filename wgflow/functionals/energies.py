@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from wgflow._fields import Positive
 from wgflow._ops import kernel_energy
 from wgflow._pairs import pair_energy
 from wgflow._typing import Points, Scalar
@@ -198,11 +199,11 @@ class PowerEntropy(_Internal):
         For another exponent.
     """
 
-    m: float = 2.0
+    m: Positive = 2.0
     reference: ClassVar[tuple[str, ...]] = ("otto2001geometry", "carrillo2019blob")
 
     def __post_init__(self) -> None:
-        if self.m <= 0 or self.m == 1:
+        if self.m == 1:
             raise BadInput(
                 f"PowerEntropy(m={self.m}): expected a positive exponent other than 1 (that limit is Entropy)"
             )

@@ -6,10 +6,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count, Positive
 from wgflow._ops import full_precision, kernel_energy, kernel_sums
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput
-from wgflow.functionals.base import Functional, check_batch, drawn, register_functional
+from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel
 from wgflow.measures import Measure, Particles, StandardNormal
 
@@ -65,19 +66,14 @@ class KALE(Functional):
 
     target: Measure
     kernel: Kernel
-    penalty: float = 0.1
-    iterations: int = 30
-    batch: int = 256
+    penalty: Positive = 0.1
+    iterations: Count = 30
+    batch: Count = 256
 
     needs_samples = True
     reference = ("glaser2021kale",)
 
     def __post_init__(self) -> None:
-        check_batch(self.batch)
-        if not self.penalty > 0 or self.iterations < 1:
-            raise BadInput(
-                f"KALE(penalty={self.penalty}, iterations={self.iterations}): expected a positive penalty and at least 1 step"
-            )
         if not self.kernel.characteristic:
             raise BadInput(f"kernel={self.kernel}: expected a positive definite one such as RBF, Laplace or Matern")
 

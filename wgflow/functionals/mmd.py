@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
+from wgflow._fields import Count
 from wgflow._ops import kernel_energy, kernel_sums
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
-from wgflow.functionals.base import Functional, check_batch, drawn, register_functional
+from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel, Riesz
 from wgflow.measures import Measure, Particles, StandardNormal
 
@@ -56,13 +57,12 @@ class SquaredMMD(Functional):
 
     target: Measure
     kernel: Kernel
-    batch: int = 256
+    batch: Count = 256
 
     needs_samples = True
     reference = ("arbel2019maximum",)
 
     def __post_init__(self) -> None:
-        check_batch(self.batch)
         if not self.kernel.characteristic:
             raise BadInput(
                 f"kernel={self.kernel}: its MMD is not a distance. Use RBF, Laplace, InverseMultiquadric, Matern or Riesz, or "

@@ -1,6 +1,5 @@
 """The Sinkhorn divergence to samples."""
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
+from wgflow._fields import Count, Positive
 from wgflow._once import Derivatives, differentiable_once
 from wgflow._ops import full_precision
 from wgflow._sinkhorn import sinkhorn_divergence
@@ -17,7 +17,7 @@ from wgflow._softmin import displacement
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals._clouds import comparable
-from wgflow.functionals.base import Functional, check_batch, register_functional
+from wgflow.functionals.base import Functional, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
 
 
@@ -116,26 +116,18 @@ class SinkhornDivergence(Functional):
     """
 
     target: Measure
-    blur: float
-    reach: float | None = None
+    blur: Positive
+    reach: Positive | None = None
     debias: bool = True
-    tol: float = 1e-6
-    max_iters: int = 2000
+    tol: Positive = 1e-6
+    max_iters: Count = 2000
     backend: Literal["torch", "geomloss"] = "torch"
-    batch: int = 256
+    batch: Count = 256
 
     needs_samples = True
     reference = ("feydy2019interpolating", "sejourne2019sinkhorn")
 
     def __post_init__(self) -> None:
-        check_batch(self.batch)
-        for name, length in (("blur", self.blur), ("reach", self.reach)):
-            if length is not None and not (length > 0 and math.isfinite(length)):
-                raise BadInput(f"{name}={length}: expected a positive length in the units of the flattened points")
-        if not (self.tol > 0 and self.max_iters >= 1):
-            raise BadInput(f"expected tol > 0 and max_iters >= 1, got {self.tol} and {self.max_iters}")
-        if self.backend not in ("torch", "geomloss"):
-            raise BadInput(f"backend={self.backend!r}: expected 'torch' or 'geomloss'")
         if self.backend == "geomloss" and (self.reach is not None or not self.debias):
             raise BadInput(
                 "backend='geomloss' is for hard, debiased divergences: leave reach and debias out, or use 'torch'"

@@ -2,18 +2,19 @@
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from wgflow._cache import remember
+from wgflow._fields import Count
 from wgflow._ops import full_precision
 from wgflow._quantiles import Line, projected_cost
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput, Unsupported
 from wgflow.functionals._clouds import comparable, weights
-from wgflow.functionals.base import Functional, check_batch, drawn, register_functional
+from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
 
 
@@ -69,21 +70,16 @@ class SlicedWasserstein(Functional):
     """
 
     target: Measure
-    p: int = 2
-    directions: int | Tensor = 50
-    batch: int = 256
+    p: Literal[1, 2] = 2
+    directions: Count | Tensor = 50
+    batch: Count = 256
 
     needs_samples = True
     reference = ("rabin2012wasserstein", "bonneel2015sliced", "liutkus2019sliced")
 
     def __post_init__(self) -> None:
-        check_batch(self.batch)
-        if self.p not in (1, 2):
-            raise BadInput(f"SlicedWasserstein(p={self.p}): expected 1 or 2")
         theta = self.directions
         if not isinstance(theta, Tensor):
-            if theta < 1:
-                raise BadInput(f"SlicedWasserstein(directions={theta}): expected at least 1")
             return
         d = self.target.event_shape.numel()
         if theta.dim() != 2 or theta.shape[1] != d or len(theta) == 0 or not theta.is_floating_point():

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
+from wgflow._fields import Count
 from wgflow._imports import require
 from wgflow._once import Derivatives, differentiable_once
 from wgflow._quantiles import Line, projected_cost
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput, Unsupported
 from wgflow.functionals._clouds import comparable, weights
-from wgflow.functionals.base import Functional, check_batch, register_functional
+from wgflow.functionals.base import Functional, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
 
 MAX_PAIRS = 2**24
@@ -42,14 +43,11 @@ class ExactTransport(Functional):
     """
 
     target: Measure
-    batch: int = 256
+    batch: Count = 256
 
     power: ClassVar[int]
     needs_samples = True
     reference = ("peyre2019computational",)
-
-    def __post_init__(self) -> None:
-        check_batch(self.batch)
 
     def value(self, rho: Particles) -> Scalar:
         """Return the cost of the optimal plan, 0-d, differentiable once in ``rho.x`` and ``rho.log_w``."""

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from wgflow._fields import Checked, Finite
+from wgflow._instead import suggest
 from wgflow._ops import Distances
 from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.errors import Unsupported
 
 Evaluated = tuple[Tensor, Tensor, float | Tensor]
 
@@ -26,14 +28,7 @@ def exp_(exponent: Tensor) -> Tensor:
     return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny) + 0.1).exp_()
 
 
-def check_positive(name: str, **values: float | Tensor) -> None:
-    """Raise ``BadInput`` for a number that is not positive and finite; tensors are not looked at."""
-    for what, value in values.items():
-        if not isinstance(value, Tensor) and not (value > 0 and math.isfinite(value)):
-            raise BadInput(f"{name}({what}={value}): expected a positive, finite number")
-
-
-class Kernel(ABC):
+class Kernel(Checked, ABC):
     r"""A function of the squared distance :math:`s=|x-y|^2`.
 
     A subclass gives :meth:`profile` and :meth:`slope`; everything else follows. The slope at :math:`s=0` only ever
@@ -114,6 +109,9 @@ class Kernel(ABC):
         return KernelSum(tuple((c * weight, kernel) for weight, kernel in terms))
 
 
+suggest(Kernel, ((int, float), "Wrap the bandwidth: RBF({value})"))
+
+
 @dataclass(frozen=True)
 class KernelSum(Kernel):
     r"""A linear combination :math:`\sum_lc_lk_l`; several bandwidths at once, or attraction minus repulsion.
@@ -127,7 +125,7 @@ class KernelSum(Kernel):
     tensor([3.])
     """
 
-    terms: tuple[tuple[float, Kernel], ...]
+    terms: tuple[tuple[Finite, Kernel], ...]
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow._fields import Positive, Tensor0d
 from wgflow._ops import Distances
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
-from wgflow.kernels.base import Evaluated, Kernel, check_positive, exp_
+from wgflow.kernels.base import Evaluated, Kernel, exp_
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,7 @@ class RBF(Kernel):
     tensor([1.0000, 0.3679])
     """
 
-    bandwidth: float | Tensor
-
-    def __post_init__(self) -> None:
-        check_positive("RBF", bandwidth=self.bandwidth)
+    bandwidth: Positive | Tensor0d
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`e^{-s/2\sigma^2}`."""
@@ -61,10 +59,7 @@ class RBF(Kernel):
 class _Rule(Kernel):
     """An RBF whose bandwidth is found from the particles at every evaluation and then held fixed."""
 
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(type(self).__name__, scale=self.scale)
+    scale: Positive = 1.0
 
     def bandwidth(self, x: Points) -> Tensor:
         """Return the bandwidth for points (n, d), a 0-d tensor without gradient."""

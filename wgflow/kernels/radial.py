@@ -6,19 +6,17 @@ from dataclasses import dataclass
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from wgflow._fields import Finite, Positive, checked
 from wgflow.errors import BadInput
-from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, check_positive, exp_
+from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, exp_
 
 
 @dataclass(frozen=True)
 class Laplace(Kernel):
     r"""The Laplace kernel :math:`k=e^{-r/\ell}`, :math:`r=|x-y|`; not smooth at 0."""
 
-    length: float
+    length: Positive
     smooth = False
-
-    def __post_init__(self) -> None:
-        check_positive("Laplace", length=self.length)
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`e^{-\sqrt s/\ell}`."""
@@ -47,11 +45,8 @@ class InverseMultiquadric(Kernel):
         :math:`\beta`.
     """
 
-    length: float
-    power: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_positive("InverseMultiquadric", length=self.length, power=self.power)
+    length: Positive
+    power: Positive = 0.5
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`(1+s/\ell^2)^{-\beta}`."""
@@ -79,11 +74,10 @@ class Matern(Kernel):
     :math:`(1+a)e^{-a}` and :math:`(1+a+a^2/3)e^{-a}`; :math:`\nu=\tfrac12` is :class:`Laplace`.
     """
 
-    length: float
-    nu: float = 1.5
+    length: Positive
+    nu: Positive = 1.5
 
     def __post_init__(self) -> None:
-        check_positive("Matern", length=self.length)
         if self.nu not in (1.5, 2.5):
             raise BadInput(f"Matern(nu={self.nu}): expected 1.5 or 2.5 (0.5 is Laplace, infinity is RBF)")
 
@@ -110,7 +104,7 @@ class Riesz(Kernel):
     bandwidth; coincident particles do not act on each other, so they never separate: jitter ties in the start.
     """
 
-    power: float = 1.0
+    power: Finite = 1.0
     smooth = False
 
     def __post_init__(self) -> None:
@@ -163,11 +157,11 @@ class PowerLaw(Kernel):
     dimension). 0 at :math:`r=0` by convention, also for :math:`p<0`. Not positive definite: not for an MMD.
     """
 
-    power: float
+    power: Finite
     characteristic = False
 
     def __post_init__(self) -> None:
-        if self.power == 0 or not math.isfinite(self.power):
+        if self.power == 0:
             raise BadInput(f"PowerLaw(power={self.power}): expected a number other than 0 (its limit is Logarithmic)")
 
     @property
@@ -184,6 +178,7 @@ class PowerLaw(Kernel):
         return 0.5 * (s if self.power >= 2 else apart(s)) ** (self.power / 2 - 1)
 
 
-def Morse(repulsion: float, repulsion_length: float, attraction: float, attraction_length: float) -> KernelSum:
+@checked
+def Morse(repulsion: Finite, repulsion_length: Positive, attraction: Finite, attraction_length: Positive) -> KernelSum:
     r"""Return the Morse potential :math:`C_re^{-r/\ell_r}-C_ae^{-r/\ell_a}` of swarming models (D'Orsogna et al. 2006)."""
     return repulsion * Laplace(repulsion_length) + (-attraction) * Laplace(attraction_length)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wgflow._fields import Count, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
 
@@ -36,12 +37,11 @@ class TransportMap(nn.Module):
     has_logdet: ClassVar[bool] = False
     invertible: ClassVar[bool] = False
 
-    def __init__(self, *event_shape: int) -> None:
+    @checked
+    def __init__(self, *event_shape: Count) -> None:
         super().__init__()
-        if not event_shape or not all(isinstance(n, int) and n >= 1 for n in event_shape):
-            raise BadInput(
-                f"{type(self).__name__}{event_shape}: expected the sizes of one point, integers of at least 1, such as (2) or (3, 32, 32)"
-            )
+        if not event_shape:
+            raise BadInput(f"{type(self).__name__}(): expected the sizes of one point, such as (2) or (3, 32, 32)")
         self.event_shape = torch.Size(event_shape)
         self.dim = math.prod(event_shape)
         self.register_load_state_dict_post_hook(_check_finite)

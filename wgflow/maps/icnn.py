@@ -1,12 +1,12 @@
 """The gradient of an input-convex network: a Brenier map, with its Hessian in closed form."""
 
-import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from wgflow._fields import Count, Fraction, Positive, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.maps.base import TransportMap, newton_inverse, rademacher
@@ -67,24 +67,18 @@ class ICNNGradient(TransportMap):
     has_logdet = True
     invertible = True
 
+    @checked
     def __init__(
         self,
-        *event_shape: int,
-        width: int = 64,
-        depth: int = 2,
-        floor: float = 1e-3,
-        scale: float = 2.0,
+        *event_shape: Count,
+        width: Count = 64,
+        depth: Count = 2,
+        floor: Fraction = 1e-3,
+        scale: Positive = 2.0,
         logdet: Literal["exact", "stochastic"] = "exact",
-        lanczos: int = 10,
+        lanczos: Count = 10,
     ) -> None:
         super().__init__(*event_shape)
-        if width < 1 or depth < 1 or lanczos < 1 or not 0 < floor < 1 or not 0 < scale < math.inf:
-            raise BadInput(
-                f"ICNNGradient(width={width}, depth={depth}, floor={floor}, scale={scale}, lanczos={lanczos}): expected "
-                "positive, finite sizes and 0 < floor < 1"
-            )
-        if logdet not in ("exact", "stochastic"):
-            raise BadInput(f"ICNNGradient(logdet={logdet!r}): expected 'exact' or 'stochastic'")
         self.floor, self.logdet, self.lanczos = floor, logdet, lanczos
         d = self.dim
         self.root = nn.Parameter(torch.eye(d))

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Count, Positive, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
 from wgflow.maps.base import TransportMap, evaluate, inverted, jacobian, rademacher, start_at_zero
@@ -47,22 +48,18 @@ class NeuralODE(TransportMap):
     has_logdet = True
     invertible = True
 
+    @checked
     def __init__(
         self,
-        *event_shape: int,
+        *event_shape: Count,
         net: nn.Module,
         trace: Literal["exact", "hutchinson"] = "exact",
         method: str = "rk4",
-        steps: int = 4,
-        rtol: float = 1e-6,
-        atol: float = 1e-6,
+        steps: Count = 4,
+        rtol: Positive = 1e-6,
+        atol: Positive = 1e-6,
     ) -> None:
         super().__init__(*event_shape)
-        if trace not in ("exact", "hutchinson") or steps < 1 or not (rtol > 0 and atol > 0):
-            raise BadInput(
-                f"NeuralODE(trace={trace!r}, steps={steps}, rtol={rtol}, atol={atol}): expected 'exact' or 'hutchinson', at "
-                "least 1 step and positive tolerances"
-            )
         start_at_zero(net, "NeuralODE")
         self.net, self.trace, self.method, self.steps, self.rtol, self.atol = net, trace, method, steps, rtol, atol
 

@@ -5,8 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Count, checked
 from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.errors import Unsupported
 from wgflow.maps.base import TransportMap, evaluate, jacobian, newton_inverse, rademacher, start_at_zero
 
 
@@ -40,18 +41,15 @@ class Residual(TransportMap):
     tensor([0.], grad_fn=...)
     """
 
+    @checked
     def __init__(
         self,
-        *event_shape: int,
+        *event_shape: Count,
         net: nn.Module,
         logdet: Literal["exact", "series"] | None = "exact",
-        terms: int = 8,
+        terms: Count = 8,
     ) -> None:
         super().__init__(*event_shape)
-        if logdet not in ("exact", "series", None) or terms < 1:
-            raise BadInput(
-                f"Residual(logdet={logdet!r}, terms={terms}): expected 'exact', 'series' or None and at least 1 term"
-            )
         start_at_zero(net, "Residual")
         self.net, self.logdet, self.terms = net, logdet, terms
 

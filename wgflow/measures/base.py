@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked
+from wgflow._instead import ARRAYS, suggest
 from wgflow._rng import replayed
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from wgflow.measures.particles import Particles
 
 
-class Measure(ABC):
+class Measure(Checked, ABC):
     """A probability measure that can be drawn from.
 
     Attributes
@@ -98,6 +100,18 @@ class Derived(Measure):
         return replace(self, base=self.base.at(k, t))
 
 
+suggest(
+    Measure,
+    (Tensor, "Wrap the data: Particles(x), or Dataset(x)"),
+    (ARRAYS, "Wrap the data: Particles(torch.as_tensor(x)), or Dataset(torch.as_tensor(x))"),
+    (
+        torch.distributions.Distribution,
+        "Wrap its log density: Unnormalised(p.log_prob, d); Gaussian and GaussianMixture can be drawn from as well",
+    ),
+    (Callable, "Wrap a log density, with the shape of a point: Unnormalised(log_prob, d)"),
+)
+
+
 class MovingMeasure(Measure):
     """A measure that a solver can move, either by an explicit displacement or by training a successor."""
 
@@ -126,6 +140,13 @@ class MovingMeasure(Measure):
     def propose(self, rng: torch.Generator, last: "Successor | None" = None) -> "Successor":
         """Return a trainable successor. ``last`` is the accepted one of the step before, for a warm start."""
         raise Unsupported(f"{type(self).__name__} has no trainable successor; use an explicit solver (ForwardEuler)")
+
+
+suggest(
+    MovingMeasure,
+    ((Tensor, *ARRAYS), "Start from Particles(x), with a floating-point tensor x of shape (n, d)"),
+    (Measure, "It cannot be moved: start from Particles, such as a draw of it, or from a Pushforward of it"),
+)
 
 
 class Successor(ABC):

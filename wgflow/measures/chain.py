@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Count
 from wgflow._rng import build, generator
 from wgflow._typing import NetSource, Points
 from wgflow.errors import BadInput, Unsupported
@@ -68,23 +69,15 @@ class Chain(MovingMeasure):
 
     base: Measure
     make_map: NetSource
-    cached: int | None = None
+    cached: Count | None = None
     density: bool = True
     warm_start: bool = True
-    max_maps: int = 1000
+    max_maps: Count = 1000
     _live: "_Live | None" = field(default=None, repr=False)
     _kind: TransportMap | None = field(default=None, repr=False)
     _dtype: torch.dtype | None = field(default=None, repr=False)
 
     replays_moves: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.max_maps < 1 or (self.cached is not None and self.cached < 1):
-            raise BadInput(f"Chain(cached={self.cached}, max_maps={self.max_maps}): expected at least 1")
-        if not isinstance(self.base, Measure):
-            raise BadInput(
-                f"Chain({type(self.base).__name__}, ...): expected a measure, such as Particles(x) or StandardNormal(d)"
-            )
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]

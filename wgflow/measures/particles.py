@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from wgflow._instead import shown
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import picks
@@ -14,7 +15,7 @@ from wgflow.measures.base import Measure, MovingMeasure, Successor
 
 
 @dataclass(frozen=True, eq=False)
-class Particles(MovingMeasure):
+class Particles(MovingMeasure, checks=False):
     r"""The empirical measure :math:`\sum_i w_i \delta_{x_i}`.
 
     Parameters
@@ -50,15 +51,16 @@ class Particles(MovingMeasure):
 
     def __post_init__(self) -> None:
         x = self.x
-        if not isinstance(x, Tensor) or x.dim() < 2 or len(x) == 0:
-            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0:
+            shape = tuple(x.shape) if isinstance(x, Tensor) else f"{type(x).__name__}. Convert it: torch.as_tensor(x)"
             raise BadInput(f"particles need positions of shape (n, *event) with n >= 1, got {shape}")
         if not x.is_floating_point():
             raise BadInput(f"particles need floating-point positions, got {x.dtype}: convert with x.float()")
         for name in ("log_w", "log_rho"):
             value = getattr(self, name)
-            if value is not None and value.shape != x.shape[:1]:
-                raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {tuple(value.shape)}")
+            if value is not None and (not isinstance(value, Tensor) or value.shape != x.shape[:1]):
+                got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+                raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {got}")
 
     @classmethod
     def weighted(cls, x: Points, w: Tensor) -> "Particles":

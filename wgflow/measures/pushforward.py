@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Checked, Count, Decay, Positive, checked
 from wgflow._rng import build
 from wgflow._typing import NetSource, Points, Scalar
 from wgflow.errors import BadInput
@@ -17,7 +18,7 @@ from wgflow.optim import Descent, Optim, update_average
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Checked):
     r"""How a pushforward follows an explicit move: by least squares on the moved points.
 
     ``persistent`` optimiser steps on one latent minibatch, each with the same targets :math:`\zeta_i`, down
@@ -30,12 +31,8 @@ class Regression:
     """
 
     optim: Optim
-    persistent: int = 1
-    batch: int = 256
-
-    def __post_init__(self) -> None:
-        if self.persistent < 1 or self.batch < 1:
-            raise BadInput(f"Regression needs persistent >= 1 and batch >= 1, got {self.persistent}, {self.batch}")
+    persistent: Count = 1
+    batch: Count = 256
 
 
 @dataclass(eq=False)
@@ -69,15 +66,9 @@ class Pushforward(MovingMeasure):
     net: NetSource
     noise: Measure | None = None
     reference: nn.Module | None = None
-    ema: float = 0.0
+    ema: Decay = 0.0
     regression: Regression | None = None
     _live: "_Live | None" = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ema < 1:
-            raise BadInput(
-                f"ema={self.ema}: expected a decay per update in [0, 1); ema_decay() makes one of a half-life"
-            )
 
     @property
     def device(self) -> torch.device:
@@ -284,7 +275,8 @@ class PushforwardSuccessor(Successor):
         self.net.load_state_dict(saved)
 
 
-def ema_decay(half_life: float, batch: int) -> float:
+@checked
+def ema_decay(half_life: Positive, batch: Count) -> float:
     r"""Decay per update :math:`d = 2^{-\text{batch}/\text{half-life}}`, the half-life counted in images.
 
     Examples
@@ -292,8 +284,6 @@ def ema_decay(half_life: float, batch: int) -> float:
     >>> round(ema_decay(half_life=1_774_000, batch=256), 5)  # the 0.9999 of the CIFAR-10 experiments
     0.9999
     """
-    if half_life <= 0 or batch < 1:
-        raise BadInput(f"expected half_life > 0 and batch >= 1, got {half_life} and {batch}")
     return 0.5 ** (batch / half_life)
 
 

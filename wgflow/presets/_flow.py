@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from wgflow._fields import Checked, Count
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
 from wgflow.solution import Solution
@@ -11,7 +12,7 @@ from wgflow.solvers import Solver
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(Checked):
     """A functional, a solver and a start with their step size: everything :func:`solve` asks for.
 
     Examples
@@ -27,7 +28,7 @@ class Flow:
     solver: Solver
     initial: MovingMeasure
     step_size: StepSize
-    num_steps: int
+    num_steps: Count
 
     def solve(self, **options: Any) -> Solution:
         """Run it; ``options`` are those of :func:`solve` (seed, callbacks, checkpoint, ...)."""

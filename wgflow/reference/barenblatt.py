@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count, Device, Positive
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
 from wgflow.measures import Measure, Particles
@@ -44,14 +45,14 @@ class Barenblatt(Measure):
     (1.043947, 1.046635)
     """
 
-    d: int
-    m: float
-    time: float
+    d: Count
+    m: Positive
+    time: Positive
     dtype: torch.dtype = torch.float64
-    on: torch.device | str = "cpu"
+    on: Device = "cpu"
 
     def __post_init__(self) -> None:
-        if self.d < 1 or not self.m > 1 or not 0 < self.time < math.inf:
+        if not self.m > 1:
             raise BadInput(
                 f"Barenblatt(d={self.d}, m={self.m}, time={self.time}): expected d >= 1, m > 1 and a positive time"
             )

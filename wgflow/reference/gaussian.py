@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked, NonNegative
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.measures import Gaussian, Particles
@@ -77,7 +78,7 @@ def geodesic(p: Moments, q: Moments, s: float) -> Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class OrnsteinUhlenbeck:
+class OrnsteinUhlenbeck(Checked):
     r"""The energy :math:`F(\rho)=\tfrac12E[(x-m_*)^\top A(x-m_*)]+\tau E\log\rho` on Gaussians.
 
     With :math:`\tau=1` and A positive definite it is :math:`\mathrm{KL}(\rho|N(m_*,A^{-1}))` up to a constant, with :math:`\tau=0` a
@@ -108,7 +109,7 @@ class OrnsteinUhlenbeck:
 
     A: Tensor
     center: Tensor
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         d = self.center.shape
@@ -116,8 +117,6 @@ class OrnsteinUhlenbeck:
             raise BadInput(
                 f"OrnsteinUhlenbeck: expected center (d,) and a symmetric A (d, d), got {tuple(d)} and {tuple(self.A.shape)}"
             )
-        if not self.temperature >= 0:
-            raise BadInput(f"OrnsteinUhlenbeck(temperature={self.temperature}): expected 0 or more")
 
     @classmethod
     def towards(cls, target: Gaussian) -> "OrnsteinUhlenbeck":

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import NonNegative
 from wgflow._typing import Info, Points
-from wgflow.errors import BadInput
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers.base import State, advance, register_solver
@@ -67,19 +67,12 @@ class Accelerated(Explicit):
     Zhu (2019), Wang and Li (2022); restarts by O'Donoghue and Candès (2015).
     """
 
-    friction: float | None = 1.0
+    friction: NonNegative | None = 1.0
     restart: bool = False
 
     order = 2
     needs_tracked_points = True
     reference = ("liu2019understanding", "wang2022accelerated", "odonoghue2015adaptive")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.friction is not None and not (self.friction >= 0 and math.isfinite(self.friction)):
-            raise BadInput(
-                f"Accelerated(friction={self.friction}): expected a nonnegative, finite number, or None for 3/t"
-            )
 
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> AcceleratedState:
         """Return the state at rest."""

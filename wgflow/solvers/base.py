@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked
+from wgflow._instead import suggest
 from wgflow._registry import Registry
 from wgflow._typing import Info
 from wgflow.estimators import Estimator
@@ -54,7 +56,7 @@ class State:
 S = TypeVar("S", bound=State)
 
 
-class Solver(ABC):
+class Solver(Checked, ABC):
     """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``."""
 
     estimator: Estimator
@@ -114,6 +116,13 @@ class Solver(ABC):
         while state.k == k:
             state, info = self.update(F, state, h)
         return state, info
+
+
+suggest(
+    Solver,
+    (Estimator, "Wrap the estimator: ForwardEuler(estimator), or JKO(estimator)"),
+    (Functional, "The order is solve(F, solver, initial, ...)"),
+)
 
 
 def advance(state: S, measure: MovingMeasure, h: float) -> S:

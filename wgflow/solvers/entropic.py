@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count, Positive
 from wgflow._typing import Info
 from wgflow.errors import BadInput, Incompatible
 from wgflow.estimators import Autograd, Estimator
@@ -122,21 +123,15 @@ class EntropicJKO(Solver):
     (0.386, 0.386)
     """
 
-    blur: float
+    blur: Positive
     debias: bool = True
-    tolerance: float = 1e-9
-    max_iter: int = 10000
+    tolerance: Positive = 1e-9
+    max_iter: Count = 10000
     estimator: Estimator = field(default_factory=Autograd)
 
     order = 1
     implicit = True
     reference = ("jordan1998variational", "peyre2015entropic")
-
-    def __post_init__(self) -> None:
-        if not (0 < self.blur < math.inf and self.tolerance > 0 and self.max_iter >= 1):
-            raise BadInput(
-                f"EntropicJKO(blur={self.blur}, tolerance={self.tolerance}, max_iter={self.max_iter}): expected positive numbers"
-            )
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse what no proximal map is known of and no first variation can be had of."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from wgflow._fields import Checked, Count, Finite
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
@@ -25,11 +26,7 @@ class Explicit(Solver):
     """
 
     estimator: Estimator = field(default_factory=Autograd)
-    batch: int = field(default=256, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise BadInput(f"{type(self).__name__}(batch={self.batch}): expected at least 1")
+    batch: Count = field(default=256, kw_only=True)
 
     def realise(self, F: Functional, state: State) -> tuple[Functional, Info]:
         """Refine the estimator and return the realisation of ``F`` (of this step already) that the step goes by."""
@@ -43,7 +40,7 @@ def squared_speed(p: Particles, v: Points) -> Scalar:
 
 
 @dataclass(frozen=True)
-class Tableau:
+class Tableau(Checked):
     r"""An explicit Runge-Kutta scheme: :math:`v_i=v\bigl(t+c_ih,\ x+h\sum_{j<i}a_{ij}v_j\bigr)`, :math:`x\leftarrow x+h\sum_ib_iv_i`.
 
     Parameters
@@ -59,8 +56,8 @@ class Tableau:
         When the rows do not have 1, 2, ... entries, or the weights do not sum to one.
     """
 
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
+    a: tuple[tuple[Finite, ...], ...]
+    b: tuple[Finite, ...]
 
     def __post_init__(self) -> None:
         if [len(row) for row in self.a] != list(range(1, len(self.b))) or abs(sum(self.b) - 1) > 1e-12:

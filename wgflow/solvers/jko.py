@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow._balance import BATCHES, imbalance
+from wgflow._fields import Count, Fraction
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
@@ -97,33 +98,18 @@ class JKO(Solver):
 
     estimator: Estimator = field(default_factory=Autograd)
     optim: Optim = field(default_factory=Adam)
-    iters: int = 1000
-    first_iters: int | None = None
-    batch: int = 256
+    iters: Count = 1000
+    first_iters: Count | None = None
+    batch: Count = 256
     cost: Literal["sum", "mean"] = "sum"
     latent: Literal["shared", "independent"] = "shared"
     snapshot: Literal["raw", "ema"] = "raw"
-    tolerance: float | None = None
-    look_every: int = 50
+    tolerance: Fraction | None = None
+    look_every: Count = 50
 
     order = 1
     implicit = True
     reference = ("jordan1998variational", "choi2024scalable")
-
-    def __post_init__(self) -> None:
-        for name in ("iters", "first_iters", "batch", "look_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"JKO({name}={value}): expected at least 1")
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise BadInput(f"JKO(tolerance={self.tolerance}): expected a number between 0 and 1, or None")
-        for name, known in (
-            ("cost", ("sum", "mean")),
-            ("latent", ("shared", "independent")),
-            ("snapshot", ("raw", "ema")),
-        ):
-            if getattr(self, name) not in known:
-                raise BadInput(f"JKO({name}={getattr(self, name)!r}): expected one of {known}")
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse a minimiser that compares values with an estimator that has a gradient only."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count, Positive
 from wgflow._typing import Info, Points
 from wgflow.errors import BadInput, Diverged
 from wgflow.functionals import Functional
@@ -63,23 +64,17 @@ class ODE(Explicit):
     """
 
     method: str = "rk4"
-    rtol: float = 1e-5
-    atol: float = 1e-6
-    substeps: int = 1
-    max_substeps: int = 1000
+    rtol: Positive = 1e-5
+    atol: Positive = 1e-6
+    substeps: Count = 1
+    max_substeps: Count = 1000
 
     reference = ("chen2018neural",)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.method not in FIXED and self.method not in ADAPTIVE:
             why = " (it diverges where every other method works)" if self.method == "explicit_adams" else ""
             raise BadInput(f"ODE(method={self.method!r}){why}: expected one of {', '.join((*FIXED, *ADAPTIVE))}")
-        if not (self.rtol > 0 and self.atol > 0) or self.substeps < 1 or self.max_substeps < 1:
-            raise BadInput(
-                f"ODE(rtol={self.rtol}, atol={self.atol}, substeps={self.substeps}, max_substeps={self.max_substeps}): "
-                "expected positive tolerances and at least one inner step"
-            )
 
     @property
     def order(self) -> int | None:  # type: ignore[override]

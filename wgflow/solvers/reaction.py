@@ -3,10 +3,12 @@ r"""Reactions: mass that moves without transport, :math:`\partial_t\rho=-r\,(\va
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked, NonNegative, Share
 from wgflow._typing import Info
 from wgflow.errors import BadInput
 from wgflow.measures import MovingMeasure, Particles
@@ -16,7 +18,7 @@ from wgflow.solvers.langevin import normal_like
 Potential = Callable[[Particles], Tensor]
 
 
-class Reaction(ABC):
+class Reaction(Checked, ABC):
     r"""Follows :math:`\partial_t\rho=-r\,(\varphi-E_\rho\varphi)\,\rho`, :math:`\varphi=\delta F/\delta\rho`; ``rate`` is r."""
 
     rate: float
@@ -54,17 +56,9 @@ class Reweight(Reaction):
     Cost: none beside the potential. Source: Zhang et al. (2021), "continuous adjusting", in a form that keeps weights positive.
     """
 
-    rate: float = 1.0
-    order: int = 1
-    resample_below: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
-        if self.order not in (1, 2) or not 0 <= self.resample_below <= 1:
-            raise BadInput(
-                f"Reweight(order={self.order}, resample_below={self.resample_below}): expected order 1 or 2 and a "
-                "fraction of the number of particles"
-            )
+    rate: NonNegative = 1.0
+    order: Literal[1, 2] = 1
+    resample_below: Share = 0.0
 
     def react(
         self, rho: Particles, phi: Potential, h: float, rng: torch.Generator
@@ -107,13 +101,8 @@ class BirthDeath(Reaction):
     Cost: a sort of 2n numbers beside the potential. Sources: Lu, Lu and Nolen (2019), Zhang et al. (2021).
     """
 
-    rate: float = 1.0
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
-        if not self.jitter >= 0:
-            raise BadInput(f"BirthDeath(jitter={self.jitter}): expected a nonnegative standard deviation")
+    rate: NonNegative = 1.0
+    jitter: NonNegative = 0.0
 
     def admit(self, measure: MovingMeasure) -> None:
         """Raise ``BadInput`` for particles with weights."""
@@ -153,8 +142,3 @@ class BirthDeath(Reaction):
 
 def _log_w(rho: Particles) -> Tensor:
     return rho.w.log() if rho.log_w is None else rho.log_w
-
-
-def _check_rate(reaction: Reaction) -> None:
-    if not 0 <= reaction.rate < float("inf"):
-        raise BadInput(f"{type(reaction).__name__}(rate={reaction.rate}): expected a nonnegative, finite rate")

@@ -6,9 +6,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count
 from wgflow._typing import Info, Points
 from wgflow.densities import KernelDensity
-from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Blob, Estimator
 from wgflow.functionals import Entropy, Functional
 from wgflow.kernels import NearestRBF
@@ -164,14 +164,12 @@ class WithReaction(Solver):
     reaction: Reaction = field(default_factory=Reweight)
     estimator: Estimator = None  # type: ignore[assignment]
     strang: bool = False
-    batch: int = field(default=256, kw_only=True)
+    batch: Count = field(default=256, kw_only=True)
 
     needs_tracked_points = True
     reference = ("lu2019accelerating",)
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise BadInput(f"WithReaction(batch={self.batch}): expected at least 1")
         if self.transport is None:
             object.__setattr__(self, "transport", ForwardEuler(self.estimator or Autograd(), batch=self.batch))
         if self.estimator is None:
