@@ -7,7 +7,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from wgflow._registry import near_misses
 from wgflow._words import FALSE, NOTHING, TRUE, kinds, read
@@ -45,12 +45,13 @@ class Command:
             For a word that is not understood, an option given twice or without a value, and a value of another kind.
         """
         parser, hints = self._parser(name), self._hints()
-        known = [*(f"--{option}" for option in hints if option not in self._names()), "--help"]
         flags = [f"--{option}" for option, hint in hints.items() if bool in kinds(hint)]
         given, left = parser.parse_known_intermixed_args(list(_joined(words, flags)))
         for word in left:
             if word.startswith("-"):
-                raise BadInput(f"{name} has no option {word.partition('=')[0]}: {near_misses(word, known)}")
+                option, known = word.partition("=")[0], [f"--{o}" for o in hints if o not in self._names()]
+                hint = near_misses(option, known).partition("known:")[0]
+                raise BadInput(f"{name} has no option {option}: {hint}see wgflow {name} --help")
             raise BadInput(f"{name}: {word!r} is one name too many; an option is written --name value")
         values = {option: _value(hints[option], text, option) for option, text in vars(given).items()}
         overrides = {f.name: values.pop(f.name) for f in self._settings() if f.name in values}
@@ -76,7 +77,7 @@ class Command:
             argument_default=argparse.SUPPRESS,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        about = _descriptions(inspect.getdoc(self.run) or "")
+        about, hints = _descriptions(inspect.getdoc(self.run) or ""), self._hints()
         for p in inspect.signature(self.run).parameters.values():
             if p.name == "overrides":
                 continue
@@ -86,13 +87,13 @@ class Command:
                 parser.add_argument(p.name, nargs=None if p.default is p.empty else "?", help=text)
             else:
                 short = [f"-{p.name}"] if len(p.name) == 1 else []
-                parser.add_argument(*short, f"--{p.name}", action=_Once, metavar="", help=text)
+                parser.add_argument(*short, f"--{p.name}", action=_Once, metavar=_shown(hints[p.name]), help=text)
         if self.settings is not None:
             group = parser.add_argument_group("settings", "Those that are not given stay as the recipe has them.")
             about = _descriptions(inspect.getdoc(self.settings) or "")
             for f in self._settings():
                 text = about.get(f.name, "").replace("%", "%%")
-                group.add_argument(f"--{f.name}", action=_Once, metavar="", help=text)
+                group.add_argument(f"--{f.name}", action=_Once, metavar=_shown(hints[f.name]), help=text)
         return parser
 
 
@@ -130,6 +131,13 @@ def _joined(words: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
         elif not given and words and _NUMBER.match(words[0]):
             given, value = "=", words.pop(0)
         yield f"{name}{given}{value}"
+
+
+def _shown(hint: Any) -> str:
+    """Return what stands for a value in the help."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    kind = next(k for k in kinds(hint) if k is not type(None))
+    return "|".join(choices) or {int: "N", float: "X", bool: "true|false", str: "TEXT"}[kind]
 
 
 def _value(hint: Any, text: str, name: str) -> Any:

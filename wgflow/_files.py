@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from wgflow.errors import CannotWrite, CheckpointError, WgflowError
+from wgflow.errors import BadInput, CannotWrite, CheckpointError, WgflowError
 
 FORMAT = 1
 LOCK = "run.lock"
 _STRAY = ".writing-"
+_LARGEST_TEXT = 2**20
 _NAME = re.compile(r"update-(\d{10})-([0-9a-f]{16})\.pt")
 _ENTRIES = {"run", "state", "ledger", "history", "times", "saved", "callbacks", "global_rng"}
 
@@ -78,6 +79,26 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a small file of settings.
+
+    Raises
+    ------
+    BadInput
+        When it is not a file, is larger than such files are, or not UTF-8; ``what`` says what it was read as.
+    """
+    try:
+        if not path.is_file():  # a pipe would be read for ever
+            raise BadInput(f"{path} cannot be read as {what}: it is not a file")
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise BadInput(f"{path} is not {what}: it is larger than {_LARGEST_TEXT // 2**20} MB")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not {what}: it is not text in UTF-8") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _flush(path: Path) -> None:

@@ -1,6 +1,5 @@
 """The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
 
-import argparse
 import dataclasses
 import json
 import os
@@ -8,66 +7,157 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wgflow._imports import require
+from wgflow._arguments import Command
+from wgflow._files import reason
+from wgflow._registry import near_misses
 from wgflow.errors import BadInput, WgflowError
 
 
-def train(recipe: str, folder: str | None, device: str, checkpoint_seconds: float, overrides: dict[str, Any]) -> None:
-    """Train a recipe, or go on with the run in its folder."""
+def train(
+    recipe: str = "fashion-mnist",
+    *,
+    folder: str | None = None,
+    device: str = "auto",
+    checkpoint_seconds: float = 60.0,
+    allow_code: bool = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Train a recipe, or go on with the run in its folder.
+
+    Parameters
+    ----------
+    recipe
+        A recipe by name (wgflow list) or a YAML file.
+    folder
+        Folder of the run. Default: runs/RECIPE.
+    device
+        auto, cpu, cuda or cuda:N.
+    checkpoint_seconds
+        Wall time between checkpoints.
+    allow_code
+        Import the network that a recipe file names as package.module:NAME; one that --network names is allowed.
+    """
     from wgflow.generative import Recipe
     from wgflow.generative import train as train_recipe
+    from wgflow.generative.runtime import processes
 
-    chosen = dataclasses.replace(Recipe.load(recipe), **overrides)
+    chosen = Recipe.load(recipe, allow_code=allow_code or "network" in overrides)
+    chosen = dataclasses.replace(chosen, **overrides)
     place = Path(folder or Path("runs") / Path(recipe).stem)
-    first = os.environ.get("RANK", "0") == "0"  # torchrun starts this once a GPU
+    first = processes()[0] == 0  # torchrun starts this once a GPU
     if first:
         print("\n".join(f"{name}: {value}" for name, value in dataclasses.asdict(chosen).items()), f"\nfolder: {place}")
     solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds)
     if not first:
         return
-    last = {
-        k: round(v, 4) for k, v in solution.history[-1].items() if k.startswith(("sinkhorn", "fid", "frechet", "kid"))
-    }
-    print(f"{solution.status}: {solution.history[-1]['k']} steps, {last}")
+    last = solution.history[-1] if solution.history else {"k": 0}
+    shown = {k: round(v, 4) for k, v in last.items() if k.startswith(("sinkhorn", "fid", "frechet", "kid"))}
+    print(f"{solution.status}: {last['k']} steps, {shown}")
     print(f"look at {place}/samples, {place}/curves.png and {place}/metrics.csv")
 
 
-def sample(run: str, n: int, seed: int, out: str | None, device: str, columns: int | None) -> None:
-    """Draw new images from a trained run into a PNG grid, or into an .npy file of uint8 (n, c, h, w)."""
-    import numpy as np
+def sample(
+    run: str,
+    *,
+    n: int = 64,
+    seed: int = 1,
+    out: str | None = None,
+    device: str = "auto",
+    columns: int | None = None,
+    allow_code: bool = False,
+) -> None:
+    """Draw new images from a trained run into a PNG grid, or into an .npy file of uint8 (n, c, h, w).
 
-    from wgflow.generative import load_generator, save_grid
-    from wgflow.generative import sample as sample_images
-    from wgflow.generative.data import to_uint8
+    Parameters
+    ----------
+    run
+        Folder of a run.
+    n
+        Number of images.
+    seed
+        Of the whole set; image i depends on it and on i only.
+    out
+        A .png grid or an .npy array. Default: a grid inside the run's folder.
+    device
+        auto, cpu, cuda or cuda:N.
+    columns
+        Of the grid.
+    allow_code
+        Import the network that the run names as package.module:NAME.
+    """
+    from wgflow.generative import load_generator
+    from wgflow.generative.sample import save_images
 
     path = Path(out or Path(run) / f"samples-seed{seed}.png")
-    if path.suffix not in (".png", ".npy"):
-        raise BadInput(f"out={str(path)!r}: expected a name that ends in .png or .npy")
-    images = sample_images(load_generator(run, device), n, seed=seed)
-    if path.suffix == ".npy":
-        np.save(path, to_uint8(images).numpy())
-    else:
-        save_grid(images, path, columns)
+    save_images(load_generator(run, device, allow_code=allow_code), n, path, seed=seed, columns=columns)
     print(path)
 
 
 def evaluate(
-    run: str, n: int, features: str, weights: str | None, kid: bool, device: str, allow_download: bool
+    run: str,
+    *,
+    n: int = 5000,
+    features: str = "inception",
+    weights: str | None = None,
+    kid: bool = False,
+    device: str = "auto",
+    allow_download: bool = False,
+    allow_code: bool = False,
 ) -> None:
-    """Measure a trained run: Sinkhorn divergence to its data and Fréchet distance (FID with Inception features)."""
+    """Measure a trained run: Sinkhorn divergence to its data and Fréchet distance (FID with Inception features).
+
+    Parameters
+    ----------
+    run
+        Folder of a run.
+    n
+        Generated images.
+    features
+        inception, random-conv or cifar-resnet; or package.module:NAME of a function of your own.
+    weights
+        Weights file of the feature network.
+    kid
+        The kernel distance too.
+    device
+        auto, cpu, cuda or cuda:N.
+    allow_download
+        Fetch missing Inception weights.
+    allow_code
+        Import the network that the run names as package.module:NAME.
+    """
     from wgflow.generative.evaluate import evaluate as evaluate_run
 
     numbers = evaluate_run(
-        run, n=n, features=features, weights=weights, kid=kid, device=device, allow_download=allow_download
+        run,
+        n=n,
+        features=features,
+        weights=weights,
+        kid=kid,
+        device=device,
+        allow_download=allow_download,
+        allow_code=allow_code,
     )
     print(json.dumps(numbers, indent=2))
 
 
-def bench(name: str, results: str | None, run: bool, quick: bool) -> None:
-    """Show the record of a benchmark; with --run, measure it now."""
+def bench(name: str = "discretizations", *, results: str | None = None, run: bool = False, quick: bool = False) -> None:
+    """Show the record of a benchmark; with --run, measure it now.
+
+    Parameters
+    ----------
+    name
+        Of a script in benchmarks/ that has a table.
+    results
+        Folder of the record. Default: the one in this copy of the repository.
+    run
+        Run benchmarks/NAME.py first: minutes, for some an hour.
+    quick
+        Run it in seconds, for tests: the numbers mean nothing.
+    """
     from wgflow import _bench
 
     _bench.tabulate(name)  # an unknown name fails before anything runs
@@ -100,94 +190,76 @@ def list_names() -> None:
         print(f"{kind + ':':13}" + ", ".join(names))
 
 
-def _parser(argv: Sequence[str]) -> Any:
-    """Build the parser; the options of ``train`` take their defaults from the recipe that is named."""
-    from wgflow import _bench
+def _commands() -> dict[str, Command]:
     from wgflow.generative import Recipe
 
-    jsonargparse = require("jsonargparse", extra="cli")
-    parser = jsonargparse.ArgumentParser(prog="wgflow", description="Wasserstein gradient flows: image generators.")
-    commands = parser.add_subcommands(required=True, dest="command")
-
-    p = jsonargparse.ArgumentParser(description=train.__doc__)
-    p.add_argument("recipe", nargs="?", default="fashion-mnist", help="a recipe by name (wgflow list) or a YAML file")
-    p.add_argument("--folder", type=str | None, help="folder of the run; default runs/<recipe>")
-    p.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--checkpoint_seconds", type=float, default=60.0, help="wall time between checkpoints")
-    p.add_class_arguments(Recipe, as_group=True)
-    p.set_defaults(dataclasses.asdict(_named_recipe(argv)))
-    commands.add_subcommand("train", p, help=train.__doc__)
-
-    p = jsonargparse.ArgumentParser(description=sample.__doc__)
-    p.add_argument("run", help="folder of a run")
-    p.add_argument("--n", type=int, default=64, help="number of images")
-    p.add_argument("--seed", type=int, default=1, help="of the whole set; image i depends on it and on i only")
-    p.add_argument("--out", type=str | None, help="a .png grid or an .npy array; default inside the run's folder")
-    p.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--columns", type=int | None, help="of the grid")
-    commands.add_subcommand("sample", p, help=sample.__doc__)
-
-    p = jsonargparse.ArgumentParser(description=evaluate.__doc__)
-    p.add_argument("run", help="folder of a run")
-    p.add_argument("--n", type=int, default=5000, help="generated images")
-    p.add_argument("--features", type=str, default="inception", help="inception, random-conv or cifar-resnet")
-    p.add_argument("--weights", type=str | None, help="weights file of the feature network")
-    p.add_argument("--kid", type=bool, default=False, help="the kernel distance too")
-    p.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--allow_download", type=bool, default=False, help="fetch missing Inception weights")
-    commands.add_subcommand("evaluate", p, help=evaluate.__doc__)
-
-    p = jsonargparse.ArgumentParser(description=bench.__doc__)
-    p.add_argument("name", nargs="?", default="discretizations", help=f"one of: {', '.join(_bench.names())}")
-    p.add_argument(
-        "--results", type=str | None, help="folder of the record; default the one in this copy of the repository"
-    )
-    p.add_argument("--run", action="store_true", help="run benchmarks/NAME.py first: minutes, for some an hour")
-    p.add_argument("--quick", action="store_true", help="run it in seconds, for tests: the numbers mean nothing")
-    commands.add_subcommand("bench", p, help=bench.__doc__)
-
-    commands.add_subcommand(
-        "list", jsonargparse.ArgumentParser(description=list_names.__doc__), help=list_names.__doc__
-    )
-    return parser
+    return {
+        "train": Command(train, Recipe),
+        "sample": Command(sample),
+        "evaluate": Command(evaluate),
+        "bench": Command(bench),
+        "list": Command(list_names),
+    }
 
 
-def _named_recipe(argv: Sequence[str]) -> Any:
-    from wgflow.generative import Recipe
+def _do(words: Sequence[str]) -> None:
+    commands = _commands()
+    if not words or words[0] in ("-h", "--help", "help"):
+        about = "\n".join(f"  {name:10}{command.summary}" for name, command in commands.items())
+        usage = f"usage: wgflow COMMAND [NAME] [--option value ...]\n\ncommands:\n{about}\n\nwgflow COMMAND --help says more."
+        if not words:
+            raise BadInput(f"a command is missing: {', '.join(commands)}. See wgflow --help")
+        print(usage)
+    elif words[0] == "--version":
+        from wgflow import __version__
 
-    if not argv or argv[0] != "train":
-        return Recipe()
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("recipe", nargs="?", default="fashion-mnist")
-    return Recipe.load(first.parse_known_args([a for a in argv[1:2] if not a.startswith("-")])[0].recipe)
+        print(f"wgflow {__version__}")
+    elif words[0] not in commands:
+        what = (
+            f"{words[0]} comes before the command" if words[0].startswith("-") else f"no command is called {words[0]!r}"
+        )
+        raise BadInput(f"{what}: {near_misses(words[0], list(commands))}")
+    else:
+        command = commands[words[0]]
+        command.run(**command.parse(words[0], words[1:]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; an error made by a wrong input is one line and exit status 2."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        from wgflow.generative import Recipe
-
-        parser = _parser(argv)
-        chosen = parser.parse_args(argv)
-        options = dict(vars(chosen[chosen.command]))
-        if chosen.command == "train":
-            known = {f.name for f in dataclasses.fields(Recipe)}
-            overrides = {name: options.pop(name) for name in known}
-            train(**options, overrides=overrides)
-        elif chosen.command == "list":
-            list_names()
-        elif chosen.command == "sample":
-            sample(**options)
-        elif chosen.command == "bench":
-            bench(**options)
-        else:
-            evaluate(**options)
-    except WgflowError as error:
-        print(f"wgflow: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("wgflow: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        try:
+            _do(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+        except BrokenPipeError:  # who reads has seen enough
+            _forget_output()
+            return 141
+        except WgflowError as error:
+            return _fail(str(error))
+        except OSError as error:
+            return _fail(f"{error.filename or 'output'}: {reason(error)}")
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            return _fail(f"not enough memory, a smaller --batch, --n or image_size needs less ({str(error)[:80]})")
+        except KeyboardInterrupt:
+            _say("wgflow: stopped; the same command goes on from the last checkpoint")
+            return 130
     return 0
+
+
+def _fail(text: str) -> int:
+    _say(f"wgflow: {text}")
+    return 2
+
+
+def _say(text: str) -> None:
+    """Write one line to the standard error, if there is one."""
+    with suppress(OSError, AttributeError, ValueError):
+        sys.stderr.write("; ".join(filter(None, map(str.strip, text.splitlines()))) + "\n")
+
+
+def _forget_output() -> None:
+    """Keep Python from flushing into the closed pipe when it exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,6 +32,7 @@ FLOORS = [
         "_softmin",
         "_state",
         "_typing",
+        "_words",
         "errors",
         "kernels",
         "optim",
@@ -45,10 +46,10 @@ FLOORS = [
     {"_bench", "_describe", "callbacks", "checkpoint", "metrics", "pacing", "plotting", "presets", "solution", "solve"},
     {"__init__"},  # the public names
     {"generative"},
-    {"cli", "__main__"},
+    {"_arguments", "cli", "__main__"},
 ]
 EXTRAS = {
-    *("diffusers", "jsonargparse", "matplotlib", "ot", "safetensors", "tensorboard"),
+    *("diffusers", "matplotlib", "ot", "safetensors", "tensorboard"),
     *("torch_fidelity", "torchmetrics", "torchvision", "yaml"),
 }
 FILES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted(ROOT.rglob("*.py"))}

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from wgflow._imports import require
+from wgflow._files import write_text
 from wgflow._registry import near_misses
-from wgflow.callbacks import evaluate_all
+from wgflow.callbacks import evaluate_all, json_numbers
 from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, load_images
 from wgflow.generative.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
 from wgflow.generative.fid import FID
+from wgflow.generative.folder import RECIPE, WEIGHTS, image_shape, load_weights, read_record
 from wgflow.generative.inception import InceptionFeatures
 from wgflow.generative.recipe import Recipe, named_object
 from wgflow.generative.runtime import runtime
@@ -24,36 +25,45 @@ FEATURES = ("inception", "random-conv", "cifar-resnet")
 """Names of the feature networks of :func:`evaluate`."""
 
 
-def load_generator(run: str | Path, device: str = "auto") -> Pushforward:
+def load_generator(run: str | Path, device: str = "auto", *, allow_code: bool = False) -> Pushforward:
     """Return the exported generator of a run, with averaged weights and in evaluation mode.
+
+    Parameters
+    ----------
+    run : path
+        Folder of a run.
+    device : str
+        As for :func:`train`.
+    allow_code : bool
+        Import the network that the folder names, where it is not one of wgflow's own. That runs its code: see :doc:`security`.
 
     Raises
     ------
     DataNotFound
-        When the folder holds no exported generator.
+        When the folder is not that of a run, or holds no exported generator.
+    BadInput
+        When its files are damaged or do not belong together, or name code that was not allowed.
     """
     folder = Path(run)
-    recipe = _recipe(folder)
-    weights = folder / "generator.safetensors"
-    if not weights.is_file():
-        raise DataNotFound(f"{weights} does not exist: train first (wgflow train --folder {folder})")
-    state = require("safetensors.torch", extra="image").load_file(weights)
+    recipe, shape = read_run(folder, allow_code)
     with runtime(device) as here:
-        shape = tuple(json.loads((folder / "recipe.json").read_text())["image_shape"])
         net, _ = recipe.networks(shape)
-        net.load_state_dict(state)
+        load_weights(folder / WEIGHTS, net)
         net.requires_grad_(False).eval().to(here.device)
         noise = net.noise_shape and StandardNormal(*net.noise_shape, device=here.device)
         return Pushforward(StandardNormal(*net.source_shape, device=here.device), net, noise=noise)
 
 
-def _recipe(folder: Path) -> Recipe:
-    path = folder / "recipe.json"
-    if not path.is_file():
-        raise DataNotFound(f"{folder} is not the folder of a run: it has no recipe.json (wgflow train makes one)")
-    held = json.loads(path.read_text())
-    held.pop("image_shape", None)
-    return Recipe.from_dict(held)
+def read_run(folder: Path, allow_code: bool = False) -> tuple[Recipe, tuple[int, int, int]]:
+    """Return the recipe of a run and the shape of its images; raises as :func:`load_generator`."""
+    record = read_record(folder)
+    shape = image_shape(record, folder)
+    record.pop("image_shape")
+    try:
+        recipe = Recipe.from_dict(record)
+    except BadInput as error:
+        raise BadInput(f"{folder / RECIPE}: {error}") from error
+    return recipe.trusted(folder / RECIPE, allow_code), shape
 
 
 def features_by_name(name: str, weights: str | None = None, allow_download: bool = False) -> FeatureExtractor:
@@ -64,17 +74,37 @@ def features_by_name(name: str, weights: str | None = None, allow_download: bool
     if name == "inception":
         return InceptionFeatures(weights, allow_download=allow_download)
     if name == "random-conv":
+        if weights is not None:
+            raise BadInput(f"weights={str(weights)!r}: the random-conv features have none to be read, leave it out")
         return RandomConvFeatures(0)
     if name == "cifar-resnet":
         if weights is None:
             raise BadInput("features='cifar-resnet' needs the file of its weights: --weights resnet20.npz")
         return CifarResNetFeatures(weights)
     if ":" in name:
-        return named_object(name, "features")()
+        return _features_of_the_user(name, weights)
     raise BadInput(
         f"no features are called {name!r}: {near_misses(name, list(FEATURES))}, or package.module:NAME of a function that "
         "returns a FeatureExtractor (ModuleFeatures makes one of any nn.Module)"
     )
+
+
+def _features_of_the_user(name: str, weights: str | None) -> FeatureExtractor:
+    if weights is not None:
+        raise BadInput(f"weights={str(weights)!r}: features={name!r} reads its own, leave it out")
+    make = named_object(name, "features")
+    try:
+        found = make()
+    except TypeError as error:
+        raise BadInput(
+            f"features={name!r} is not a function without arguments that returns a FeatureExtractor: {error}"
+        ) from error
+    if not (callable(found) and hasattr(found, "num_features") and hasattr(found, "id")):
+        raise BadInput(
+            f"features={name!r} returned a {type(found).__name__}: expected a FeatureExtractor, with num_features and id "
+            "(ModuleFeatures makes one of any nn.Module)"
+        )
+    return found
 
 
 def evaluate(
@@ -86,6 +116,7 @@ def evaluate(
     kid: bool = False,
     device: str = "auto",
     allow_download: bool = False,
+    allow_code: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure the exported generator of a run against its training data.
@@ -98,19 +129,27 @@ def evaluate(
         Generated images for the Fréchet distance; all training images are its reference.
     features, weights, allow_download
         The feature network: see :func:`features_by_name`. Missing Inception weights are never fetched silently; the
-        Fréchet distance is then left out and the answer says so.
+        Fréchet distance is then left out and the answer says so. A file that is named must be there.
     kid : bool
         The kernel distance too.
+    allow_code : bool
+        As for :func:`load_generator`. A network of features that you name is imported without it.
     device, seed
         Where to compute, and the seed of the draws.
 
     Returns
     -------
     dict
-        Numbers by name, with ``protocols``; also written to ``evaluation.json`` in the folder.
+        Numbers by name, with ``protocols``; also written to ``evaluation.json`` in the folder, infinity and NaN as null.
+
+    Raises
+    ------
+    DataNotFound, BadInput
+        As :func:`load_generator`; also when the weights that are named are not there.
     """
     folder = Path(run)
-    recipe, rho = _recipe(folder), load_generator(run, device)
+    recipe, _ = read_run(folder, allow_code)
+    rho = load_generator(run, device, allow_code=allow_code)
     pictures = load_images(recipe.data, recipe.data_root, size=recipe.image_size)
     data = ImageData(pictures.images.to(rho.device))
     metrics: list[Metric] = []
@@ -122,8 +161,10 @@ def evaluate(
             extractor = extractor.to(rho.device)
         metrics.append(FID(extractor, pictures, n=n, kid=kid))
     except DataNotFound as error:
+        if weights is not None:
+            raise
         found["fid_skipped"] = str(error)
     found |= evaluate_all(metrics, rho, seed)
     found["protocols"] = [m.protocol for m in metrics]  # type: ignore[attr-defined]
-    (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_text(folder / "evaluation.json", json.dumps(json_numbers(found), indent=2) + "\n")
     return found

@@ -1,14 +1,18 @@
 """What a person looks at while a generator trains: sample grids, curves and numbers."""
 
 import csv
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from wgflow._files import reason, remove_strays, replacing
 from wgflow._imports import require
 from wgflow.callbacks import Callback, evaluate_all
-from wgflow.errors import BadInput, MissingDependency
+from wgflow.errors import BadInput, CannotWrite, MissingDependency
+from wgflow.generative.folder import WEIGHTS, still_there
 from wgflow.generative.runtime import Autocast
 from wgflow.generative.sample import sample, save_grid
 from wgflow.measures import Pushforward
@@ -24,7 +28,8 @@ class Monitor(Callback):
 
     Writes into the folder of the run: ``samples/update-*.png`` (the same latents every time), ``metrics.csv``,
     ``curves.png``, ``generator.safetensors`` (averaged weights) and TensorBoard events. Of these, curves and
-    TensorBoard are left out with a note when their package is not installed.
+    TensorBoard are left out when their package is not installed. A metric may report a number at some evaluations only:
+    its column is empty at the others.
 
     Parameters
     ----------
@@ -45,16 +50,19 @@ class Monitor(Callback):
 
     def on_start(self, run: "Run") -> None:
         """Look at the untrained generator."""
-        self.board = _tensorboard(self.directory / "tensorboard", run.updates)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for folder in (self.directory, self.directory / "samples"):
+            remove_strays(folder)
+        self.board = _Board(self.directory / "tensorboard", run.updates)
         if not self.rows:
             self._look(run)
+        elif not (self.directory / WEIGHTS).exists():
+            export(present_generator(run), self.directory / WEIGHTS)
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Keep the window for the curves."""
         self.windows.append({"update": run.updates, "k": run.state.k} | window)
-        if self.board is not None:
-            for name, value in window.items():
-                self.board.add_scalar(name, value, run.updates)
+        self.board.add(window, run.updates)
 
     def on_update(self, run: "Run", info: Any) -> None:
         """Look when it is time; the end of the run comes through :meth:`on_step`."""
@@ -65,26 +73,26 @@ class Monitor(Callback):
         """Look at the end of the run, and put the last numbers into the record of the step."""
         if run.state.k == run.num_steps:
             self._look(run)
-        if self.rows[-1]["update"] == run.updates:
+        if self.rows and self.rows[-1]["update"] == run.updates:
             run.record({k: v for k, v in self.rows[-1].items() if k not in ("update", "k", "t")})
 
     def _look(self, run: "Run") -> None:
         if run.nonfinite() is not None:  # the driver stops the run at its next look, on all ranks together
             return
+        still_there(self.directory)
         rho = present_generator(run)
         row: dict[str, float] = {"update": run.updates, "k": run.state.k, "t": run.state.t}
         row |= evaluate_all(self.metrics, rho, run.seed, run.updates)
         self.rows.append(row)
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
         save_grid(sample(rho, self.images, seed=run.seed), grid)
-        export(rho, self.directory / "generator.safetensors")
-        with _atomic(self.directory / "metrics.csv") as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
+        export(rho, self.directory / WEIGHTS)
+        with replacing(self.directory / "metrics.csv") as path, open(path, "w", newline="") as file:
+            names = dict.fromkeys(name for row in self.rows for name in row)
+            writer = csv.DictWriter(file, list(names), restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        if self.board is not None:
-            for name, value in row.items():
-                self.board.add_scalar(f"metrics/{name}", value, run.updates)
+        self.board.add({f"metrics/{name}": value for name, value in row.items()}, run.updates)
         self._draw_curves()
 
     def _draw_curves(self) -> None:
@@ -94,12 +102,12 @@ class Monitor(Callback):
             figure = training_curves(self.windows, self.rows)
         except MissingDependency:
             return
-        with _atomic(self.directory / "curves.png") as path:
+        with replacing(self.directory / "curves.png") as path:
             figure.savefig(path, format="png", dpi=120)
 
     def on_end(self, run: "Run") -> None:
         """Close the event file."""
-        if getattr(self, "board", None) is not None:
+        if hasattr(self, "board"):
             self.board.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,34 +132,40 @@ def present_generator(run: "Run") -> Pushforward:
 
 
 def export(rho: Pushforward, path: Path) -> None:
-    """Write the weights of a generator as safetensors, without the wrappers of precision."""
+    """Write the weights of a generator as safetensors, without the wrappers of precision; tied ones under every name."""
     save_file = require("safetensors.torch", extra="image").save_file
     net = rho.map.net if isinstance(rho.map, Autocast) else rho.map
-    weights = {name: t.detach().contiguous() for name, t in net.state_dict().items()}
-    with _atomic(path) as temporary:
+    # safetensors refuses tensors that share memory.
+    weights = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in net.state_dict().items()}
+    with replacing(path) as temporary:
         save_file(weights, temporary)
 
 
-class _atomic:
-    """Give a temporary path that takes the name of the file when all went well."""
+class _Board:
+    """TensorBoard events, or nothing where the package is not installed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.name}.writing")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, updates: int) -> None:
+        self.directory, self.writer = directory, None
+        with suppress(MissingDependency, ImportError), self._said():
+            writer = require("torch.utils.tensorboard", extra="log").SummaryWriter
+            self.writer = writer(directory, purge_step=updates or None)
 
-    def __enter__(self) -> Path:
-        return self.temporary
+    def add(self, values: dict[str, float], update: int) -> None:
+        """Write numbers by name."""
+        if self.writer is not None:
+            with self._said():
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, update)
 
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        if self.writer is not None:
+            with self._said():
+                self.writer.close()
 
-
-def _tensorboard(directory: Path, updates: int) -> Any:
-    try:
-        writer = require("torch.utils.tensorboard", extra="log").SummaryWriter
-    except (MissingDependency, ImportError):
-        return None
-    return writer(directory, purge_step=updates or None)
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CannotWrite(f"cannot write to {self.directory}: {reason(error)}") from error

@@ -1,17 +1,19 @@
 """A training as data: everything that decides the result, in one flat record that is saved beside it."""
 
-import contextlib
 import dataclasses
 import importlib
 import math
+import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from wgflow._files import read_text, write_text
 from wgflow._imports import require
 from wgflow._registry import near_misses
-from wgflow.errors import BadInput
+from wgflow._words import read, shortened
+from wgflow.errors import BadInput, WgflowError
 from wgflow.estimators import R1, Critic
 from wgflow.functionals import entropy
 from wgflow.generative.data import ImageData
@@ -122,44 +124,67 @@ class Recipe:
         """Updates of the whole run."""
         return self.first_iters + self.iters * (self.num_steps - 1)
 
+    @property
+    def code(self) -> str:
+        """What of a recipe is code to be imported, as ``name='package.module:NAME'``; empty for names that wgflow knows."""
+        return "" if self.network in NETWORKS or ":" not in self.network else f"network={self.network!r}"
+
+    def trusted(self, origin: str | Path, allow_code: bool) -> "Recipe":
+        """Return this recipe, read from ``origin``; raises ``BadInput`` when it names code that was not allowed."""
+        if self.code and not allow_code:
+            raise BadInput(
+                f"{origin} names code to run: {self.code}. If you trust it: --allow-code on the command line, allow_code=True in "
+                "Python"
+            )
+        return self
+
     def save(self, path: Path) -> None:
         """Write as YAML."""
-        yaml = require("yaml", extra="cli")
-        path.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+        write_text(path, self.text())
+
+    def text(self) -> str:
+        """Return the YAML that :meth:`load` reads."""
+        text: str = require("yaml", extra="cli").safe_dump(dataclasses.asdict(self), sort_keys=False)
+        return text
 
     @classmethod
-    def load(cls, source: str | Path) -> "Recipe":
+    def load(cls, source: str | Path, *, allow_code: bool = False) -> "Recipe":
         """Return a recipe by name, or from a YAML file.
+
+        Parameters
+        ----------
+        source : str or path
+            A name (``wgflow list``), or a file.
+        allow_code : bool
+            Accept a file that names a network as ``package.module:NAME``, which runs that module's code.
 
         Raises
         ------
         BadInput
-            For an unknown name or key (with near misses), or a value of the wrong type.
+            For an unknown name or key (with near misses), a value of the wrong type, a file that is no recipe, or code that
+            was not allowed.
         """
         if str(source) in RECIPES:
             return RECIPES[str(source)]
         path = Path(source)
-        if not path.is_file():
+        if os.path.isdir(path):
             raise BadInput(
-                f"no recipe and no file is called {str(source)!r}: {near_misses(str(source), sorted(RECIPES))}"
+                f"{path} is a folder: a recipe is a file, such as {path / 'recipe.yaml'} in the folder of a run"
             )
-        yaml = require("yaml", extra="cli")
-        try:
-            held = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise BadInput(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(held, dict):
-            raise BadInput(f"{path} should hold 'key: value' lines, it holds a {type(held).__name__}")
-        return cls.from_dict(held)
+        if not os.path.exists(path):
+            raise BadInput(
+                f"no recipe and no file is called {shortened(str(source))}: {near_misses(str(source), sorted(RECIPES))}"
+            )
+        return cls.from_dict(_flat_yaml(path)).trusted(path, allow_code)
 
     @classmethod
     def from_dict(cls, held: dict[str, Any]) -> "Recipe":
         """Return a recipe from plain values; numbers are converted where nothing is lost."""
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
         for key in held:
             if key not in hints:
-                raise BadInput(f"a recipe has no {key!r}: {near_misses(key, sorted(hints))}")
-        return cls(**{key: _as(hints[key], value, key) for key, value in held.items()})
+                raise BadInput(f"a recipe has no {shortened(key)}: {near_misses(str(key), sorted(hints))}")
+        return cls(**{key: read(hints[key], value, key) for key, value in held.items()})
 
     def networks(self, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
         """Return a fresh generator and critic for images of this shape."""
@@ -167,7 +192,18 @@ class Recipe:
         sizes: dict[str, Any] = {"image_shape": tuple(image_shape)}
         if self.channels is not None:
             sizes["channels"] = self.channels
-        return pair.generator(**sizes), pair.critic(**sizes)
+        try:
+            generator, critic = pair.generator(**sizes), pair.critic(**sizes)
+        except TypeError as error:
+            given = ", ".join(f"{name}={value}" for name, value in sizes.items())
+            raise BadInput(f"network={self.network!r} cannot be made with {given}: {error}") from error
+        for name in ("source_shape", "noise_shape", "reference"):
+            if not hasattr(generator, name):
+                raise BadInput(
+                    f"network={self.network!r}: its generator has no {name}; source_shape, noise_shape (or None) and reference() "
+                    "say what it eats and what stands for it before the first step"
+                )
+        return generator, critic
 
     def flow(self, data: ImageData, here: Runtime) -> Flow:
         """Compose the flow: this is the whole method."""
@@ -222,22 +258,39 @@ def named_object(name: str, what: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"{what}={name!r} cannot be imported: {error}") from error
+    except WgflowError:
+        raise
+    except Exception as error:  # whatever the module does
+        raise BadInput(f"{what}={name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _as(hint: Any, value: Any, key: str) -> Any:
-    options = typing.get_args(hint) if typing.get_origin(hint) is not Literal else ()
-    types = options or ((str,) if typing.get_origin(hint) is Literal else (hint,))
-    if float in types and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # YAML reads 1e-4 as text
-    if int in types and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, types) and not (isinstance(value, bool) and bool not in types):
-        return value
-    names = " or ".join("nothing" if t is type(None) else t.__name__ for t in types)
-    raise BadInput(f"{key}={value!r}: expected {names}")
+def _flat_yaml(path: Path) -> dict[str, Any]:
+    """Return the ``key: value`` lines of a YAML file. Only single values are made into objects: nothing can be nested."""
+    yaml = require("yaml", extra="cli")
+    text = read_text(path, "a recipe")
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            held = (
+                "nothing" if root is None else f"a {'list' if isinstance(root, yaml.SequenceNode) else 'single value'}"
+            )
+            raise BadInput(f"{path} should hold 'key: value' lines, it holds {held}")
+        found: dict[str, Any] = {}
+        for key, value in root.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping as key"
+            if name in found:
+                raise BadInput(f"{path} has {shortened(name)} twice")
+            if not isinstance(value, yaml.ScalarNode):
+                raise BadInput(f"{path} has a list or mapping at {shortened(name)}: expected a single value")
+            found[name] = loader.construct_object(value)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not valid YAML: {error}") from error
+    except BadInput:
+        raise
+    except (RecursionError, ValueError, OverflowError) as error:  # nested too deep; dates and numbers that are none
+        raise BadInput(f"{path} is not valid YAML: {shortened(str(error))}") from error
+    return found
 
 
 _CIFAR = Recipe(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Derived, Measure, Particles
+
+_MEETING = timedelta(seconds=120)
 
 
 @dataclass(frozen=True)
@@ -66,29 +69,84 @@ def runtime(device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -
     Raises
     ------
     BadInput
-        For a device that this machine does not have.
+        For a device that this machine does not have; for variables of a launcher that do not fit each other, or whose
+        other processes do not come.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        place = torch.device(chosen)
-    except RuntimeError:
-        raise BadInput(f"device={device!r}: expected auto, cpu, cuda or cuda:N") from None
+    rank, local, world = processes()
+    place = _place(device, local if world > 1 else None)
     if place.type == "cuda":
-        if not torch.cuda.is_available():
-            raise BadInput(f"device={device!r}, and torch sees no GPU here: use --device cpu")
-        place = torch.device("cuda", local if world > 1 else place.index or 0)
         torch.cuda.set_device(place)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     if world > 1:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        _meet(place, rank, world)
     try:
-        yield Runtime(place, precision, int(os.environ.get("RANK", "0")), world)
+        yield Runtime(place, precision, rank, world)
     finally:
         if world > 1:
             dist.destroy_process_group()
+
+
+def _place(device: str, local: int | None) -> torch.device:
+    """Return the device of this process; ``local`` is its number on this machine, where it is one of several."""
+    expected = "expected auto, cpu, cuda or cuda:N"
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except (RuntimeError, TypeError):
+        raise BadInput(f"device={device!r}: {expected}") from None
+    if place.type == "cpu" and not place.index:
+        return torch.device("cpu")
+    if place.type != "cuda":
+        raise BadInput(f"device={device!r}: {expected}; wgflow trains on no others")
+    if not torch.cuda.is_available():
+        raise BadInput(f"device={device!r}, and torch sees no GPU here: use --device cpu")
+    number, count = local if local is not None else place.index or 0, torch.cuda.device_count()
+    if number >= count:
+        raise BadInput(f"device={device!r}: torch sees {count} GPUs here, and number {number} is not one of them")
+    return torch.device("cuda", number)
+
+
+def processes() -> tuple[int, int, int]:
+    """Return rank, rank on this machine and number of processes, as torchrun says them; (0, 0, 1) without it.
+
+    A scheduler or an older shell may leave some of its variables behind: a single process never asks for the others.
+    """
+    world = _variable("WORLD_SIZE") or 1
+    if world == 1:
+        return 0, 0, 1
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise BadInput(
+            f"WORLD_SIZE={world} is set and {', '.join(missing)} not: start {world} processes with torchrun, or unset WORLD_SIZE "
+            "for a single one"
+        )
+    rank, local = _variable("RANK") or 0, _variable("LOCAL_RANK") or 0
+    if rank >= world:
+        raise BadInput(f"RANK={rank} is set and WORLD_SIZE={world}: ranks are 0 to {world - 1}. Start with torchrun")
+    return rank, local, world
+
+
+def _variable(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) > 2**31:
+        raise BadInput(f"the environment has {name}={text!r}: expected a number. Start with torchrun, or unset it")
+    return int(text)
+
+
+def _meet(place: torch.device, rank: int, world: int) -> None:
+    """Start the process group; raises ``BadInput`` when the other processes do not come."""
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        # The store waits for the others; a collective may take longer than they may.
+        store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=_MEETING))
+    except (RuntimeError, ValueError, OSError) as error:  # torch.distributed's own are RuntimeErrors
+        raise BadInput(
+            f"WORLD_SIZE={world} is set, and the {world} processes did not meet at {address} in {_MEETING.seconds} s "
+            f"({str(error).splitlines()[0][:100]}). Start them with torchrun, or unset WORLD_SIZE for a single one"
+        ) from error
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,21 @@
 """Drawing images: one seed an image, so that neither the batch size nor the count changes any of them."""
 
+import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._files import replacing
 from wgflow._imports import require
 from wgflow._rng import generator
 from wgflow.errors import BadInput
+from wgflow.generative.data import to_uint8
 from wgflow.measures import Measure, Pushforward
+
+_LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it opens them
 
 
 def sample(measure: Pushforward, n: int, *, seed: int = 0, first: int = 0, batch: int = 256) -> Tensor:
@@ -26,8 +33,7 @@ def sample(measure: Pushforward, n: int, *, seed: int = 0, first: int = 0, batch
     seed : int
         Of the whole set.
     """
-    if n < 1 or batch < 1 or first < 0:
-        raise BadInput(f"expected n >= 1, batch >= 1 and first >= 0, got {n}, {batch}, {first}")
+    _check_count(n, first, batch)
     images = []
     with torch.no_grad():
         for begin in range(first, first + n, batch):
@@ -49,10 +55,72 @@ def _seeded_draws(latent: Measure, seed: int, numbers: range, stream: int) -> Te
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
-    """Write images (n, c, h, w) in [-1, 1] as one picture, about square unless ``columns`` is given."""
+    """Write images (n, c, h, w) in [-1, 1] as one picture, about square unless ``columns`` is given.
+
+    Raises
+    ------
+    BadInput
+        For fewer than one column, or a picture that would be too large to open again.
+    CannotWrite
+        When the file system refuses.
+    """
+    n, _, h, w = images.shape
+    columns = _columns(n, h, w, columns)
     utils = require("torchvision.utils", extra="image")
-    nrow = columns or max(1, round(len(images) ** 0.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scale = max(1, 512 // (nrow * (images.shape[-1] + 2)))
+    scale = max(1, 512 // (columns * (w + 2)))
     big = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    utils.save_image(big.clamp(-1, 1) * 0.5 + 0.5, path, nrow=nrow, padding=2 * scale, pad_value=1.0)
+    with replacing(path) as temporary:
+        utils.save_image(big.clamp(-1, 1) * 0.5 + 0.5, temporary, "png", nrow=columns, padding=2 * scale, pad_value=1.0)
+
+
+def save_images(
+    measure: Pushforward, n: int, path: Path, *, seed: int = 0, columns: int | None = None, batch: int = 256
+) -> None:
+    """Draw ``n`` images as :func:`sample` does, into a ``.png`` grid or an ``.npy`` array of uint8 (n, c, h, w).
+
+    Raises
+    ------
+    BadInput
+        For another ending, counts out of range, more images than the disk has room for.
+    CannotWrite
+        When the file system refuses.
+    """
+    if path.suffix not in (".png", ".npy"):
+        raise BadInput(f"out={str(path)!r}: expected a name that ends in .png or .npy")
+    shape: tuple[int, ...] = tuple(sample(measure, 1, seed=seed).shape[1:])
+    if path.suffix == ".png":
+        columns = _columns(n, shape[-2], shape[-1], columns)
+        save_grid(sample(measure, n, seed=seed, batch=batch), path, columns)
+        return
+    if columns is not None:
+        raise BadInput(f"columns={columns} is for a .png grid: leave it out for {path.name}")
+    _check_count(n, 0, batch)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        free = shutil.disk_usage(path.parent).free
+        if n * math.prod(shape) > free:
+            raise BadInput(
+                f"n={n} images take {n * math.prod(shape) / 1e6:.0f} MB and {path.parent} has {free / 1e6:.0f} MB free"
+            )
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, n, batch):
+            images = sample(measure, min(batch, n - first), seed=seed, first=first, batch=batch)
+            file.write(to_uint8(images).numpy().tobytes())
+
+
+def _check_count(n: int, first: int, batch: int) -> None:
+    if n < 1 or batch < 1 or first < 0:
+        raise BadInput(f"expected n >= 1, batch >= 1 and first >= 0, got {n}, {batch}, {first}")
+
+
+def _columns(n: int, h: int, w: int, columns: int | None) -> int:
+    if columns is not None and columns < 1:
+        raise BadInput(f"columns={columns}: expected at least 1")
+    _check_count(n, 0, 1)
+    columns = min(columns or max(1, round(n**0.5)), n)
+    pixels = columns * (w + 2) * -(-n // columns) * (h + 2)
+    if pixels > _LARGEST_PICTURE:
+        raise BadInput(
+            f"n={n} images make a picture of {pixels / 1e6:.0f} million pixels: ask for fewer, or for a name that ends in .npy"
+        )
+    return columns

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from wgflow._describe import differences
+from wgflow._files import write_text
+from wgflow._ranks import by_first
 from wgflow.callbacks import Callback, JsonLog, Progress, json_numbers
 from wgflow.checkpoint import Checkpoint
-from wgflow.errors import BadInput
 from wgflow.generative.data import ImageData, load_images
+from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
 from wgflow.generative.runtime import Runtime, runtime
@@ -54,6 +55,8 @@ def train(
     ------
     BadInput
         When the folder holds another run (nothing is changed), or an argument is wrong.
+    CannotWrite
+        When the file system refuses, or the folder was removed in mid-run.
     DataNotFound, Diverged, CheckpointError
         As :func:`wgflow.generative.data.load_images` and :func:`wgflow.solve`.
     """
@@ -64,9 +67,7 @@ def train(
         data = ImageData(pictures.images.to(here.device), flip=recipe.flip)
         record = dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)}
         flow = recipe.flow(data, here)
-        if here.first:
-            claim_folder(Path(run), record)
-            recipe.save(Path(run) / "recipe.yaml")
+        by_first(lambda: claim_folder(Path(run), record, {"recipe.yaml": recipe.text()}), here.device)
         return fit(
             flow,
             run,
@@ -119,8 +120,8 @@ def fit(
     """
     folder = Path(run)
     watchers: list[Callback] = list(callbacks)
+    by_first(lambda: claim_folder(folder, record), here.device)
     if here.first:
-        claim_folder(folder, record)
         watchers = [
             *callbacks,
             Progress(("critic/objective", "jko/transport"), disable=not progress),
@@ -128,7 +129,7 @@ def fit(
             Monitor(folder, metrics, every),
         ]
     begun = time.perf_counter()
-    checkpoint = Checkpoint(folder / "checkpoints", every_seconds=checkpoint_seconds)
+    checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds)
     solution = solve(
         flow.functional,
         flow.solver,
@@ -142,30 +143,6 @@ def fit(
     if here.first:
         _report(folder, solution, metrics, here, time.perf_counter() - begun)
     return solution
-
-
-def check_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Raise ``BadInput`` when a folder holds something else than this run; changes nothing."""
-    known = folder / "recipe.json"
-    if known.exists():
-        differ = differences(json.loads(json.dumps(record)), json.loads(known.read_text()))
-        if differ:
-            raise BadInput(
-                f"{folder} holds another run ({'; '.join(differ)}). Choose another folder with --folder, or repeat that run's "
-                "options to go on with it."
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} exists and is not the folder of a wgflow run: choose a new folder with --folder")
-
-
-def claim_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Make the folder of a new run, or check that it is of this one."""
-    check_folder(folder, record)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.json").write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: Runtime, seconds: float) -> None:
@@ -185,4 +162,5 @@ def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: R
     }
     if here.device.type == "cuda":
         report["peak_memory_mb"] = round(torch.cuda.max_memory_allocated(here.device) / 2**20)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    still_there(folder)
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,171 @@
+"""The folder of a run: claimed for one run and no other, and read with care, since it may be damaged or somebody else's."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wgflow._describe import differences
+from wgflow._files import LOCK, locked, read_text, reason, write_text
+from wgflow._imports import require
+from wgflow._state import first_nonfinite
+from wgflow._words import shortened
+from wgflow.errors import BadInput, CannotWrite, DataNotFound
+
+RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
+_LONGEST_SIDE = 2**14
+
+
+def check_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Raise ``BadInput`` when a folder holds something else than this run; changes nothing.
+
+    A folder of checkpoints whose ``recipe.json`` is lost or empty is taken: the checkpoints themselves know their run.
+    """
+    known = folder / RECIPE
+    try:
+        if known.is_file() and known.stat().st_size:
+            differ = differences(plain_record(record), plain_record(read_record(folder)))
+            if differ:
+                raise BadInput(
+                    f"{folder} holds another run ({_few(differ)}). Choose another folder with --folder, or repeat that run's "
+                    "options to go on with it."
+                )
+        elif (folder / CHECKPOINTS / LOCK).is_file():
+            return
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"{folder} exists and is not the folder of a wgflow run: choose a new folder with --folder")
+    except OSError as error:
+        raise BadInput(f"cannot read {folder}: {reason(error)}") from error
+
+
+def claim_folder(folder: Path, record: dict[str, Any], others: Mapping[str, str] | None = None) -> None:
+    """Make the folder of a new run, or check that it is of this one.
+
+    ``recipe.json`` and the ``others``, texts by file name, are written once, under the lock of the run.
+
+    Raises
+    ------
+    BadInput
+        As :func:`check_folder`.
+    CheckpointError, CannotWrite
+        When another process holds the folder, or the file system refuses.
+    """
+    check_folder(folder, record)
+    # recipe.json comes last: where it is, all is there.
+    texts = {**(others or {}), RECIPE: json.dumps(plain_record(record), indent=2) + "\n"}
+    if all(_holds(folder / name) for name in texts):
+        return
+    with locked(folder / CHECKPOINTS):
+        check_folder(folder, record)  # another process may have come first
+        for name, text in texts.items():
+            if not _holds(folder / name):
+                write_text(folder / name, text)
+
+
+def _holds(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def plain_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as JSON keeps it; infinity, which JSON lacks, as text."""
+    texts = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(texts))
+    return plain
+
+
+def still_there(folder: Path) -> None:
+    """Raise ``CannotWrite`` when the folder of a run was removed since it was claimed; a writer would make it anew."""
+    if not folder.is_dir():
+        raise CannotWrite(f"cannot write to {folder}: the folder was removed in mid-run")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what ``recipe.json`` holds.
+
+    Raises
+    ------
+    DataNotFound
+        When there is none.
+    BadInput
+        When it is damaged, or not such a file.
+    """
+    path = folder / RECIPE
+    if not path.exists():
+        raise DataNotFound(f"{folder} is not the folder of a run: it has no {RECIPE} (wgflow train makes one)")
+    text = read_text(path, "a recipe")
+    try:
+        held = json.loads(text, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        what = "is empty" if not text.strip() else f"is damaged ({error})"
+        raise BadInput(
+            f"{path} {what}. Where the folder has a recipe.yaml: remove {RECIPE}, and wgflow train with that and this folder "
+            "goes on from the checkpoints"
+        ) from error
+    if not isinstance(held, dict):
+        raise BadInput(f"{path} should hold the settings of a run by name, it holds {shortened(held)}")
+    return held
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        raise ValueError("a name is there twice")
+    return held
+
+
+def image_shape(record: dict[str, Any], folder: Path) -> tuple[int, int, int]:
+    """Return the shape (c, h, w) of the images of a run; raises ``BadInput`` when its record has none."""
+    shape = record.get("image_shape")
+    sides = shape if isinstance(shape, list) else []
+    if len(sides) != 3 or not all(type(s) is int and 1 <= s <= _LONGEST_SIDE for s in sides):
+        raise BadInput(
+            f"{folder / RECIPE} has image_shape={str(shape)[:60]}: expected [channels, height, width], as wgflow train writes "
+            "it. A run of fit() has no recipe: sample its solution.measure.inference()"
+        )
+    return tuple(sides)  # type: ignore[return-value]
+
+
+def load_weights(path: Path, net: nn.Module) -> None:
+    """Fill a network from a safetensors file.
+
+    Raises
+    ------
+    DataNotFound
+        When there is no such file.
+    BadInput
+        When it is damaged, of another network, or holds numbers that are not finite.
+    """
+    if not path.exists():
+        raise DataNotFound(f"{path} does not exist: train first (wgflow train --folder {path.parent})")
+    load = require("safetensors.torch", extra="image").load_file
+    advice = "Remove it and start the training again with the same options: it is written anew from the last checkpoint"
+    try:
+        held = load(path) if path.is_file() else None
+    except Exception as error:  # safetensors has classes of its own
+        raise BadInput(f"{path} cannot be read as safetensors ({str(error)[:100]}). {advice}") from error
+    if held is None:
+        raise BadInput(f"{path} is not a file. {advice}")
+    wanted = net.state_dict()
+    differ = [f"it lacks {name}" for name in wanted.keys() - held.keys()]
+    differ += [f"it has {name}" for name in held.keys() - wanted.keys()]
+    differ += [
+        f"{name} is {tuple(held[name].shape)}, not {tuple(t.shape)}"
+        for name, t in wanted.items()
+        if name in held and (held[name].shape != t.shape or held[name].is_floating_point() != t.is_floating_point())
+    ]
+    if differ:
+        raise BadInput(f"{path} is of another network than {RECIPE} says: {_few(sorted(differ))}. {advice}")
+    where = first_nonfinite(held)
+    if where is not None:
+        raise BadInput(f"{path} has numbers that are not finite, in {where.removeprefix('state.')}. {advice}")
+    with torch.no_grad():
+        net.load_state_dict(held)
+
+
+def _few(sentences: list[str]) -> str:
+    text = "; ".join(sentences[:4])
+    return text if len(sentences) <= 4 else f"{text}; and {len(sentences) - 4} more"
