@@ -4,21 +4,19 @@ import copy
 import hashlib
 import os
 import re
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wgflow._finite import first_nonfinite_index
 from wgflow._rng import generator
-from wgflow.errors import BadInput, DataNotFound
+from wgflow.errors import BadInput
+from wgflow.generative._array_files import existing_file, member, open_arrays
 
 
 class FeatureExtractor(Protocol):
@@ -203,13 +201,12 @@ def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
 
 
 def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise DataNotFound(f"there is no file of network weights at {path}")
+    file = existing_file(path, "is no file of network weights")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is not an .npz file of arrays: {error}") from error
+        with open_arrays(file) as arrays:
+            return {name: torch.from_numpy(member(arrays, name)) for name in arrays.files}
+    except Exception as error:  # numpy, zipfile and zlib each have their own
+        raise BadInput(f"{path} is not an .npz file of arrays: {str(error)[:200]}") from error
 
 
 class RandomConvFeatures(FrozenFeatures):

@@ -2,14 +2,15 @@
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._files import replacing
 from wgflow._finite import first_nonfinite_index
-from wgflow.errors import BadInput, DataNotFound
+from wgflow.errors import BadInput
+from wgflow.generative._array_files import existing_file, member, open_arrays
 
 _ROUNDING = 1e-6  # of the largest entry: covariances of other tools come from float32 sums
 
@@ -60,12 +61,15 @@ class ReferenceStats:
             raise BadInput("sigma must be symmetric: a covariance is")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an ``.npz`` file: under a temporary name first, so that no half-written file can be read."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        """Write an ``.npz`` file: under a temporary name first, so that no half-written file can be read.
+
+        Raises
+        ------
+        CannotWrite
+            When the file system refuses.
+        """
+        with replacing(os.fspath(path)) as beside, open(beside, "wb") as file:
             np.savez(file, mu=self.mu.cpu(), sigma=self.sigma.cpu(), n=self.n, id=self.id, source=self.source)
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ReferenceStats":
@@ -79,14 +83,13 @@ class ReferenceStats:
             When it is not such a file. One of another tool lacks the protocol: if you know it, build
             ``ReferenceStats(mu, sigma, n, id)`` yourself.
         """
-        if not Path(path).is_file():
-            raise DataNotFound(f"there are no feature statistics at {path}; make them with reference_stats(...).save")
+        file = existing_file(path, "are no feature statistics", "; make them with reference_stats(...).save")
         try:
-            with np.load(path, allow_pickle=False) as z:
-                mu, sigma = torch.from_numpy(z["mu"]), torch.from_numpy(z["sigma"])
+            with open_arrays(file) as z:
+                mu, sigma = (torch.from_numpy(member(z, name)) for name in ("mu", "sigma"))
                 return cls(mu, sigma, int(z["n"]), str(z["id"]), str(z["source"]))
         except Exception as error:  # numpy, zipfile and zlib each have their own
-            raise BadInput(f"{path} does not hold feature statistics written by wgflow: {error}") from error
+            raise BadInput(f"{path} does not hold feature statistics written by wgflow: {str(error)[:200]}") from error
 
 
 def frechet_distance(a: ReferenceStats, b: ReferenceStats) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wgflow._imports import require
 from wgflow.errors import BadInput, DataNotFound
+from wgflow.generative._array_files import existing_file
 from wgflow.generative.features import FrozenFeatures, sha256
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -86,9 +87,7 @@ def find_inception_weights(weights: str | os.PathLike[str] | None = None, *, all
     """
     for origin, named in (("argument weights", weights), (INCEPTION_VARIABLE, os.environ.get(INCEPTION_VARIABLE))):
         if named:
-            if Path(named).is_file():
-                return Path(named)
-            raise DataNotFound(f"there is no Inception weights file at {named} (from {origin})")
+            return existing_file(named, "is no Inception weights file", f" (from {origin})")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for name in INCEPTION_FILES:
         if (folder / name).is_file():

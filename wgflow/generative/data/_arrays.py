@@ -1,15 +1,16 @@
 """Images from .npy and .npz files."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wgflow.errors import BadInput
+from wgflow.generative._array_files import member, open_arrays
 from wgflow.generative.data._images import CHUNK_PIXELS, ImageSet, empty_images
 
+_SLACK = 1e-3  # a quarter of a level: rounds to the end of the range
 _LAYOUTS = "(n, h, w), (n, h, w, c) or (n, c, h, w) with c = 1 or 3"
 
 
@@ -27,14 +28,14 @@ def load_array(path: Path) -> ImageSet:
     except BadInput:
         raise
     except Exception as error:  # numpy, zipfile and the decompressors each have their own
-        raise BadInput(f"{path} cannot be read as a .npy or .npz file of numbers: {error}") from error
+        raise BadInput(f"{path} cannot be read as a .npy or .npz file of numbers: {str(error)[:200]}") from error
     images, axis = _channel_axis(images, path)
     return ImageSet(_convert(images, axis, path), _check_labels(labels, len(images), path), path.name)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     # Mapped where possible, not read: the only full copy is then the uint8 tensor that is returned.
-    file = np.load(path, mmap_mode="r", allow_pickle=False)
+    file = open_arrays(path, mmap_mode="r")
     if isinstance(file, np.ndarray):
         return file, None
     with file:
@@ -42,14 +43,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         labels = next((key for key in ("labels", "y") if key in file), None)
         if images is None:
             raise BadInput(f"{path} has no array called 'images' or 'x'; it holds: {', '.join(file) or 'nothing'}")
-        return _member(file, images), None if labels is None else _member(file, labels)
-
-
-def _member(file: Any, key: str) -> np.ndarray:
-    held = file[key]
-    if not isinstance(held, np.ndarray):  # numpy hands out a foreign member of the archive as bytes
-        raise TypeError(f"its {key!r} is not an array")
-    return held
+        return member(file, images), None if labels is None else member(file, labels)
 
 
 def _channel_axis(a: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
@@ -93,10 +87,10 @@ def _convert(a: np.ndarray, axis: int, path: Path) -> Tensor:
 
 
 def _levels(chunk: np.ndarray, begin: int, path: Path) -> np.ndarray:
-    """Return round(255 x) for x in [0, 1]; ``begin`` is the number of the first image of the chunk."""
+    """Return round(255 x) for x in [0, 1], rounding errors allowed for; ``begin`` is the number of the first image."""
     flat = chunk.reshape(len(chunk), -1)
     low, high = flat.min(1), flat.max(1)  # NaN if any is
-    wrong = ~((low >= 0) & (high <= 1))
+    wrong = ~((low >= -_SLACK) & (high <= 1 + _SLACK))
     if wrong.any():
         i = int(wrong.argmax())
         where = f"image {begin + i} of {path}"
@@ -107,7 +101,7 @@ def _levels(chunk: np.ndarray, begin: int, path: Path) -> np.ndarray:
             f"{where} has values from {low[i]:g} to {high[i]:g}, expected [0, 1]. Images in [-1, 1]: store "
             "(x + 1) / 2; levels 0 to 255: store them as uint8"
         )
-    return np.rint(chunk.astype(np.float64) * 255)
+    return np.rint(chunk.astype(np.float64).clip(0, 1) * 255)
 
 
 def _check_labels(y: np.ndarray | None, n: int, path: Path) -> Tensor | None:
@@ -115,4 +109,6 @@ def _check_labels(y: np.ndarray | None, n: int, path: Path) -> Tensor | None:
         return None
     if y.shape != (n,) or y.dtype.kind not in "iu":
         raise BadInput(f"the labels in {path} are {y.dtype} of shape {y.shape}, expected {n} integers of shape ({n},)")
+    if int(y.max()) > np.iinfo(np.int64).max:
+        raise BadInput(f"the labels in {path} go up to {y.max()}, which is no number of a class")
     return torch.from_numpy(y.astype(np.int64))

@@ -15,6 +15,8 @@ from wgflow._imports import require
 from wgflow.errors import BadInput
 from wgflow.generative.data._images import empty_images, resize
 
+# Pillow goes by the content. It would hand a PostScript file of any name to an interpreter of programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "PA", "RGBA")
@@ -53,7 +55,7 @@ def decode_images(paths: list[Path], size: int | None, crop: int | None = None) 
         films = [path for path, header in zip(paths, headers, strict=True) if header.film]
         if films:
             warnings.warn(
-                f"{len(films)} files hold several pictures, the first of each is taken: {films[0]}", stacklevel=2
+                f"{len(films)} of the files hold several pictures, the first of each is taken: {films[0]}", stacklevel=2
             )
         mode = "L" if all(header.grey for header in headers) else "RGB"
         side = size or edges[0]
@@ -115,6 +117,6 @@ def _opaque(image: Any) -> Any:
 def _opened(path: Path) -> Any:
     pillow = require("PIL.Image", extra="image")
     try:
-        return pillow.open(path)
+        return pillow.open(path, formats=_FORMATS)
     except Exception as error:  # as above, and warnings about huge images
         raise BadInput(f"{path} cannot be read as an image: {error}") from error

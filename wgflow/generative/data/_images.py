@@ -1,6 +1,7 @@
 """Stacks of 8-bit images, their float form, and resizing."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ def check_images(images: Tensor) -> None:
         raise BadInput(f"images must be a torch.Tensor of uint8 (n, c, h, w), got {what}: {hint}")
     if images.dtype != torch.uint8:
         raise BadInput(f"images must be uint8 (0 to 255), got {images.dtype}; wgflow's to_uint8 converts from [-1, 1]")
+    if images.layout != torch.strided or images.is_meta:
+        raise BadInput(
+            "images must be a dense tensor that holds its values: a sparse one has to_dense(), one on meta none"
+        )
     if images.dim() != 4:
         raise BadInput(f"images must have shape (n, c, h, w), got {tuple(images.shape)}")
     if images.numel() == 0:
@@ -62,6 +67,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         check_images(self.images)
         labels = self.labels
+        if labels is not None and not isinstance(labels, Tensor):
+            raise BadInput(f"labels must be a torch.Tensor of int64, one an image, got {type(labels).__name__}")
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != self.images.shape[:1]):
             raise BadInput(
                 f"labels must be int64 of shape ({len(self.images)},), one an image, got {labels.dtype} of "
@@ -85,8 +92,8 @@ def to_unit(images: Tensor) -> Tensor:
     >>> to_unit(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([-1.,  1.])
     """
-    if images.dtype != torch.uint8:
-        raise BadInput(f"to_unit expects uint8 images (0 to 255), got {images.dtype}")
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise BadInput(f"to_unit expects a tensor of uint8 images (0 to 255), got {_kind(images)}")
     return images.to(torch.float32).div_(127.5).sub_(1)
 
 
@@ -106,9 +113,13 @@ def to_uint8(x: Tensor) -> Tensor:
     >>> to_uint8(torch.tensor([-1.0, 0.0, 7.0]))
     tensor([  0, 128, 255], dtype=torch.uint8)
     """
-    if not x.is_floating_point():
-        raise BadInput(f"to_uint8 expects floating-point images in [-1, 1], got {x.dtype}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise BadInput(f"to_uint8 expects a tensor of floating-point images in [-1, 1], got {_kind(x)}")
     return x.detach().to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _kind(x: Any) -> str:
+    return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
 
 
 def empty_images(n: int, c: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
@@ -123,7 +134,7 @@ def empty_images(n: int, c: int, h: int, w: int, device: torch.device | None = N
         return torch.empty(n, c, h, w, dtype=torch.uint8, device=device)
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise BadInput(
-            f"{n} images of {c} x {h} x {w} take {n * c * h * w / 1e9:.1f} GB of memory, which this machine does not give: "
+            f"{n} images of {c} x {h} x {w} take {n * c * h * w / 1e9:.3g} GB of memory, which this machine does not give: "
             "choose a smaller size, or fewer images"
         ) from error
 

@@ -123,7 +123,7 @@ def _resolve(name: str, root: str | None) -> tuple[str, Path | None]:
     if name in _SPLITS:
         return name, path
     named = _absolute(name)
-    is_array = named.suffix.lower() in (".npy", ".npz") and not named.is_dir()
+    is_array = named.suffix.lower() in (".npy", ".npz") and not os.path.isdir(named)
     if not (is_array or os.path.exists(named) or len(Path(name).parts) > 1):
         known = near_misses(name.lower(), list(_SPLITS))
         raise BadInput(f"no image set is called {name!r}: {known}, or the path of a folder, .npy or .npz file")

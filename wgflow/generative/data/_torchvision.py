@@ -1,5 +1,6 @@
 """CIFAR-10, MNIST, Fashion-MNIST and CelebA through torchvision's readers, in torchvision's folder layout."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def _download(name: str, dataset: Callable[..., Any], root: Path, origin: str, o
 def _how_to_get(name: str, root: Path, origin: str, error: Exception, tried: bool = False) -> str:
     known = KNOWN[name]
     folder = root / known.folder
-    state = "exists" if folder.is_dir() else "does not exist"
+    state = "exists" if os.path.isdir(folder) else "does not exist"
     get = "the download failed" if tried else "pass download=True (on the command line: --download true)"
     return (
         f"{name} is not there or is damaged.\n"
