@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
+from wgflow._fields import rule_of
 from wgflow._registry import near_misses
 from wgflow._words import FALSE, NOTHING, TRUE, kinds, read
 from wgflow.errors import BadInput
@@ -65,8 +66,8 @@ class Command:
         return () if self.settings is None else dataclasses.fields(self.settings)
 
     def _hints(self) -> dict[str, Any]:
-        fields = {} if self.settings is None else typing.get_type_hints(self.settings)
-        own = typing.get_type_hints(self.run)
+        fields = {} if self.settings is None else typing.get_type_hints(self.settings, include_extras=True)
+        own = typing.get_type_hints(self.run, include_extras=True)
         return {k: h for k, h in (own | fields).items() if k not in ("return", "overrides")}
 
     def _parser(self, name: str) -> "_Parser":
@@ -145,7 +146,8 @@ def _value(hint: Any, text: str, name: str) -> Any:
         raise BadInput(f"{name} is empty: expected a value")
     if type(None) in kinds(hint) and text.lower() in NOTHING:
         return None
-    return read(hint, text, name)
+    value, rule = read(hint, text, name), rule_of(hint)
+    return value if rule is None else rule(value, f"{name}={{}}")
 
 
 def _descriptions(doc: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wgflow._arguments import Command
+from wgflow._fields import Count, NonNegative
 from wgflow._files import reason
 from wgflow._registry import near_misses
 from wgflow.errors import BadInput, WgflowError
@@ -22,7 +23,7 @@ def train(
     *,
     folder: str | None = None,
     device: str = "auto",
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: NonNegative = 60.0,
     allow_code: bool = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -63,11 +64,11 @@ def train(
 def sample(
     run: str,
     *,
-    n: int = 64,
+    n: Count = 64,
     seed: int = 1,
     out: str | None = None,
     device: str = "auto",
-    columns: int | None = None,
+    columns: Count | None = None,
     allow_code: bool = False,
 ) -> None:
     """Draw new images from a trained run into a PNG grid, or into an .npy file of uint8 (n, c, h, w).
@@ -100,7 +101,7 @@ def sample(
 def evaluate(
     run: str,
     *,
-    n: int = 5000,
+    n: Count = 5000,
     features: str = "inception",
     weights: str | None = None,
     kid: bool = False,

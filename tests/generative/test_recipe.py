@@ -43,7 +43,7 @@ def test_the_cifar_recipe_holds_the_published_hyper_parameters():
     [
         ({"step_size": 0.0}, "step_size=0.0: expected a positive"),
         ({"step_size": math.nan}, "step_size=nan"),
-        ({"num_steps": 0}, "num_steps=0: expected at least 1"),
+        ({"num_steps": 0}, "num_steps=0: expected a whole number from 1 up"),
         ({"iters": 0}, "iters=0"),
         ({"batch": 0}, "batch=0"),
         ({"snapshot": "both"}, "snapshot='both': expected one of"),

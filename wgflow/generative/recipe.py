@@ -7,8 +7,9 @@ import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from wgflow._fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, field_rules
 from wgflow._files import read_text, write_text
 from wgflow._imports import require
 from wgflow._registry import near_misses
@@ -84,40 +85,34 @@ class Recipe:
     data: str = "fashion-mnist-10k"
     data_root: str | None = None
     download: bool = False
-    image_size: int | None = None
+    image_size: Count | None = None
     flip: bool = False
     network: str = "conv"
-    channels: int | None = None
+    channels: Count | None = None
     divergence: str = "softplus"
-    step_size: float = 0.1
-    num_steps: int = 8
-    first_iters: int = 500
-    iters: int = 500
-    batch: int = 64
+    step_size: PositiveOrInfinite = 0.1
+    num_steps: Count = 8
+    first_iters: Count = 500
+    iters: Count = 500
+    batch: Count = 64
     latent_coupling: Literal["shared", "independent"] = "shared"
     snapshot: Literal["raw", "ema"] = "raw"
-    r1: float = 0.2
-    r1_every: int = 1
+    r1: NonNegative = 0.2
+    r1_every: Count = 1
     instance_noise: bool = False
-    lr_generator: float = 1e-3
-    lr_critic: float = 5e-4
-    lr_floor: float | None = 5e-5
-    ema_half_life: float = 5_000
+    lr_generator: Positive = 1e-3
+    lr_critic: Positive = 5e-4
+    lr_floor: NonNegative | None = 5e-5
+    ema_half_life: Positive = 5_000
     precision: Literal["fp32", "bf16"] = "fp32"
-    evaluate_every: int = 500
-    sinkhorn_n: int = 1000
-    sinkhorn_blur: float = 1.0
-    seed: int = 0
+    evaluate_every: Count = 500
+    sinkhorn_n: Whole = 1000
+    sinkhorn_blur: Positive = 1.0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "first_iters", "iters", "batch", "r1_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.step_size > 0:
-            raise BadInput(f"step_size={self.step_size}: expected a positive number (inf for no transport cost)")
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(hint) is Literal and getattr(self, name) not in typing.get_args(hint):
-                raise BadInput(f"{name}={getattr(self, name)!r}: expected one of {typing.get_args(hint)}")
+        for name, rule in field_rules(cast(Any, type(self))):
+            object.__setattr__(self, name, rule(getattr(self, name), f"{name}={{}}"))
 
     @property
     def total_updates(self) -> int:
