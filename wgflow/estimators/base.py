@@ -1,5 +1,6 @@
 """How the first variation of a functional is estimated."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from wgflow._fields import Checked
 from wgflow._instead import suggest
 from wgflow._registry import Registry
-from wgflow._typing import Info, Points, Scalar
+from wgflow._rng import build
+from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.densities import DensityModel
 from wgflow.functionals import Functional
 from wgflow.kernels import Kernel
@@ -118,3 +120,17 @@ def _per_mass(derivative: Tensor, rho: Particles, sign: float = 1.0) -> Tensor:
     w = rho.w.detach()
     inverse = torch.where(w > 0, sign / w, 0.0)
     return derivative * inverse.view(-1, *[1] * (derivative.dim() - 1))
+
+
+def build_pointwise(net: NetSource, rng: torch.Generator, what: str) -> nn.Module:
+    """Build a network that stands for a function of one point; warns of batch normalisation, which makes it one of the batch."""
+    built = build(net, rng)
+    names = {type(m).__name__ for m in built.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    if names:
+        warnings.warn(
+            f"the {what} has {', '.join(sorted(names))}: its value at a point depends on the rest of the batch, so that it is no "
+            "function of points, and penalties and derivatives in them mean something else. Use LayerNorm, GroupNorm or "
+            "spectral normalization",
+            stacklevel=2,
+        )
+    return built

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from wgflow._balance import BATCHES, imbalance
 from wgflow._fields import Checked, Count, NonNegative
-from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.errors import BadInput
-from wgflow.estimators.base import Draw, Estimator, register_estimator
+from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.optim import Adam, Descent, Optim
@@ -58,7 +57,8 @@ class Critic(Estimator):
     Parameters
     ----------
     net : nn.Module or callable
-        :math:`v`, from (n, \*event) to (n,) or (n, 1); a module is copied, a function is called under the run's seed.
+        :math:`v`, from (n, \*event) to (n,) or (n, 1); a module is copied, a function is called under the run's seed. It is a
+        function of one point: batch normalisation gives a warning.
     optim : Optim
         Its optimiser; betas and learning rate of Choi et al. by default.
     iters : int
@@ -88,7 +88,7 @@ class Critic(Estimator):
 
     def init(self, F: Functional, rng: torch.Generator) -> CriticState:
         """Build the network and its optimiser."""
-        net = build(self.net, rng)
+        net = build_pointwise(self.net, rng, "critic")
         return CriticState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:

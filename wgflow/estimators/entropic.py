@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from wgflow._fields import Count, Positive
 from wgflow._ops import full_precision
-from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.densities import DensityModel, KernelDensity
 from wgflow.errors import BadInput
-from wgflow.estimators.base import Draw, Estimator, energy_slope, linear, register_estimator
+from wgflow.estimators.base import Draw, Estimator, build_pointwise, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.algebra import linear_part
 from wgflow.kernels import RBF, Kernel
@@ -167,7 +166,7 @@ class LearnedScore(EntropyEstimator):
 
     def init(self, F: Functional, rng: torch.Generator) -> ScoreState:
         """Build the network and its optimiser."""
-        net = build(self.net, rng)
+        net = build_pointwise(self.net, rng, "score network")
         return ScoreState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: ScoreState, rng: torch.Generator) -> Info:

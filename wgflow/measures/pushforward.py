@@ -52,7 +52,9 @@ class Pushforward(MovingMeasure):
         A fixed map :math:`Q` that gives the law :math:`Q_\#\text{latent}` before the first step, where it is not
         ``net``'s own: the identity, or an upsampling of the latent (S-JKO, Section 4.2).
     ema : float
-        Decay per update of the running average of the weights; 0 keeps none. :func:`ema_decay` converts a half-life.
+        Decay per update of the running average of the weights; 0 keeps none. :func:`ema_decay` converts a half-life. Update
+        :math:`t=0,1,\dots` decays by :math:`\min(d,\frac{1+t}{10+t})`: while a run is short, the average is over its last tenth and
+        not over the network that it started from.
     regression : Regression, optional
         How to follow an explicit move; needed by explicit solvers only.
 
@@ -156,8 +158,10 @@ class Pushforward(MovingMeasure):
 
     def update_average(self, net: nn.Module) -> None:
         """Take the weights of ``net``, this measure's or its successor's, into the running average, if one is kept."""
-        if self._live is not None and self._live.average is not None:
-            update_average(self._live.average, net, self.ema)
+        live = self._live
+        if live is not None and live.average is not None:
+            update_average(live.average, net, min(self.ema, (1 + live.averaged) / (10 + live.averaged)))
+            live.averaged += 1
 
     def inference(self) -> "Pushforward":
         """View this measure as one samples it after training: averaged weights if kept, in evaluation mode."""
@@ -182,6 +186,7 @@ class Pushforward(MovingMeasure):
             "net": net.state_dict(),
             "moved": live.moved,
             "average": None if live.average is None else live.average.state_dict(),
+            "averaged": live.averaged,
             "descent": None if live.descent is None else live.descent.state_dict(),
         }
 
@@ -192,6 +197,7 @@ class Pushforward(MovingMeasure):
         live.moved = saved["moved"]
         if live.average is not None:
             live.average.load_state_dict(saved["average"])
+            live.averaged = saved.get("averaged", 2**62)  # an older checkpoint: it averaged at one decay throughout
         if live.descent is not None:
             live.descent.load_state_dict(saved["descent"])
 
@@ -203,6 +209,8 @@ class _Live:
     average: nn.Module | None
     descent: Descent | None
     moved: bool = False
+    averaged: int = 0
+    """Updates that the average has seen."""
 
 
 @dataclass(eq=False)
