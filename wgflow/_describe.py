@@ -1,61 +1,340 @@
 """Plain descriptions of configurations, to tell one run from another."""
 
-import dataclasses
+import copyreg
+import enum
 import functools
-import zlib
+import hashlib
+import inspect
+import math
+import threading
+import weakref
+from collections.abc import Iterator
+from functools import singledispatchmethod
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgflow.measures import Measure
+from wgflow._code import code_digest, is_library, names_used
 
-_DIGESTED = 2**16
+UNKNOWN = "cannot tell"
+# Levels, objects and entries beyond which a description says that it cannot be told, or that it is a digest.
+_DEEP, _MANY, _LONG = 60, 20_000, 100
+_OF_ANY_NETWORK = vars(nn.Module()).keys() - {"training"}
 
 
 def describe(obj: Any) -> Any:
-    """Return numbers, strings, lists and dictionaries that two equal configurations share.
+    """Return numbers, strings, lists and dictionaries that two equal configurations share, in this process or another.
 
-    Networks are described by class and parameter count, functions by name, tensors by shape, dtype and a digest of at
-    least 65,536 entries spread over them (of all, where there are fewer), measures by their public attributes.
+    Objects are described by their class and all attributes but cached values; classes and functions of installed packages by
+    name, others by their code as well, with defaults, closures and the globals that they read; networks by class, settings,
+    weights and buffers; tensors and arrays by shape, dtype and a digest of all entries. A class whose objects hold more than
+    decides a run says what does, by a method ``run_identity()``. Where an object does not show what it holds, its description
+    says that it cannot be told.
     """
-    for plain in (bool, int, float, str):
-        if isinstance(obj, plain):
-            return plain(obj)
-    if obj is None:
+    return _Description().of(obj)
+
+
+class _Description:
+    """A description in progress: what it is inside of, and what it has described already."""
+
+    def __init__(self) -> None:
+        self.inside: list[int] = []
+        self.known: dict[int, tuple[Any, Any]] = {}  # with the object: nobody else can have its address then
+
+    def of(self, obj: Any) -> Any:
+        if obj is None:
+            return None
+        if isinstance(obj, enum.Enum):
+            return f"{type(obj).__qualname__}.{obj.name}"
+        identity = getattr(type(obj), "run_identity", None)
+        if identity is not None:
+            return self.of(identity(obj))
+        if isinstance(obj, float) and math.isnan(obj):
+            return "nan"
+        for plain in (bool, int, float, str):
+            if isinstance(obj, plain):
+                return plain(obj)
+        if id(obj) in self.known:
+            return self.known[id(obj)][1]
+        if id(obj) in self.inside:
+            return f"what it is part of, {len(self.inside) - self.inside.index(id(obj))} levels up"
+        if len(self.inside) > _DEEP or len(self.known) > _MANY:
+            return {UNKNOWN: "which holds too much to look through"}
+        self.inside.append(id(obj))
+        try:
+            found = self.look(obj)
+        finally:
+            self.inside.pop()
+        self.known[id(obj)] = obj, found
+        return found
+
+    def all(self, named: dict[str, Any]) -> dict[str, Any]:
+        return {name: self.of(value) for name, value in named.items()}
+
+    @singledispatchmethod
+    def look(self, obj: Any) -> Any:
+        """Any object: its class, and its attributes or what it would be made of again."""
+        cls = type(obj)
+        head = {"class": cls.__qualname__, **self.code(cls)}
+        registered = copyreg.dispatch_table.get(cls)
+        try:
+            made = obj.__reduce_ex__(4) if registered is None else registered(obj)
+        except Exception:  # whatever a class of somebody's says of itself
+            return {UNKNOWN: f"a {cls.__module__}.{cls.__qualname__}"}
+        if isinstance(made, str):
+            return head | {"name": made}
+        entries = [self.of(list(part)) for part in made[3:5] if part is not None]
+        if entries:
+            head["entries"] = entries
+        if registered is None and cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__:
+            return head | self.all(dict(sorted(_attributes(obj).items())))
+        return head | {"made of": [self.of(part) for part in made[:3]]}
+
+    @look.register
+    def _(self, t: Tensor) -> Any:
+        kind = f"tensor {tuple(t.shape)} {t.dtype}"
+        if t.layout != torch.strided or t.is_quantized or t.is_meta:
+            return {UNKNOWN: f"a {t.layout} {kind}"}
+        seen = hashlib.sha256()
+        for part in t.detach().resolve_conj().resolve_neg().reshape(-1).split(2**24):
+            seen.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        return f"{kind} {seen.hexdigest()[:16]}"
+
+    @look.register
+    def _(self, a: np.ndarray) -> Any:
+        if a.dtype.hasobject:
+            return self.of(a.tolist())
+        return f"array {a.shape} {a.dtype} {_digest(np.ascontiguousarray(a).tobytes())}"
+
+    @look.register
+    def _(self, x: np.generic) -> Any:
+        return self.of(x.item())
+
+    @look.register(bytes)
+    @look.register(bytearray)
+    def _(self, b: bytes | bytearray) -> Any:
+        return f"{len(b)} bytes {_digest(b)}"
+
+    @look.register(torch.dtype)
+    @look.register(np.dtype)
+    @look.register(complex)
+    def _(self, x: Any) -> Any:
+        return str(x)
+
+    @look.register
+    def _(self, d: torch.device) -> Any:
+        return d.type
+
+    @look.register(list)
+    @look.register(tuple)
+    def _(self, values: list | tuple) -> Any:
+        found = [self.of(v) for v in values]
+        if len(found) > _LONG and all(isinstance(v, (bool, int, float, str)) for v in found):
+            return f"{len(found)} entries {_digest(repr(found).encode())}"
+        return found
+
+    @look.register(set)
+    @look.register(frozenset)
+    def _(self, values: set | frozenset) -> Any:
+        return {"set": sorted((self.of(v) for v in values), key=repr)}
+
+    @look.register(dict)
+    @look.register(MappingProxyType)
+    def _(self, values: Any) -> Any:
+        return {k if isinstance(k, str) else repr(self.of(k)): self.of(v) for k, v in values.items()}
+
+    @look.register
+    def _(self, f: FunctionType) -> Any:
+        held: dict[str, Any] = {"function": f.__qualname__}
+        if is_library(f):
+            held["function"] = f"{f.__module__}.{f.__qualname__}"
+        else:
+            held |= {"code": code_digest(f), "globals": self.all(_read(f))}
+        held["closure"] = self.all(dict(zip(f.__code__.co_freevars, map(_content, f.__closure__ or ()), strict=True)))
+        held["defaults"] = self.of(list(f.__defaults__ or ()))
+        held["keywords"] = self.of(f.__kwdefaults__ or {})
+        held["attributes"] = self.all(
+            {k: v for k, v in vars(f).items() if k != "__wrapped__"}
+        )  # that is in its closure
+        return {name: value for name, value in held.items() if value not in ({}, [])}
+
+    @look.register
+    def _(self, m: MethodType) -> Any:
+        return {"function": self.of(m.__func__), "self": self.of(m.__self__)}
+
+    @look.register
+    def _(self, f: BuiltinFunctionType) -> Any:
+        if f.__self__ is None or isinstance(f.__self__, (ModuleType, type)):
+            return {"function": f"{f.__module__}.{f.__qualname__}"}
+        return {"function": f.__qualname__, "self": self.of(f.__self__)}
+
+    @look.register
+    def _(self, p: functools.partial) -> Any:
+        return {"function": self.of(p.func), "arguments": self.of(p.args), "keywords": self.of(p.keywords)}
+
+    @look.register(type(functools.cache(len)))
+    def _(self, f: Any) -> Any:
+        return self.of(f.__wrapped__)
+
+    @look.register(classmethod)
+    @look.register(staticmethod)
+    def _(self, f: Any) -> Any:
+        return self.of(f.__func__)
+
+    @look.register
+    def _(self, p: property) -> Any:
+        return [self.of(p.fget), self.of(p.fset)]
+
+    @look.register
+    def _(self, module: ModuleType) -> Any:
+        return module.__name__
+
+    @look.register(type(threading.Lock()))
+    @look.register(type(threading.RLock()))
+    @look.register(weakref.ReferenceType)
+    def _(self, obj: Any) -> Any:
+        return type(obj).__name__
+
+    @look.register
+    def _(self, cls: type) -> Any:
+        """What a class of the user's does, as one digest with those of its bases; one of a library by name."""
+        held = [self.all(_members(c)) for c in cls.__mro__ if not is_library(c)]
+        if not held:
+            return cls.__qualname__
+        found = {"class": cls.__qualname__, "code": _digest(repr(held).encode())}
+        unknown = next(_unknown(held), None)
+        return found | ({"part of it": unknown} if unknown else {})
+
+    def code(self, cls: type) -> dict[str, Any]:
+        """The part of a class's description that its objects have as well."""
+        found = self.of(cls)
+        return {} if isinstance(found, str) else {name: value for name, value in found.items() if name != "class"}
+
+    @look.register
+    def _(self, net: nn.Module) -> Any:
+        if hasattr(net, "_orig_mod"):  # of torch.compile
+            return self.of(net._orig_mod)
+        if isinstance(net, torch.jit.ScriptModule):
+            return {"class": "ScriptModule", "graph": _digest(str(net.inlined_graph).encode()), **self.weights(net)}
+        settings = {name: value for name, value in _attributes(net).items() if name not in _OF_ANY_NETWORK}
+        hooks = {name: list(vars(net)[name].values()) for name in ("_forward_hooks", "_forward_pre_hooks")}
+        settings |= {name: held for name, held in hooks.items() if held}
+        parts = dict(net.named_children())
+        return {
+            "class": type(net).__qualname__,
+            **self.code(type(net)),
+            **self.all(settings | parts),
+            **self.weights(net),
+        }
+
+    def weights(self, net: nn.Module) -> dict[str, Any]:
+        fixed = {name: "fixed" for name, p in net.named_parameters(recurse=False) if not p.requires_grad}
+        held = dict((*net.named_parameters(recurse=False), *net.named_buffers(recurse=False)))
+        return self.all(held) | {f"{name} is": how for name, how in fixed.items()}
+
+    @look.register
+    def _(self, optimizer: torch.optim.Optimizer) -> Any:
+        return {"class": type(optimizer).__qualname__, "state": self.of(optimizer.state_dict())}
+
+    @look.register
+    def _(self, rng: torch.Generator) -> Any:
+        return {"class": "Generator", "state": self.of(rng.get_state())}
+
+
+def _digest(content: bytes | bytearray) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
         return None
-    if isinstance(obj, Tensor):
-        return f"tensor {tuple(obj.shape)} {obj.dtype} {_digest(obj):08x}"
-    if isinstance(obj, (torch.dtype, torch.device)):
-        return str(obj)
-    if isinstance(obj, nn.Module):
-        return f"{type(obj).__qualname__} with {sum(p.numel() for p in obj.parameters())} parameters"
-    if isinstance(obj, (list, tuple)):
-        return [describe(v) for v in obj]
-    if isinstance(obj, functools.partial):
-        return [describe(obj.func), describe(obj.args), {k: describe(v) for k, v in obj.keywords.items()}]
-    name = type(obj).__qualname__
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {"class": name} | _public({f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)})
-    if isinstance(obj, Measure):
-        return {"class": name} | _public(vars(obj))
-    return getattr(obj, "__qualname__", name)
 
 
-def _public(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: describe(value) for name, value in attributes.items() if not name.startswith("_")}
+def _read(f: FunctionType) -> dict[str, Any]:
+    """What a function reads from its module, and from modules of the user's that it names there."""
+    read, others = names_used(f.__code__)
+    found: dict[str, Any] = {}
+    for name in sorted(read & f.__globals__.keys()):
+        value = f.__globals__[name]
+        if isinstance(value, ModuleType) and not is_library(value):
+            found |= {f"{name}.{inner}": vars(value)[inner] for inner in sorted(others & vars(value).keys())}
+        else:
+            found[name] = value
+    return found
 
 
-def _digest(t: Tensor) -> int:
-    entries = t.detach().reshape(-1)[:: max(1, t.numel() // _DIGESTED)].cpu().contiguous()
-    return zlib.crc32(entries.view(torch.uint8).numpy().tobytes())
+def _attributes(obj: Any) -> dict[str, Any]:
+    """What an object holds, without what it has only kept of what it computed (``functools.cached_property``)."""
+    cls = type(obj)
+    slots = {n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, MemberDescriptorType)}
+    held = {n: getattr(obj, n) for n in slots if hasattr(obj, n)} | getattr(obj, "__dict__", {})
+    return {name: value for name, value in held.items() if not _keeps(inspect.getattr_static(cls, name, None))}
 
 
-def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """Return where two descriptions differ, as sentences."""
+def _keeps(member: Any) -> bool:
+    plain = (FunctionType, classmethod, staticmethod, MemberDescriptorType, GetSetDescriptorType)
+    return hasattr(type(member), "__get__") and not isinstance(member, plain)
+
+
+def _members(cls: type) -> dict[str, Any]:
+    """What the body of a class says, without what Python puts there."""
+
+    def said(name: str, value: Any) -> bool:
+        if isinstance(value, (MemberDescriptorType, GetSetDescriptorType)) or name == "_abc_impl":
+            return False
+        if not (name.startswith("__") and name.endswith("__")):
+            return True
+        return isinstance(value, FunctionType) and value.__code__.co_filename != "<string>" and "annotate" not in name
+
+    return {name: value for name, value in sorted(vars(cls).items()) if said(name, value)}
+
+
+def _unknown(found: Any) -> Iterator[dict[str, str]]:
+    if isinstance(found, dict) and UNKNOWN in found:
+        yield found
+    for value in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        yield from _unknown(value)
+
+
+def differences(ours: Any, theirs: Any, where: str = "", settled: bool = False) -> list[str]:
+    """Return where two descriptions differ, as sentences.
+
+    ``settled`` leaves out what code, closures and private attributes decide: who gave the run a name answers for them.
+    """
+    marks = [d[UNKNOWN] for d in (ours, theirs) if isinstance(d, dict) and UNKNOWN in d]
+    if marks:
+        return [] if settled else [f"whether {where}, {marks[0]}, is the same cannot be told"]
     if isinstance(ours, dict) and isinstance(theirs, dict):
+        if settled and any("function" in d and "class" not in d for d in (ours, theirs)):
+            return []
+        if ours.get("class") != theirs.get("class"):
+            ours, theirs = {"class": ours.get("class")}, {"class": theirs.get("class")}
         found = []
         for key in ours.keys() | theirs.keys():
-            found += differences(ours.get(key), theirs.get(key), f"{where}.{key}" if where else str(key))
+            if not (settled and (key.startswith("_") or key == "code")):
+                path = f"{where}.{key}" if where else str(key)
+                found += differences(ours.get(key), theirs.get(key), path, settled)
         return sorted(found)
-    return [] if ours == theirs else [f"{where} is {ours!r} here and {theirs!r} there"]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [s for i, (a, b) in pairs for s in differences(a, b, f"{where}[{i}]", settled)]
+    return [] if ours == theirs else [f"{where} is {_short(ours)} here and {_short(theirs)} there"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."

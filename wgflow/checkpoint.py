@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from wgflow import _describe_1
 from wgflow._describe import describe, differences
 from wgflow._fields import Checked, Count, NonNegative
 from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, write
@@ -48,12 +49,17 @@ class Checkpoint(Checked):
         Count of updates between two checkpoints, instead of the wall time.
     keep : int
         How many files to keep, at least 2: the last one and the one before.
+    name : str, optional
+        Tells this run from others where code would have to: a run goes on in its folder if its numbers, tensors and
+        classes are the same and neither name is another one. Without a name functions count with their code and all that
+        they hold, and what cannot be compared is refused with a sentence that says so.
     """
 
     directory: str | Path
     every_seconds: NonNegative = 60.0
     every_updates: Count | None = None
     keep: Count = 2
+    name: str | None = None
     _last: float = field(default=0.0, init=False, repr=False)
     _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _refused: set[Path] = field(default_factory=set, init=False, repr=False)
@@ -88,12 +94,12 @@ class Checkpoint(Checked):
             When another process holds the folder, it holds another run or a longer one, its files cannot be read, or
             the disk has no room for the checkpoints of this run.
         """
-        self._run = describe_run(run)
         device, failed = run.state.rng.device, None
         with ExitStack() as stack:
             if rank() == 0:
                 try:
                     stack.enter_context(locked(self.folder))
+                    self._run = describe_run(run) | {"name": self.name}
                     self._restore(run, callbacks)
                     self._check_room(run)
                     remove_strays(self.folder)
@@ -119,9 +125,9 @@ class Checkpoint(Checked):
         for path in files(self.folder):
             try:
                 saved = read(path)
-                differ = differences(self._run, saved["run"])
-                if differ:
-                    raise CheckpointError(f"{path.name} is of another run: " + "; ".join(differ))
+                why = self._another(run, saved["run"])
+                if why is not None:
+                    raise CheckpointError(f"{path.name} is of another run: {why}")
                 self._fill(run, callbacks, saved, path.name)
             except CheckpointError as error:
                 refused[path] = str(error)
@@ -140,6 +146,11 @@ class Checkpoint(Checked):
                 f"the run in {self.folder} has made {run.updates} updates and completed {run.state.k} time steps, "
                 f"more than the num_steps={run.num_steps} asked for"
             )
+
+    def _another(self, run: "Run", theirs: dict[str, Any]) -> str | None:
+        if "version" in theirs:
+            return another(self._run, theirs)
+        return "; ".join(differences(_describe_1.describe_run(run), theirs)) or None
 
     def _fill(self, run: "Run", callbacks: Sequence["Callback"], saved: dict[str, Any], name: str) -> None:
         device = run.state.rng.device
@@ -233,13 +244,34 @@ suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))
 
 def describe_run(run: "Run") -> dict[str, Any]:
     """Return what makes two runs the same one, before the first update; ``num_steps`` may grow: it is not part of it."""
+    start = {"state": describe(run.state)} if run.initial is None else {"measure": describe(run.initial)}
     return {
+        "version": 2,
         "functional": describe(run.F),
         "solver": describe(run.solver),
         "step_size": describe(run.step_size),
         "seed": run.seed,
-        "measure": describe(run.state.measure),
-    }
+    } | start
+
+
+def another(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Return why two descriptions are not of the same run, or None.
+
+    A name settles what only code and private attributes could tell, also where just one of the two has one: somebody
+    has given it to go on with a run.
+    """
+    names = ours["name"], theirs["name"]
+    if None not in names and names[0] != names[1]:
+        return f"its name is {names[0]!r} here and {names[1]!r} there"
+    differ = differences(ours | {"name": None}, theirs | {"name": None}, settled=names[0] is not None)
+    if not differ:
+        return None
+    advice = ""
+    if not differences(ours | {"name": None}, theirs | {"name": None}, settled=True):
+        advice = (
+            ". If it is the same run all the same, give it a name, which settles this: Checkpoint(..., name='mine')"
+        )
+    return "; ".join(differ) + advice
 
 
 def _named(callbacks: Sequence["Callback"]) -> dict[str, "Callback"]:

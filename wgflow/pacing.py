@@ -67,6 +67,10 @@ class EqualMovement(Callback):
             raise BadInput(f"EqualMovement(factor={self.factor}): expected a factor above 1")
         self._h = min(self.first, self.largest)
 
+    def run_identity(self) -> tuple[float, ...]:
+        """Return what decides the step sizes; the one in force is part of the state."""
+        return self.first, self.distance, self.factor, self.largest
+
     def __call__(self, k: int) -> float:
         """Return the step size in force."""
         return self._h

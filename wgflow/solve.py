@@ -41,6 +41,8 @@ class Run:
     num_steps: int
     seed: int
     save: Save
+    initial: MovingMeasure | None = None
+    """The law that it started from; None where it went on from a passed state."""
     ledger: Ledger = field(init=False)
     solution: Solution = field(init=False)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -195,10 +197,11 @@ def solve(
     if reason is not None:
         raise Incompatible(reason)
     with global_generators(seed, initial.device):
+        start = initial if state is None else None
         if state is None:
             # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
             state = solver.init(F, initial, generator(mixed(seed), initial.device))
-        run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save)
+        run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save, start)
         _check_start(run)
         if checkpoint is None:
             return _drive(run, callbacks, None, log_every, throw)

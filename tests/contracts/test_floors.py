@@ -13,6 +13,7 @@ FLOORS = [
     {
         "_balance",
         "_cache",
+        "_code",
         "_fields",
         "_files",
         "_finite",
@@ -43,7 +44,19 @@ FLOORS = [
     {"densities", "functionals", "reference"},
     {"estimators"},
     {"solvers", "compatibility"},
-    {"_bench", "_describe", "callbacks", "checkpoint", "metrics", "pacing", "plotting", "presets", "solution", "solve"},
+    {
+        "_bench",
+        "_describe",
+        "_describe_1",
+        "callbacks",
+        "checkpoint",
+        "metrics",
+        "pacing",
+        "plotting",
+        "presets",
+        "solution",
+        "solve",
+    },
     {"__init__"},  # the public names
     {"generative"},
     {"_arguments", "cli", "__main__"},

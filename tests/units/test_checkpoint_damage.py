@@ -186,7 +186,11 @@ OTHERS = {
         jko(wgflow.GaussianMixture(data, 0.2)),
         "functional.target.std is 0.2 here and 0.1 there",
     ),
-    "network": (jko(normal), jko(normal, initial=tiny_pushforward()), "measure.net is "),
+    "network": (
+        jko(normal),
+        jko(normal, initial=tiny_pushforward()),
+        "measure.net.class is 'Sequential' here and 'Linear' there",
+    ),
     "average": (jko(normal, initial=tiny_pushforward()), jko(normal, initial=tiny_pushforward(ema=0.9)), "measure.ema"),
 }
 

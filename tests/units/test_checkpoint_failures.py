@@ -175,6 +175,10 @@ class Poisoned(torch.nn.Module):
         super().__init__()
         self.map, self.at, self.weights, self.calls = torch.nn.Linear(2, out), at, weights, 0
 
+    def run_identity(self):
+        """The fault is no part of the run."""
+        return "a linear map"
+
     def forward(self, x):
         y = self.map(x)
         self.calls += self.training and torch.is_grad_enabled()

@@ -89,6 +89,11 @@ class Chain(MovingMeasure):
         """Where the base lives."""
         return self.base.device
 
+    def run_identity(self) -> dict[str, Any]:
+        """Return what decides a run from here, without what was only asked of the map and kept."""
+        kept = ("_kind", "_dtype")
+        return {"class": type(self).__qualname__} | {n: v for n, v in vars(self).items() if n not in kept}
+
     @property
     def maps(self) -> list[TransportMap]:
         """The accepted maps, first applied first."""

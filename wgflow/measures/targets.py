@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -75,10 +76,15 @@ class Gaussian(Measure):
         if mean.dim() != 1 or cov.shape != (len(mean), len(mean)):
             raise BadInput(f"Gaussian: expected mean (d,) and cov (d, d), got {tuple(mean.shape)}, {tuple(cov.shape)}")
         self.mean, self.cov = mean, cov
-        self._chol, failed = torch.linalg.cholesky_ex(cov)
+        _, failed = torch.linalg.cholesky_ex(cov)
         if failed:
             raise BadInput(f"Gaussian: cov is not positive definite:\n{cov}")
         self.event_shape = mean.shape
+
+    @cached_property
+    def _chol(self) -> Tensor:
+        """Root of the covariance, kept: it follows from it, and is no part of what tells two runs apart."""
+        return torch.linalg.cholesky(self.cov)
 
     @property
     def device(self) -> torch.device:
