@@ -16,6 +16,8 @@ from wgflow._typing import Scalar
 
 # Entries (lines x points) handled at once: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
+# Levels are right to some 1e-16: the mass of a lighter point, a difference of two, would be right to less than 1e-6.
+_LIGHT = 1e-10
 KEPT = 2**23
 """Entries of a sorted target that are kept for the next evaluation rather than sorted again."""
 
@@ -120,6 +122,8 @@ class _ProjectedCost(torch.autograd.Function):
         dx, da = torch.zeros_like(x), None if a is None else torch.zeros_like(a)
         value, total = x.new_zeros(()), len(target.theta)
         steps = _Steps(len(x), len(target.y), x.device) if a is None and target.b is None else None
+        light = x.new_zeros(0) if a is None else a < _LIGHT
+        lights = light.is_cuda or bool(light.any())  # a GPU is not asked
         for lines in blocks(total, max(len(x), len(target.y)), x.device):
             theta = target.theta[lines]
             ys, V = target.rows(lines)
@@ -131,6 +135,8 @@ class _ProjectedCost(torch.autograd.Function):
             U = None if a is None else _levels(a[index])
             cost, slope = steps.pair(xs, ys, p) if steps is not None else _pair(xs, U, ys, V, p)
             value += cost
+            if lights and a is not None and U is not None:
+                slope = torch.where(light[index], a[index] * _slope_at_level(xs, U, ys, V, p), slope)
             if wants_x:
                 # In place, and scaled where it is small: no second tensor (n, d).
                 dx.addmm_(torch.empty_like(slope).scatter_(1, index, slope / total).T, theta)
@@ -194,6 +200,16 @@ def _pair(xs: Tensor, U: Tensor | None, ys: Tensor, V: Tensor | None, p: int) ->
     i.clamp_(max=n - 1)
     d = xs.gather(1, i) - ys.gather(1, j.clamp_(max=m - 1))
     return (_cost(d, p) * mass).sum(), torch.zeros_like(xs).scatter_add_(1, i, _slope(d, p).mul_(mass))
+
+
+def _slope_at_level(xs: Tensor, U: Tensor, ys: Tensor, V: Tensor | None, p: int) -> Tensor:
+    """Slope of the cost between every sorted point and the target at its own level.
+
+    It takes the place of the mean over the point's mass where that mass is a difference of levels without digits.
+    """
+    V = (_even(ys) if V is None else V).contiguous()
+    j = torch.searchsorted(V, U.contiguous()).clamp_(max=ys.shape[1] - 1)
+    return _slope(xs - ys.gather(1, j), p)
 
 
 def _potential(xs: Tensor, U: Tensor, ys: Tensor, V: Tensor | None, p: int) -> Tensor:

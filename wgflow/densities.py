@@ -103,7 +103,9 @@ class Spacings(DensityModel):
         w = rho.w[order]
         mass = (w[1:] + w[:-1]) / 2
         mass = mass / mass.sum()
-        return (mass * f(mass.log() - (x[1:] - x[:-1]).log())).sum()
+        void = mass == 0  # a gap between particles without mass counts for nothing
+        m, gap = (torch.where(void, 1.0, t) for t in (mass, x[1:] - x[:-1]))
+        return (mass * f(m.log() - gap.log())).sum()
 
     def fit(self, rho: Particles) -> "Spacings":
         """Return the model that holds to the order in which it will first see particles: one minimisation keeps it."""

@@ -1,5 +1,6 @@
 """How the first variation of a functional is estimated."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Estimator(Checked, ABC):
 
     def gradient(self, F: Functional, rho: Particles, es: Any) -> tuple[Tensor, Points]:
         r"""Return :math:`\varphi` (n,), centred so that :math:`\sum_i w_i\varphi_i=0`, and :math:`\nabla\varphi` (n, \*event)."""
+        rho = with_mass(rho)
         x = rho.x.detach().requires_grad_(True)
         log_w = (torch.zeros_like(rho.w) if rho.log_w is None else rho.log_w).detach().requires_grad_(True)
         s = self.surrogate(F, replace(rho, x=x, log_w=log_w), es)
@@ -83,6 +85,7 @@ class Estimator(Checked, ABC):
 
     def velocity(self, F: Functional, rho: Particles, es: Any) -> Points:
         r"""Return :math:`-\nabla\varphi` at the particles, shape (n, \*event)."""
+        rho = with_mass(rho)
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
         return _per_mass(d_x, rho, -1.0)
@@ -97,10 +100,25 @@ suggest(
 )
 
 
+def with_mass(rho: Particles) -> Particles:
+    r"""Return the particles with weights far enough from 0 that derivatives by a particle can be divided by its weight.
+
+    Weights below :math:`\sqrt{\text{tiny}}` of the largest (1e-19 in float32, 1e-154 in float64) are raised to that. All of
+    them together change no sum over particles, so the light ones see the law as it is, and every first variation at them
+    keeps its digits. A weight of 0 stays.
+    """
+    if rho.log_w is None:
+        return rho
+    log_w = rho.log_w.detach()
+    least = log_w.max() + math.log(torch.finfo(log_w.dtype).tiny) / 2
+    return replace(rho, log_w=torch.where(log_w > -torch.inf, log_w.maximum(least), log_w))
+
+
 def energy_slope(energy: Functional | None, rho: Particles) -> Points:
     r"""Return :math:`\nabla\frac{\delta E}{\delta\rho}` at the particles, (n, \*event), without gradient; 0 for no energy."""
     if energy is None:
         return torch.zeros_like(rho.x)
+    rho = with_mass(rho)
     with torch.enable_grad():
         x = rho.x.detach().requires_grad_(True)
         (d_x,) = torch.autograd.grad(energy.value(replace(rho, x=x)), x, materialize_grads=True)

@@ -278,7 +278,7 @@ class ProximalScore(Estimator):
         assert energy is not None, "why_not() asks for a potential energy"
         x = rho.x.detach().flatten(1)
         with torch.no_grad(), full_precision(x.device):
-            bias = rho.w.detach().log() - self._log_z(energy, temperature, rho, es)
+            bias = rho.log_weights.detach() - self._log_z(energy, temperature, rho, es)
             width = 4 * temperature * self.time
             means = torch.cat([_softmax_mean(rows, x, bias, width) for rows in x.split(_ROWS)])
         pull = (x - means).view_as(rho.x) / (2 * self.time)

@@ -71,7 +71,7 @@ def velocity_at(
     if not 0 < mass < 1:
         raise BadInput(f"mass={mass}: expected a small part of 1")
     x = rho.x.detach()
-    log_w = torch.cat([rho.w.detach().log(), x.new_full((len(y),), math.log(mass))])
+    log_w = torch.cat([rho.log_weights.detach(), x.new_full((len(y),), math.log(mass))])
     both = Particles(torch.cat([x, y.detach()]), log_w)
     return _fitted(estimator, x).velocity(_fitted(F, x), both, es)[len(rho) :]
 

@@ -186,7 +186,7 @@ class KLDonskerVaradhan(KL):
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`\log\sum_j w_j e^{\varphi(y_j)}`."""
         nu = drawn(self.target)
-        return torch.logsumexp(phi(nu.x) + nu.w.log(), 0)
+        return torch.logsumexp(phi(nu.x) + nu.log_weights, 0)
 
     def diagnostics(self, net: Potential) -> Info:
         """Return nothing: the weights are a softmax, so their mass is always 1."""

@@ -98,6 +98,11 @@ class Particles(MovingMeasure, checks=False):
             return self.x.new_full((len(self),), 1 / len(self))
         return self.log_w.softmax(0)
 
+    @property
+    def log_weights(self) -> Tensor:
+        r"""Logarithms of :attr:`w`, shape (n,), also where that underflows."""
+        return self.w.log() if self.log_w is None else self.log_w.log_softmax(0)
+
     def mean(self, f: Tensor) -> Scalar:
         r"""Return :math:`\sum_i w_i f_i` for ``f`` of shape (n,).
 

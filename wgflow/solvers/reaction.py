@@ -66,8 +66,8 @@ class Reweight(Reaction):
         """Reweight, then resample where needed; reports the effective sample size as a fraction of n."""
         f = first = phi(rho)
         if self.order == 2:
-            f = phi(replace(rho, log_w=_log_w(rho) - self.rate * h / 2 * f))
-        log_w = (_log_w(rho) - self.rate * h * f).log_softmax(0)
+            f = phi(replace(rho, log_w=rho.log_weights - self.rate * h / 2 * f))
+        log_w = (rho.log_weights - self.rate * h * f).log_softmax(0)
         n, w = len(rho), log_w.exp()
         ess = 1 / (n * w.square().sum())
         info = {"reaction/ess": ess, "reaction/dissipation": self.rate * rho.mean(first.square())}
@@ -138,7 +138,3 @@ class BirthDeath(Reaction):
             "reaction/dissipation": self.rate * rho.mean(f.square()),
         }
         return replace(rho, x=x, log_rho=None), index, info
-
-
-def _log_w(rho: Particles) -> Tensor:
-    return rho.w.log() if rho.log_w is None else rho.log_w
