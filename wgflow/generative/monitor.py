@@ -10,6 +10,7 @@ import torch
 
 from wgflow._files import reason, remove_strays, replacing
 from wgflow._imports import require
+from wgflow._ranks import by_first
 from wgflow.callbacks import Callback, evaluate_all
 from wgflow.errors import BadInput, CannotWrite, MissingDependency
 from wgflow.generative.folder import WEIGHTS, still_there
@@ -29,7 +30,8 @@ class Monitor(Callback):
     Writes into the folder of the run: ``samples/update-*.png`` (the same latents every time), ``metrics.csv``,
     ``curves.png``, ``generator.safetensors`` (averaged weights) and TensorBoard events. Of these, curves and
     TensorBoard are left out when their package is not installed. A metric may report a number at some evaluations only:
-    its column is empty at the others.
+    its column is empty at the others. Of several processes all have a monitor: the first one does all this, and the others
+    wait for it as long as it takes.
 
     Parameters
     ----------
@@ -47,22 +49,27 @@ class Monitor(Callback):
         self.directory, self.metrics, self.every, self.images = directory, metrics, every, images
         self.rows: list[dict[str, float]] = []
         self.windows: list[dict[str, float]] = []
+        self.board: _Board | None = None
 
     def on_start(self, run: "Run") -> None:
         """Look at the untrained generator."""
+        by_first(lambda: self._open(run), run.state.rng.device)
+        if not self.rows:
+            self._look(run)
+
+    def _open(self, run: "Run") -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         for folder in (self.directory, self.directory / "samples"):
             remove_strays(folder)
         self.board = _Board(self.directory / "tensorboard", run.updates)
-        if not self.rows:
-            self._look(run)
-        elif not (self.directory / WEIGHTS).exists():
+        if self.rows and not (self.directory / WEIGHTS).exists():
             export(present_generator(run), self.directory / WEIGHTS)
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Keep the window for the curves."""
         self.windows.append({"update": run.updates, "k": run.state.k} | window)
-        self.board.add(window, run.updates)
+        if self.board is not None:
+            self.board.add(window, run.updates)
 
     def on_update(self, run: "Run", info: Any) -> None:
         """Look when it is time; the end of the run comes through :meth:`on_step`."""
@@ -77,13 +84,21 @@ class Monitor(Callback):
             run.record({k: v for k, v in self.rows[-1].items() if k not in ("update", "k", "t")})
 
     def _look(self, run: "Run") -> None:
+        device = run.state.rng.device
+        row = by_first(lambda: self._evaluated(run), device)
+        if row is not None:
+            self.rows.append(row)
+            by_first(lambda: self._write(run), device)
+
+    def _evaluated(self, run: "Run") -> dict[str, float] | None:
         if run.nonfinite() is not None:  # the driver stops the run at its next look, on all ranks together
-            return
+            return None
         still_there(self.directory)
+        found = evaluate_all(self.metrics, present_generator(run), run.seed, run.updates)
+        return {"update": run.updates, "k": run.state.k, "t": run.state.t} | found
+
+    def _write(self, run: "Run") -> None:
         rho = present_generator(run)
-        row: dict[str, float] = {"update": run.updates, "k": run.state.k, "t": run.state.t}
-        row |= evaluate_all(self.metrics, rho, run.seed, run.updates)
-        self.rows.append(row)
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
         save_grid(sample(rho, self.images, seed=run.seed), grid)
         export(rho, self.directory / WEIGHTS)
@@ -92,7 +107,8 @@ class Monitor(Callback):
             writer = csv.DictWriter(file, list(names), restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        self.board.add({f"metrics/{name}": value for name, value in row.items()}, run.updates)
+        if self.board is not None:
+            self.board.add({f"metrics/{name}": value for name, value in self.rows[-1].items()}, run.updates)
         self._draw_curves()
 
     def _draw_curves(self) -> None:
@@ -107,7 +123,7 @@ class Monitor(Callback):
 
     def on_end(self, run: "Run") -> None:
         """Close the event file."""
-        if hasattr(self, "board"):
+        if self.board is not None:
             self.board.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,6 +31,12 @@ class Runtime:
     precision: Literal["fp32", "bf16"] = "fp32"
     rank: int = 0
     world: int = 1
+    local: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first rank of its machine."""
+        return self.local == 0
 
     @property
     def first(self) -> bool:
@@ -81,7 +87,7 @@ def runtime(device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -
     if world > 1:
         _meet(place, rank, world)
     try:
-        yield Runtime(place, precision, rank, world)
+        yield Runtime(place, precision, rank, world, local)
     finally:
         if world > 1:
             dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """Training an image generator: a recipe or a flow, a folder, and the one driver of the library."""
 
 import dataclasses
+import functools
 import json
 import platform
 import time
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 
 from wgflow._files import write_text
-from wgflow._ranks import by_first
+from wgflow._ranks import by_first, together
 from wgflow.callbacks import Callback, JsonLog, Progress, json_numbers
 from wgflow.checkpoint import Checkpoint
-from wgflow.generative.data import ImageData, load_images
+from wgflow.generative.data import ImageData, ImageSet, load_images
 from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
@@ -61,9 +62,7 @@ def train(
         As :func:`wgflow.generative.data.load_images` and :func:`wgflow.solve`.
     """
     with runtime(device, recipe.precision) as here:
-        pictures = load_images(
-            recipe.data, recipe.data_root, size=recipe.image_size, download=recipe.download and here.first
-        )
+        pictures = _pictures(recipe, here)
         data = ImageData(pictures.images.to(here.device), flip=recipe.flip)
         record = dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)}
         flow = recipe.flow(data, here)
@@ -79,6 +78,14 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             progress=progress,
         )
+
+
+def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:
+    """Load the data on every rank. What is missing is fetched before, by one rank a machine, while the others wait."""
+    load = functools.partial(load_images, recipe.data, recipe.data_root, size=recipe.image_size)
+    if recipe.download and here.world > 1:
+        together(lambda: load(download=True) if here.leads else None)
+    return together(lambda: load(download=recipe.download))
 
 
 def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
@@ -119,15 +126,12 @@ def fit(
         What to evaluate and at which pace of updates; the seed; further callbacks; see :func:`train`.
     """
     folder = Path(run)
-    watchers: list[Callback] = list(callbacks)
     by_first(lambda: claim_folder(folder, record), here.device)
+    watchers: list[Callback] = list(callbacks)
     if here.first:
-        watchers = [
-            *callbacks,
-            Progress(("critic/objective", "jko/transport"), disable=not progress),
-            JsonLog(folder / "log.jsonl"),
-            Monitor(folder, metrics, every),
-        ]
+        shown = ("critic/objective", "jko/transport")
+        watchers += [Progress(shown, disable=not progress), JsonLog(folder / "log.jsonl")]
+    watchers.append(Monitor(folder, metrics, every))
     begun = time.perf_counter()
     checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds)
     solution = solve(
