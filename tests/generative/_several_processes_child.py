@@ -1,0 +1,91 @@
+"""What every process of a training does; ``test_several_processes.py`` looks at what they leave behind."""
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torchvision.datasets
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+import wgflow as wg
+from wgflow.generative import ImageData, Recipe, fit, runtime
+from wgflow.generative.train import _pictures
+
+RECIPE = Recipe(num_steps=2, first_iters=2, iters=2, batch=4, channels=4, sinkhorn_n=0, network="small")
+
+
+class Impatient(wg.Callback):
+    """From now on the collectives of the run give up soon."""
+
+    def on_start(self, run: Any) -> None:
+        _set_pg_timeout(timedelta(seconds=3.0), dist.group.WORLD)
+
+
+class Slow:
+    """Takes longer than a collective may; ``fails`` at its second call."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.calls, self.fails = 0, fails
+
+    def __call__(self, rho: Any, rng: torch.Generator) -> dict[str, float]:
+        self.calls += 1
+        if self.fails and self.calls == 2:
+            raise ValueError("no value")
+        time.sleep(4.5 if self.calls == 2 else 0)
+        return {"slow": float(self.calls)}
+
+
+class Fetched:
+    """A data set of torchvision that counts its downloads in a folder; a folder called ``offline`` gets none."""
+
+    def __init__(self, root: Path, train: bool, download: bool) -> None:
+        there = Path(root) / "there"
+        if download and not there.exists():
+            if Path(root).name == "offline":
+                raise OSError("no route to host")
+            time.sleep(0.5)
+            (Path(root) / f"fetched-{os.getpid()}").touch()
+            there.touch()
+        if not there.exists():
+            raise RuntimeError("Dataset not found")
+        self.data = torch.arange(5 * 28 * 28).reshape(5, 28, 28).to(torch.uint8)
+        self.targets = torch.zeros(5)
+
+
+def error_of(work: Any) -> str:
+    try:
+        work()
+    except (wg.WgflowError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def train_here(here: Any, folder: Path, metric: Slow) -> wg.Solution:
+    data = ImageData(torch.zeros(8, 1, 8, 8, dtype=torch.uint8))
+    flow = RECIPE.flow(data, here)
+    return fit(flow, folder, here, record={}, metrics=[metric], every=2, callbacks=[Impatient()], progress=False)
+
+
+def work(rank: int, world: int, folder: Path, port: int) -> None:
+    """Do all cases as one process, in the same order in every one."""
+    if Path("/sys/class/net/lo").exists():
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    torch.set_num_threads(1)
+    torchvision.datasets.MNIST = Fetched
+    found: dict[str, Any] = {}
+    with runtime("cpu") as here:
+        online, offline = (
+            Recipe(data="mnist", data_root=str(folder / name), download=True) for name in ("online", "offline")
+        )
+        found["images"] = len(_pictures(online, here))
+        found["offline"] = error_of(lambda: _pictures(offline, here))
+        solution = train_here(here, folder / "run", Slow())
+        found["slow"] = [row.get("slow") for row in solution.history]
+        found["failing"] = error_of(lambda: train_here(here, folder / "failing", Slow(fails=True)))
+    torch.save(found, folder / f"rank-{rank}.pt")
