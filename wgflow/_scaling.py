@@ -14,8 +14,8 @@ _BLOCK = 2**22
 """Numbers in one block of a log-domain convolution."""
 _MEMORY = 16
 """Steps that the acceleration looks back on."""
-_PATIENCE = 50
-"""Iterations without any progress after which rounding is taken to be the limit."""
+_PATIENCE = 200
+"""Iterations without progress after which rounding is taken to be the limit."""
 _NEVER = 1e30
 """Instead of an infinite potential: a finite logarithm of nothing keeps differences of logarithms defined."""
 
@@ -159,7 +159,8 @@ class Problem:
     def solve(self, log_b: Tensor, tolerance: float, max_iter: int) -> tuple[Plan, int]:
         """Return the plan with the least residual that was found from ``log_b`` on, and the iterations."""
         now = best = self.plan(self.log_q - self.blur(log_b))
-        anderson, iterations, idle, high = Anderson((self.q * self.volume).sqrt()), 1, 0, now.dual
+        # A low power of the density: nearly empty cells must not be forgotten, since what leaves them is far off first.
+        anderson, iterations, idle, high = Anderson(self.q**0.125), 1, 0, now.dual
         while iterations < max_iter and idle < _PATIENCE and not float(best.residual) <= tolerance:
             after = None
             for step in self._steps(now, anderson):
@@ -172,7 +173,7 @@ class Problem:
                     break
             if after is None:
                 break
-            idle = 0 if after.dual > high or float(after.residual) < 0.9 * float(best.residual) else idle + 1
+            idle = 0 if after.dual > high or float(after.residual) < 0.99 * float(best.residual) else idle + 1
             now, high = after, max(high, after.dual)
             best = now if float(now.residual) <= float(best.residual) else best
         return best, iterations

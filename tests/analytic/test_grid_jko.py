@@ -1,6 +1,7 @@
 """JKO steps without networks: exact ones in one dimension by quantiles, entropic ones on grids."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from wgflow import (
     Incompatible,
     InteractionEnergy,
     KernelDensity,
+    NotConverged,
     Particles,
     PotentialEnergy,
     PowerEntropy,
@@ -230,11 +232,85 @@ def test_first_order_in_the_step_towards_the_exact_flow_in_two_dimensions():
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("ratio", [1e-2, 1.0, 1e2, 1e3, 1e4])
+def test_steps_of_any_size_against_the_blur_are_solved(ratio):
+    """A mean is moved exactly, whatever the blur: (m + h A m*) / (1 + h A)."""
+    target, h = Gaussian(double([0.4]), double([[0.36]])), 0.01 * ratio
+    start, law = box(Moments(double([0]), double([[4]])), 160, 8.0), Moments(double([0]), double([[4]]))
+    for k in range(2):
+        flow = solve(KL(target), EntropicJKO(0.1), start, step_size=h, num_steps=1, save=Save(0))
+        start, law = flow.measure, OrnsteinUhlenbeck.towards(target).jko(law, h)
+        assert flow.status == "done"
+        found = Moments.of(start.nodes())
+        assert float(found.mean) == pytest.approx(float(law.mean), abs=2e-5)
+        # The blur's share of the variance, of second order in 0.01 over it, and what the box cuts off the start.
+        assert float(found.cov) == pytest.approx(float(law.cov), rel=4e-3), k
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e2, 1e3])
+@pytest.mark.parametrize("m", [1.5, 2.0, 3.0, 4.0])
+def test_a_symmetric_start_stays_symmetric(m, ratio):
+    start = Grid.of(lambda x: -x[:, 0].square(), [-5.0], [5.0], [200])
+    flow = solve(PowerEntropy(m=m), EntropicJKO(0.1), start, step_size=0.01 * ratio, num_steps=1, save=Save(0))
+    assert flow.status == "done"
+    mass = flow.measure.mass
+    assert float((mass - mass.flip(0)).abs().sum()) < 1e-9
+
+
+@pytest.mark.parametrize(("m", "h"), [(1.5, 0.5), (2.0, 0.2), (2.0, 5.0), (3.0, 2.0)])
+def test_large_steps_of_the_porous_medium_equation(m, h):
+    start = Barenblatt(1, m, 0.05)
+    exact = start.jko(h)
+    side = 1.2 * exact.radius
+    blur = 0.015 * side
+    rho = entropic(PowerEntropy(m=m), Grid.of(start, [-side], [side], [300]), h, 1, blur).nodes()
+    assert math.sqrt(float(rho.mean(rho.x[:, 0].square())) / exact.second_moment) == pytest.approx(1, abs=3e-3)
+    assert float((rho.log_rho.exp() - exact.log_prob(rho.x).exp()).abs().sum()) * 2 * side / 300 < 0.02
+
+
+@pytest.mark.parametrize("debias", [True, False])
+def test_masses_of_any_range_move_down_a_potential(debias):
+    start = torch.zeros(200).double()
+    start[[3, 60, 61, 190]] = double([1e-300, 0.5, 1e-30, 0.5])
+    F, h = PotentialEnergy(lambda x: 0.5 * (x[:, 0] - 0.4).square()), 4.0
+    solver = EntropicJKO(0.1, debias=debias)
+    flow = solve(F, solver, Grid(start, (-5.0,), (5.0,)), step_size=h, num_steps=1, save=Save(0))
+    assert flow.status == "done"
+    found = Moments.of(flow.measure.nodes())
+    ends = (torch.tensor([-1.975, 4.525]) + h * 0.4) / (1 + h)
+    # The variance of the kernel, 0.01, contracted by 1 + h; debiased, what is left is of its own order.
+    assert float(found.mean) == pytest.approx(float(ends.mean()), abs=1e-4)
+    assert float(found.cov) == pytest.approx(float(ends.var(correction=0)), abs=0.01)
+
+
+def test_a_step_that_runs_out_of_iterations_says_so():
+    with pytest.warns(NotConverged, match="entropic missed its tolerance in 100%"):
+        flow = solve(KL(NORMAL), EntropicJKO(0.1, max_iter=5), box(NARROW), step_size=1.0, num_steps=1, save=Save(0))
+    assert (flow.status, flow.unconverged) == ("unconverged", {"entropic": 1.0})
+    assert flow.history[-1]["entropic/residual"] > 1e-3
+    assert flow.history[-1]["entropic/iterations"] <= 5
+
+
+def test_single_precision_that_cannot_reach_what_was_asked_says_so():
+    single = Grid(box(NARROW, 80).mass.float(), (-7.0,), (7.0,))
+    F = KL(Gaussian(torch.zeros(1), torch.eye(1)))
+    reached = {}
+    for tolerance in (None, 1e-12):
+        solver = EntropicJKO(0.2, tolerance=tolerance, max_iter=300)
+        with nullcontext() if tolerance is None else pytest.warns(NotConverged, match="float64"):
+            flow = solve(F, solver, single, step_size=0.5, num_steps=1, save=Save(0))
+        reached[tolerance] = flow.status, flow.history[-1]["entropic/residual"]
+    assert reached[None][0] == "done"
+    assert reached[1e-12][0] == "unconverged"
+    assert reached[1e-12][1] < reached[None][1]  # it went on as far as it could
+
+
 def test_mass_is_conserved_whether_converged_or_not():
     start = box(NARROW, 100)
     for iterations in (1, 3, 1000):
         solver = EntropicJKO(0.3, max_iter=iterations)
-        flow = solve(KL(NORMAL), solver, start, step_size=0.1, num_steps=3, save=Save(0))
+        with nullcontext() if iterations == 1000 else pytest.warns(NotConverged):
+            flow = solve(KL(NORMAL), solver, start, step_size=0.1, num_steps=3, save=Save(0))
         assert float(flow.measure.mass.sum()) == pytest.approx(1, abs=1e-12)
         assert float(flow.measure.mass.min()) >= 0
 
