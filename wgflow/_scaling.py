@@ -1,10 +1,10 @@
 r"""The plan of an entropic JKO step on a grid: a concave function of one logarithm a cell, maximised by accelerated matrix scaling."""
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,13 +72,16 @@ class Prox:
         z, log_w = (self.m - 1) * log_p, math.log(self.hc * self.m / self.kappa)
         return (_log_wright_omega(z + log_w) - log_w) / (self.m - 1)
 
-    def slope(self, log_p: Tensor) -> Tensor:
-        """Return the derivative of log p in log s."""
-        return self.gamma / (self.kappa + self.hc * self.m * ((self.m - 1) * log_p).exp())
+    def answers(self, log_p: Tensor, p: Tensor) -> Tensor:
+        r"""Return the total of :math:`p\,d\log p/d\log s`, 0-d."""
+        if self.hc == 0:
+            return p.sum() * (self.gamma / self.kappa)
+        return (p * self.gamma / (self.kappa + self.hc * self.m * ((self.m - 1) * log_p).exp())).sum()
 
-    def least(self, log_p: Tensor) -> Tensor:
-        """Return the values of the minima, a cell."""
-        return -self.kappa * log_p.exp() - self.hc * (self.m * log_p).exp()
+    def least(self, log_p: Tensor, p: Tensor) -> Tensor:
+        """Return the total of the minima, 0-d and in double precision."""
+        linear = -self.kappa * p.sum(dtype=torch.float64)
+        return linear if self.hc == 0 else linear - self.hc * (self.m * log_p).exp().sum(dtype=torch.float64)
 
 
 def _log_wright_omega(z: Tensor) -> Tensor:
@@ -104,12 +107,14 @@ class Plan:
         ``log_b`` after the kernel.
     left : Tensor
         Logarithm of the first marginal asked for over the one that is there; 0 in empty cells.
-    dual : float
-        Value of the concave function; its gradient is the difference of those marginals.
     short : Tensor
-        That difference, densities.
-    residual : Tensor
-        Mass of it, 0-d.
+        The difference of those marginals, densities.
+    residual : float
+        Mass of that difference.
+    dual, rounding : float
+        Value of the concave function, whose gradient is that difference, and its rounding.
+    damping : float
+        The share of a scaling step that suits: 1, or less where p answers more than in proportion.
     """
 
     log_a: Tensor
@@ -117,9 +122,11 @@ class Plan:
     log_p: Tensor
     blurred: Tensor
     left: Tensor
-    dual: float
     short: Tensor
-    residual: Tensor
+    residual: float
+    dual: float
+    rounding: float
+    damping: float
 
 
 class Problem:
@@ -131,41 +138,44 @@ class Problem:
 
     def __init__(self, blur: Blur, prox: Prox, log_q: Tensor, volume: float) -> None:
         self.blur, self.prox, self.log_q, self.volume = blur, prox, log_q, volume
-        self.q, self.full = log_q.exp(), log_q > -torch.inf
+        self.q, empty = log_q.exp(), log_q == -torch.inf
+        self.empty = empty if bool(empty.any()) else None
         self.safe = min(1.0, prox.kappa / prox.gamma)
 
     def plan(self, log_a: Tensor) -> Plan:
-        """Evaluate: two convolutions."""
+        """Evaluate: two convolutions. Waits for the device."""
         log_s = self.blur(log_a)
         log_p = self.prox(log_s)
         log_b = log_p - log_s
         blurred = self.blur(log_b)
-        left = torch.where(self.full, self.log_q - log_a - blurred, 0.0)
-        short = self.q - (self.log_q - left).exp()
-        linear = self.prox.gamma * torch.where(self.full, log_a, 0.0) * self.q
-        dual = float((linear.double() + self.prox.least(log_p).double()).sum() * self.volume)
-        return Plan(log_a, log_b, log_p, blurred, left, dual, short, short.abs().sum() * self.volume)
-
-    def rises(self, before: Plan, after: Plan) -> bool:
-        """Whether the dual value does not fall by more than its rounding."""
-        size = float((before.log_a.abs() * self.q).nansum() * self.volume) * self.prox.gamma + abs(before.dual)
-        return after.dual >= before.dual - 16 * torch.finfo(self.q.dtype).eps * size
-
-    def damping(self, plan: Plan) -> float:
-        """Return the share of a scaling step that suits the plan: 1, or less where p answers more than in proportion."""
-        p = plan.log_p.exp()
-        return min(1.0, float(p.sum() / (p * self.prox.slope(plan.log_p)).sum().clamp(min=1e-300)))
+        left = self.log_q - log_a - blurred
+        paid = log_a * self.q
+        if self.empty is not None:  # where log a is minus infinity
+            left, paid = left.masked_fill(self.empty, 0), paid.masked_fill(self.empty, 0)
+        short, p = self.q - (self.log_q - left).exp(), log_p.exp()
+        sums = torch.stack(
+            [
+                short.abs().sum(dtype=torch.float64),
+                paid.sum(dtype=torch.float64) * self.prox.gamma + self.prox.least(log_p, p),
+                paid.abs().sum(dtype=torch.float64) * self.prox.gamma,
+                (p.sum() / self.prox.answers(log_p, p).clamp(min=1e-300)).double(),
+            ]
+        )
+        residual, dual, size, damping = sums.tolist()
+        residual, dual, size = residual * self.volume, dual * self.volume, size * self.volume
+        rounding = 16 * torch.finfo(self.q.dtype).eps * (size + abs(dual))
+        return Plan(log_a, log_b, log_p, blurred, left, short, residual, dual, rounding, min(1.0, damping))
 
     def solve(self, log_b: Tensor, tolerance: float, max_iter: int) -> tuple[Plan, int]:
         """Return the plan with the least residual that was found from ``log_b`` on, and the iterations."""
         now = best = self.plan(self.log_q - self.blur(log_b))
         # A low power of the density: nearly empty cells must not be forgotten, since what leaves them is far off first.
         anderson, iterations, idle, high = Anderson(self.q**0.125), 1, 0, now.dual
-        while iterations < max_iter and idle < _PATIENCE and not float(best.residual) <= tolerance:
+        while iterations < max_iter and idle < _PATIENCE and not best.residual <= tolerance:
             after = None
             for step in self._steps(now, anderson):
                 tried, iterations = self.plan(now.log_a + step), iterations + 1
-                if self.rises(now, tried):
+                if tried.dual >= now.dual - now.rounding:
                     anderson.add(step, tried.left - now.left)
                     after = tried
                     break
@@ -173,22 +183,21 @@ class Problem:
                     break
             if after is None:
                 break
-            idle = 0 if after.dual > high or float(after.residual) < 0.99 * float(best.residual) else idle + 1
+            idle = 0 if after.dual > high or after.residual < 0.99 * best.residual else idle + 1
             now, high = after, max(high, after.dual)
-            best = now if float(now.residual) <= float(best.residual) else best
+            best = now if now.residual <= best.residual else best
         return best, iterations
 
     def _steps(self, plan: Plan, anderson: "Anderson") -> Iterator[Tensor]:
         """Yield steps to try, from the boldest to the one that never fails but for rounding."""
-        damping = self.damping(plan)
-        if anderson.steps:
-            bold = anderson(plan.left, damping)
+        if anderson.count:
+            bold = anderson(plan.left, plan.damping)
             yield bold
             if float((plan.short * bold).sum()) > 0:
                 yield bold / 4
             anderson.forget()
-        yield damping * plan.left
-        if self.safe < damping:
+        yield plan.damping * plan.left
+        if self.safe < plan.damping:
             yield self.safe * plan.left
 
 
@@ -196,25 +205,30 @@ class Anderson:
     """Anderson's acceleration: the fixed-point step from where a combination of the last steps leaves least, in a weighted norm."""
 
     def __init__(self, root_weight: Tensor) -> None:
-        self.root_weight = root_weight.flatten()
-        self.steps: deque[Tensor] = deque(maxlen=_MEMORY)
-        self.changes: deque[Tensor] = deque(maxlen=_MEMORY)
+        self.root_weight, self.count = root_weight, 0
+        self.steps, self.changes, self.weighted = root_weight.new_empty(3, _MEMORY, *root_weight.shape).flatten(2)
+        self.gram = np.zeros((_MEMORY, _MEMORY))  # on the host, as it is small
 
     def add(self, step: Tensor, change: Tensor) -> None:
-        """Remember a step and by how much it has changed what is left."""
-        self.steps.append(step)
-        self.changes.append(change)
+        """Remember a step and by how much it has changed what is left, in place of the oldest."""
+        i = self.count % _MEMORY
+        self.steps[i], self.changes[i] = step.flatten(), change.flatten()
+        self.weighted[i] = (change * self.root_weight).flatten()
+        self.count += 1
+        n = min(self.count, _MEMORY)
+        self.gram[i, :n] = self.gram[:n, i] = self._products(self.weighted[i], n)
 
     def forget(self) -> None:
         """Start anew."""
-        self.steps.clear()
-        self.changes.clear()
+        self.count = 0
 
     def __call__(self, left: Tensor, damping: float) -> Tensor:
         """Return the accelerated step."""
-        changes, steps = torch.stack(tuple(self.changes)), torch.stack(tuple(self.steps))
-        weighted = (changes.flatten(1) * self.root_weight).double()
-        gram, rhs = weighted @ weighted.T, weighted @ (left.flatten() * self.root_weight).double()
-        # Small and on the host; directions within rounding of the others are left out.
-        c = torch.linalg.pinv(gram.cpu(), rtol=1e-14, hermitian=True) @ rhs.cpu()
-        return damping * left - torch.tensordot(c.to(left), steps + damping * changes, 1)
+        n = min(self.count, _MEMORY)
+        rhs = self._products((left * self.root_weight).flatten(), n)
+        # Directions within rounding of the others are left out.
+        c = torch.from_numpy(np.linalg.lstsq(self.gram[:n, :n], rhs, rcond=1e-14)[0]).to(left)
+        return damping * left - (c @ self.steps[:n] + damping * (c @ self.changes[:n])).view_as(left)
+
+    def _products(self, v: Tensor, n: int) -> np.ndarray:
+        return (self.weighted[:n] @ v).double().cpu().numpy()

@@ -193,7 +193,7 @@ class EntropicJKO(Solver):
             # The second marginal of a plan whose first one is exact: no mass is lost, converged or not.
             measure = replace(grid, mass=(plan.log_b + blur(log_q - plan.blurred)).exp() * grid.volume)
         report("entropic", plan.residual, tolerance, _ADVICE)
-        info |= {"entropic/iterations": torch.tensor(float(i)), "entropic/residual": plan.residual}
+        info |= {"entropic/iterations": i, "entropic/residual": plan.residual}
         return replace(advance(state, measure, h), log_b=plan.log_b), info  # type: ignore[return-value]
 
     def _linear(self, parts: Parts, state: State, grid: Grid) -> tuple[Tensor, Info]:
