@@ -200,7 +200,7 @@ def resolved(annotation: Any, module: str) -> Any:
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     for other in ({}, vars(sys.modules["wgflow"])):
         try:
-            names = other | vars(sys.modules[module])
+            names = other | getattr(sys.modules.get(module), "__dict__", {})
             return typing.get_type_hints(holder, names, include_extras=True)["it"]
         except (NameError, AttributeError, TypeError, SyntaxError):
             continue
