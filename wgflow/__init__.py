@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from wgflow import maps, plotting, presets, reference
+from wgflow import _startup, maps, plotting, presets, reference  # noqa: F401  the first takes Ctrl-C during the others
 from wgflow.callbacks import Callback, Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import why_not

@@ -37,8 +37,12 @@ class Command:
         """The first line of the docstring."""
         return _plain(inspect.getdoc(self.run) or "").partition("\n")[0]
 
+    def help(self, name: str) -> str:
+        """Return what ``wgflow NAME --help`` says."""
+        return self._parser(name).format_help()
+
     def parse(self, name: str, words: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments that the words give; prints help and exits where they ask for it.
+        """Return the arguments that the words give.
 
         Raises
         ------
@@ -74,6 +78,7 @@ class Command:
         parser = _Parser(
             prog=f"wgflow {name}",
             description=self.summary,
+            add_help=False,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from wgflow._fields import Checked, Count, NonNegative, PositiveOrInfinite
+from wgflow._files import open_own, reason
 from wgflow._instead import suggest
 from wgflow._rng import generator, global_generators, mixed
 from wgflow._typing import Info
-from wgflow.errors import BadInput
+from wgflow.errors import BadInput, CannotWrite
 from wgflow.functionals import Functional
 from wgflow.measures import Measure
 from wgflow.metrics import Metric
@@ -112,6 +113,8 @@ class JsonLog(Callback):
     ------
     BadInput
         At the start of a new run, when the file holds something already.
+    CannotWrite
+        When the file system refuses, or the path is a link.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -124,8 +127,7 @@ class JsonLog(Callback):
         size = self.path.stat().st_size if self.path.exists() else 0
         if position is None and size and not run.updates:
             raise BadInput(f"{self.path} holds the log of another run: give a new path, or remove it")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115
+        self.file = open_own(self.path)
         self.file.truncate(self._kept(size if position is None else position, size))
         self.file.seek(0, os.SEEK_END)
 
@@ -138,8 +140,11 @@ class JsonLog(Callback):
 
     def _write(self, row: dict[str, Any]) -> None:
         finite = json_numbers(row)
-        self.file.write((json.dumps(finite) + "\n").encode())
-        self.file.flush()
+        try:
+            self.file.write((json.dumps(finite) + "\n").encode())
+            self.file.flush()
+        except OSError as error:
+            raise CannotWrite(f"cannot write {self.path}: {reason(error)}") from error
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Write a window."""

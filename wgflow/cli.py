@@ -3,19 +3,25 @@
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from wgflow._arguments import Command
 from wgflow._fields import Count, NonNegative
 from wgflow._files import reason
 from wgflow._registry import near_misses
+from wgflow._startup import imported
+from wgflow._words import shortened
 from wgflow.errors import BadInput, WgflowError
+
+_HELP = ("-h", "--help")
 
 
 def train(
@@ -205,12 +211,11 @@ def _commands() -> dict[str, Command]:
 
 def _do(words: Sequence[str]) -> None:
     commands = _commands()
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words:
+        raise BadInput(f"a command is missing: {', '.join(commands)}. See wgflow --help")
+    if words[0] in _HELP:
         about = "\n".join(f"  {name:10}{command.summary}" for name, command in commands.items())
-        usage = f"usage: wgflow COMMAND [NAME] [--option value ...]\n\ncommands:\n{about}\n\nwgflow COMMAND --help says more."
-        if not words:
-            raise BadInput(f"a command is missing: {', '.join(commands)}. See wgflow --help")
-        print(usage)
+        print(f"usage: wgflow COMMAND [NAME] [--option value ...]\n\n{about}\n\nwgflow COMMAND --help says more.")
     elif words[0] == "--version":
         from wgflow import __version__
 
@@ -220,33 +225,59 @@ def _do(words: Sequence[str]) -> None:
             f"{words[0]} comes before the command" if words[0].startswith("-") else f"no command is called {words[0]!r}"
         )
         raise BadInput(f"{what}: {near_misses(words[0], list(commands))}")
+    elif any(word in _HELP for word in words):
+        print(commands[words[0]].help(words[0]))
     else:
         command = commands[words[0]]
-        command.run(**command.parse(words[0], words[1:]))
+        arguments = command.parse(words[0], words[1:])
+        imported()
+        command.run(**arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; an error made by a wrong input is one line and exit status 2."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminable():
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         try:
             _do(list(sys.argv[1:] if argv is None else argv))
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:  # who reads has seen enough
             _forget_output()
             return 141
         except WgflowError as error:
             return _fail(str(error))
         except OSError as error:
-            return _fail(f"{error.filename or 'output'}: {reason(error)}")
+            return _fail(f"{shortened(str(error.filename or 'output'))}: {reason(error)}")
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             return _fail(f"not enough memory, a smaller --batch, --n or image_size needs less ({str(error)[:80]})")
-        except KeyboardInterrupt:
-            _say("wgflow: stopped; the same command goes on from the last checkpoint")
-            return 130
+        except (KeyboardInterrupt, _Terminated) as stop:
+            _say(
+                "wgflow: stopped; a training that is started again with the same command goes on from its last checkpoint"
+            )
+            return 143 if isinstance(stop, _Terminated) else 130
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as ``KeyboardInterrupt`` is Ctrl-C: what is open is closed before the command leaves."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def terminate(*_: Any) -> NoReturn:
+        raise _Terminated
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(text: str) -> int:

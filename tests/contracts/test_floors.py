@@ -19,6 +19,7 @@ FLOORS = [
         "_finite",
         "_imports",
         "_inner",
+        "_startup",
         "_instead",
         "_ledger",
         "_once",

@@ -19,7 +19,6 @@ from wgflow.generative.recipe import Recipe, named_object
 from wgflow.generative.runtime import runtime
 from wgflow.generative.train import sinkhorn
 from wgflow.measures import Pushforward, StandardNormal
-from wgflow.metrics import Metric
 
 FEATURES = ("inception", "random-conv", "cifar-resnet")
 """Names of the feature networks of :func:`evaluate`."""
@@ -47,7 +46,10 @@ def load_generator(run: str | Path, device: str = "auto", *, allow_code: bool = 
     folder = Path(run)
     recipe, shape = read_run(folder, allow_code)
     with runtime(device) as here:
-        net, _ = recipe.networks(shape)
+        try:
+            net, _ = recipe.networks(shape)
+        except BadInput as error:
+            raise BadInput(f"{folder / RECIPE}: {error}") from error
         load_weights(folder / WEIGHTS, net)
         net.requires_grad_(False).eval().to(here.device)
         noise = net.noise_shape and StandardNormal(*net.noise_shape, device=here.device)
@@ -149,22 +151,22 @@ def evaluate(
     """
     folder = Path(run)
     recipe, _ = read_run(folder, allow_code)
-    rho = load_generator(run, device, allow_code=allow_code)
-    pictures = load_images(recipe.data, recipe.data_root, size=recipe.image_size)
-    data = ImageData(pictures.images.to(rho.device))
-    metrics: list[Metric] = []
-    metrics += sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur)
-    found: dict[str, Any] = {}
+    extractor, found = None, dict[str, Any]()
     try:
         extractor = features_by_name(features, weights, allow_download)
-        if isinstance(extractor, torch.nn.Module):
-            extractor = extractor.to(rho.device)
-        metrics.append(FID(extractor, pictures, n=n, kid=kid))
     except DataNotFound as error:
         if weights is not None:
             raise
         found["fid_skipped"] = str(error)
+    rho = load_generator(run, device, allow_code=allow_code)
+    pictures = load_images(recipe.data, recipe.data_root, size=recipe.image_size)
+    data = ImageData(pictures.images.to(rho.device))
+    metrics: list[Any] = list(sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur))
+    if extractor is not None:
+        if isinstance(extractor, torch.nn.Module):
+            extractor = extractor.to(rho.device)
+        metrics.append(FID(extractor, pictures, n=n, kid=kid))
     found |= evaluate_all(metrics, rho, seed)
-    found["protocols"] = [m.protocol for m in metrics]  # type: ignore[attr-defined]
+    found["protocols"] = [m.protocol for m in metrics]
     write_text(folder / "evaluation.json", json.dumps(json_numbers(found), indent=2) + "\n")
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wgflow._describe import differences
 from wgflow._files import LOCK, locked, read_text, reason, write_text
@@ -17,7 +17,7 @@ from wgflow._words import shortened
 from wgflow.errors import BadInput, CannotWrite, DataNotFound
 
 RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
-_LONGEST_SIDE = 2**14
+_LONGEST_SIDE = 2**12
 
 
 def check_folder(folder: Path, record: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def load_weights(path: Path, net: nn.Module) -> None:
     differ = [f"it lacks {name}" for name in wanted.keys() - held.keys()]
     differ += [f"it has {name}" for name in held.keys() - wanted.keys()]
     differ += [
-        f"{name} is {tuple(held[name].shape)}, not {tuple(t.shape)}"
+        f"{name} is {_make(held[name])}, not {_make(t)}"
         for name, t in wanted.items()
         if name in held and (held[name].shape != t.shape or held[name].is_floating_point() != t.is_floating_point())
     ]
@@ -164,6 +164,10 @@ def load_weights(path: Path, net: nn.Module) -> None:
         raise BadInput(f"{path} has numbers that are not finite, in {where.removeprefix('state.')}. {advice}")
     with torch.no_grad():
         net.load_state_dict(held)
+
+
+def _make(t: Tensor) -> str:
+    return f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}"
 
 
 def _few(sentences: list[str]) -> str:
