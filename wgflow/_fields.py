@@ -109,6 +109,13 @@ def _device(v: Any) -> Any:
 Tensor0d = Annotated[
     Tensor, Rule(lambda v: v if isinstance(v, Tensor) and v.dim() == 0 else REFUSED, "a 0-d tensor", (Tensor,))
 ]
+FloatingPoint = Annotated[
+    torch.dtype,
+    Rule(
+        lambda v: v if isinstance(v, torch.dtype) and v.is_floating_point else REFUSED,
+        "a floating-point dtype of torch",
+    ),
+]
 Device = Annotated[torch.device | str, Rule(_device, "a device that torch has here, such as 'cpu' or 'cuda:0'")]
 
 
@@ -181,11 +188,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:
             return function(*args, **kwargs)  # Python says which argument is missing or unknown
         given = bound.arguments
-        who = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
         for name, rule in rules().items():
             if name not in given:
                 continue
-            where = f"{who}({name}={{}})"
+            where = f"{name}={{}}"
+            if function.__name__ == "__init__":
+                where = f"{type(args[0]).__name__}({where})"
             if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
                 given[name] = tuple(rule(value, where) for value in given[name])
             else:

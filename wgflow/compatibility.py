@@ -16,6 +16,11 @@ def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     >>> print(why_not(KL(StandardNormal(2)), ForwardEuler(), Particles(torch.zeros(3, 2))))
     KL.value needs the density of the moving measure, ... Use an estimator that treats the entropy itself, ...
     """
+    if F.split_entropy()[1] < 0:
+        return (
+            f"what {type(F).__name__} holds of an entropy is negative: its flow is the heat equation run backwards, which is "
+            "ill-posed. Subtract less of it."
+        )
     e, f, s, m = solver.estimator, type(F).__name__, type(solver).__name__, type(measure).__name__
     kind = type(e).__name__
     if not isinstance(measure, MovingMeasure):

@@ -1,7 +1,6 @@
 """The one driver: it starts, advances, saves, checks and stops, and knows nothing of any method."""
 
 import math
-import operator
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wgflow._fields import PositiveOrInfinite
+from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
 from wgflow._inner import RESIDUAL, gathered
 from wgflow._ledger import ADVICE, Ledger
 from wgflow._ranks import anywhere
@@ -28,6 +27,10 @@ from wgflow.solution import Save, Solution
 from wgflow.solvers import Solver, State
 
 StepSize = PositiveOrInfinite | Callable[[int], float]
+
+
+_LOOKED_AHEAD = 10_000
+"""Time steps whose sizes are asked for before the first one."""
 
 
 @dataclass(eq=False)
@@ -57,7 +60,7 @@ class Run:
     def __post_init__(self) -> None:
         self.sound = (self.state.measure, self.state.t)
         self.solution = Solution(self.state.measure, self.state)
-        self.ledger = Ledger(sum(self.solver.updates(k) for k in range(self.state.k)))
+        self.ledger = Ledger(self.solver.updates_before(self.state.k))
 
     @property
     def updates(self) -> int:
@@ -67,7 +70,7 @@ class Run:
     @property
     def total_updates(self) -> int:
         """Updates of the whole flow."""
-        return sum(self.solver.updates(k) for k in range(self.num_steps))
+        return self.solver.updates_before(self.num_steps)
 
     def h(self, k: int) -> float:
         """Size of time step number ``k``; raises ``BadInput`` unless it is a positive number."""
@@ -116,19 +119,20 @@ class Run:
             s.saved.append(self.save.fn(self.state))
 
 
+@checked
 def solve(
     F: Functional,
     solver: Solver,
     initial: MovingMeasure,
     *,
     step_size: StepSize,
-    num_steps: int,
-    seed: int = 0,
+    num_steps: Count,
+    seed: Whole = 0,
     save: Save | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: Checkpoint | None = None,
     state: State | None = None,
-    log_every: int = 50,
+    log_every: Count = 50,
     throw: bool = True,
 ) -> Solution:
     r"""Run a Wasserstein gradient flow of ``F`` from ``initial``.
@@ -188,11 +192,6 @@ def solve(
     >>> flow.measure.x
     tensor([[0.2500, 0.2500]])
     """
-    num_steps, log_every = _whole("num_steps", num_steps, 1), _whole("log_every", log_every, 1)
-    seed = _whole("seed", seed, 0)
-    for name, value, kind in (("F", F, Functional), ("solver", solver, Solver)):
-        if not isinstance(value, kind):
-            raise BadInput(f"{name}={value!r:.60}: expected a {kind.__name__}")
     reason = why_not(F, solver, initial)
     if reason is not None:
         raise Incompatible(reason)
@@ -209,21 +208,11 @@ def solve(
             return _drive(run, callbacks, checkpoint, log_every, throw)
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    try:
-        n = operator.index(value)
-    except TypeError:
-        raise BadInput(f"{name}={value!r}: expected a whole number") from None
-    if not least <= n < 2**63:
-        raise BadInput(f"{name}={n}: expected a whole number from {least} up")
-    return n
-
-
 def _check_start(run: Run) -> None:
     k = run.state.k
     if k > run.num_steps:
         raise BadInput(f"num_steps={run.num_steps} counts all time steps, and the state passed has completed {k}")
-    for step in range(k, run.num_steps) if callable(run.step_size) else [k]:
+    for step in range(k, min(run.num_steps, k + _LOOKED_AHEAD)) if callable(run.step_size) else [k]:
         run.h(step)
     for target in run.F.targets():
         reason = same_points(target, run.state.measure)
@@ -321,7 +310,7 @@ def _say_unconverged(run: Run) -> None:
             for name, share in solution.unconverged.items()
         ),
         NotConverged,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -22,6 +22,7 @@ FLOORS = [
         "_startup",
         "_instead",
         "_ledger",
+        "_linear",
         "_once",
         "_ops",
         "_pairs",

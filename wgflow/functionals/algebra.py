@@ -1,13 +1,12 @@
 """Sums and multiples of functionals: the algebra of the maths is the algebra of the objects."""
 
-import math
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from wgflow._fields import Positive
+from wgflow._fields import Finite
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput, Unsupported
 from wgflow.functionals.base import Functional, Potential
@@ -16,20 +15,23 @@ from wgflow.measures import Measure, Particles
 
 @dataclass(frozen=True)
 class Scaled(Functional):
-    r"""The multiple :math:`cF`, :math:`c>0`; its conjugate is :math:`(cF)^*(\varphi)=c\,F^*(\varphi/c)`.
+    r"""The multiple :math:`cF`; for :math:`c>0` its conjugate is :math:`(cF)^*(\varphi)=c\,F^*(\varphi/c)`.
+
+    A negative multiple of a convex functional is concave: it has a value, and no conjugate or implicit step. The difference
+    :math:`F-G` is :math:`F+(-1)G`; where what is left of an entropy in it is negative, a flow is refused.
 
     Raises
     ------
     BadInput
-        Unless ``c`` is positive and finite (a negative multiple of a convex functional is not convex).
+        Unless ``c`` is finite and not 0.
     """
 
-    c: Positive
+    c: Finite
     term: Functional
 
     def __post_init__(self) -> None:
-        if not (self.c > 0 and math.isfinite(self.c)):
-            raise BadInput(f"a functional can be multiplied by a positive, finite number, got {self.c}")
+        if self.c == 0:
+            raise BadInput("a functional times 0 has no flow, and its conjugate is infinite: leave the term out")
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -107,8 +109,8 @@ class Scaled(Functional):
         return self.term.samples()
 
     def can(self, method: str) -> bool:
-        """Whether the term does."""
-        return self.term.can(method)
+        """Whether the term does; a negative multiple has a value only."""
+        return self.term.can(method) and (self.c > 0 or method == "value")
 
 
 @dataclass(frozen=True)

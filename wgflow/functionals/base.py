@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wgflow._fields import Checked
 from wgflow._instead import suggest
+from wgflow._linear import Linear
 from wgflow._registry import Registry
 from wgflow._typing import Info, Points, Scalar
 from wgflow.densities import DensityModel
@@ -24,7 +25,7 @@ FUNCTIONALS: "Registry[Functional]" = Registry("functional")
 register_functional = FUNCTIONALS.register
 
 
-class Functional(Checked):
+class Functional(Checked, Linear):
     r"""A functional :math:`F(\rho)` of a probability measure.
 
     A subclass, usually a frozen dataclass, implements at least one of :meth:`value` (primal) and :meth:`conjugate`
@@ -149,19 +150,15 @@ class Functional(Checked):
         """Return a tiny instance for contract tests and the docs table."""
         raise Unsupported(f"{cls.__name__} has no example(): write one so that the contract tests cover it")
 
-    def __add__(self, other: "Functional") -> "Sum":
+    def _plus(self, other: Any) -> "Sum":
         from wgflow.functionals.algebra import Sum
 
-        if not isinstance(other, Functional):
-            return NotImplemented
-        return Sum.of(self, other)
+        return Sum.of(self, other) if isinstance(other, Functional) else NotImplemented
 
-    def __rmul__(self, c: float) -> "Scaled":
+    def _times(self, c: float) -> "Scaled":
         from wgflow.functionals.algebra import Scaled
 
-        if not isinstance(c, (int, float)):
-            return NotImplemented
-        return Scaled(float(c), self)
+        return Scaled(c, self)
 
 
 suggest(

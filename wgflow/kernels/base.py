@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as nnf
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wgflow._fields import Checked, Finite
 from wgflow._instead import suggest
+from wgflow._linear import Linear
 from wgflow._ops import Distances
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
@@ -28,7 +29,7 @@ def exp_(exponent: Tensor) -> Tensor:
     return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny) + 0.1).exp_()
 
 
-class Kernel(Checked, ABC):
+class Kernel(Checked, Linear, ABC):
     r"""A function of the squared distance :math:`s=|x-y|^2`.
 
     A subclass gives :meth:`profile` and :meth:`slope`; everything else follows. The slope at :math:`s=0` only ever
@@ -93,18 +94,13 @@ class Kernel(Checked, ABC):
             )
         return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))))
 
-    def __add__(self, other: "Kernel") -> "KernelSum":
+    def _plus(self, other: Any) -> "KernelSum":
         if not isinstance(other, Kernel):
             return NotImplemented
         parts = [p.terms if isinstance(p, KernelSum) else ((1.0, p),) for p in (self, other)]
         return KernelSum(parts[0] + parts[1])
 
-    def __radd__(self, other: int) -> "Kernel":
-        return self if other == 0 else NotImplemented  # so that sum() works
-
-    def __rmul__(self, c: float) -> "KernelSum":
-        if not isinstance(c, (int, float)):
-            return NotImplemented
+    def _times(self, c: float) -> "KernelSum":
         terms = self.terms if isinstance(self, KernelSum) else ((1.0, self),)
         return KernelSum(tuple((c * weight, kernel) for weight, kernel in terms))
 

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count, Device, FloatingPoint, Positive, checked
+from wgflow._finite import first_nonfinite, require_finite
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import at_levels
@@ -33,9 +35,10 @@ class StandardNormal(Measure):
     torch.Size([5, 2])
     """
 
-    def __init__(self, *event_shape: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None):
-        if not event_shape or min(event_shape) < 1:
-            raise BadInput(f"StandardNormal{event_shape}: expected the sizes of one point, each at least 1")
+    @checked
+    def __init__(self, *event_shape: Count, device: Device = "cpu", dtype: FloatingPoint | None = None):
+        if not event_shape:
+            raise BadInput("StandardNormal(): expected the sizes of one point, such as StandardNormal(2)")
         self.event_shape = torch.Size(event_shape)
         self.dtype = dtype or torch.get_default_dtype()
         self._device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors say it
@@ -69,12 +72,22 @@ class Gaussian(Measure):
     Raises
     ------
     BadInput
-        For mismatched shapes or a matrix that is not positive definite.
+        For mismatched shapes or dtypes, entries that are not finite, or a matrix that is not symmetric (up to the root of the
+        machine precision) and positive definite.
     """
 
+    @checked
     def __init__(self, mean: Tensor, cov: Tensor) -> None:
-        if mean.dim() != 1 or cov.shape != (len(mean), len(mean)):
+        if mean.dim() != 1 or len(mean) == 0 or cov.shape != (len(mean), len(mean)):
             raise BadInput(f"Gaussian: expected mean (d,) and cov (d, d), got {tuple(mean.shape)}, {tuple(cov.shape)}")
+        require_finite("Gaussian", mean=mean, cov=cov)
+        off = (cov - cov.mT).abs()
+        if bool(off.max() > torch.finfo(cov.dtype).eps ** 0.5 * cov.abs().max()):
+            i, j = divmod(int(off.argmax()), len(mean))
+            raise BadInput(
+                f"Gaussian: cov is not symmetric, cov[{i}, {j}] = {float(cov[i, j]):g} and cov[{j}, {i}] = {float(cov[j, i]):g}. "
+                "Give a covariance, such as A @ A.T, not a factor of one"
+            )
         self.mean, self.cov = mean, cov
         _, failed = torch.linalg.cholesky_ex(cov)
         if failed:
@@ -119,11 +132,15 @@ class GaussianMixture(Measure):
         the floor of a comparison between samples falls a lot.
     """
 
-    def __init__(self, means: Tensor, std: float, weights: Tensor | None = None, *, stratified: bool = False) -> None:
-        if means.dim() != 2 or std <= 0:
-            raise BadInput(f"GaussianMixture: expected means (k, d) and std > 0, got {tuple(means.shape)} and {std}")
-        if weights is not None and (weights.shape != means.shape[:1] or bool((weights < 0).any())):
-            raise BadInput(f"GaussianMixture: expected {len(means)} nonnegative weights, got {weights}")
+    @checked
+    def __init__(
+        self, means: Tensor, std: Positive, weights: Tensor | None = None, *, stratified: bool = False
+    ) -> None:
+        if means.dim() != 2 or means.numel() == 0:
+            raise BadInput(f"GaussianMixture: expected means (k, d), got {tuple(means.shape)}")
+        require_finite("GaussianMixture", means=means, **({} if weights is None else {"weights": weights}))
+        if weights is not None and (weights.shape != means.shape[:1] or not bool(0 <= weights.min() < weights.sum())):
+            raise BadInput(f"GaussianMixture: expected {len(means)} nonnegative weights, not all 0, got {weights}")
         if stratified and weights is not None:
             raise BadInput("GaussianMixture: stratified draws are for equal weights; leave weights out")
         self.means, self.std, self.stratified = means, std, stratified
@@ -172,7 +189,8 @@ class Dataset(Measure):
         if not bool(torch.isfinite(self.x).all()):
             bad = int((~torch.isfinite(self.x.flatten(1))).any(1).sum())
             raise BadInput(
-                f"{bad} of the {len(self.x)} points of this Dataset are not finite: drop or repair them first"
+                f"{bad} of the {len(self.x)} points of this Dataset are not finite, {first_nonfinite('x', self.x)}: drop or repair "
+                "them first"
             )
 
     @property
@@ -260,7 +278,12 @@ class Unnormalised(Measure):
 
     can_draw = False
 
-    def __init__(self, log_prob: Callable[[Points], Tensor], *event_shape: int) -> None:
+    @checked
+    def __init__(self, log_prob: Callable[[Points], Tensor], *event_shape: Count) -> None:
+        if not event_shape:
+            raise BadInput(
+                "Unnormalised(log_prob): expected the sizes of one point as well, such as Unnormalised(log_prob, 2)"
+            )
         self._log_prob = log_prob
         self.event_shape = torch.Size(event_shape)
 
@@ -273,7 +296,8 @@ class Unnormalised(Measure):
         return self._log_prob(x)
 
 
-def twenty_five_gaussians(device: torch.device | str = "cpu") -> GaussianMixture:
+@checked
+def twenty_five_gaussians(device: Device = "cpu") -> GaussianMixture:
     r"""The 25-Gaussians toy of Choi et al.: means :math:`\{-6,-3,0,3,6\}^2`, covariance :math:`0.005\,I`, stratified."""
     side = torch.tensor([-6.0, -3.0, 0.0, 3.0, 6.0], device=device)
     return GaussianMixture(torch.cartesian_prod(side, side), math.sqrt(0.005), stratified=True)

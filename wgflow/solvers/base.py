@@ -89,6 +89,10 @@ class Solver(Checked, ABC):
         """How many updates time step number ``k`` (from 0) takes."""
         return 1
 
+    def updates_before(self, k: int) -> int:
+        """How many updates the first ``k`` time steps take; in closed form where they are counted for a progress bar."""
+        return k if type(self).updates is Solver.updates else sum(map(self.updates, range(k)))
+
     def refuses_measure(self, measure: MovingMeasure) -> str | None:
         """Return why this solver cannot move ``measure`` and what to use instead; by default it asks what the measure can do."""
         needed = "propose" if self.implicit else "follow"

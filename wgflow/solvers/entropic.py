@@ -46,7 +46,7 @@ class Parts:
             scaled = term if c == 1 else Scaled(c, term)
             if linear_part(term) is not None:
                 linear.append(scaled)
-            elif isinstance(term, PowerEntropy) and term.density is None:
+            elif isinstance(term, PowerEntropy) and term.density is None and c > 0:
                 powers.append((c, term.m))
             else:
                 rest.append(scaled)

@@ -125,6 +125,12 @@ class JKO(Solver):
         """``first_iters`` for the first step, ``iters`` for the others: what ``tolerance`` leaves at most."""
         return self.first_iters if k == 0 and self.first_iters is not None else self.iters
 
+    def updates_before(self, k: int) -> int:
+        """``first_iters`` once, ``iters`` in all others."""
+        if type(self).updates is not JKO.updates:
+            return super().updates_before(k)
+        return 0 if k == 0 else self.updates(0) + (k - 1) * self.iters
+
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> JKOState:
         """Return a state with the first successor proposed."""
         s = super().init(F, measure, rng)

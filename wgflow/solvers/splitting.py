@@ -86,6 +86,10 @@ class ForwardBackward(Explicit):
         """Those of the backward solver."""
         return self.backward.updates(k)
 
+    def updates_before(self, k: int) -> int:
+        """Those of the backward solver."""
+        return self.backward.updates_before(k)
+
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> SplitState:
         """Return a state with both halves ready."""
         energy, temperature = F.split_entropy()
@@ -208,6 +212,10 @@ class WithReaction(Solver):
     def updates(self, k: int) -> int:
         """Those of the transport."""
         return self.transport.updates(k)
+
+    def updates_before(self, k: int) -> int:
+        """Those of the transport."""
+        return self.transport.updates_before(k)
 
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> SplitState:
         """Return the transport's state, with an estimator for the reaction beside it."""
