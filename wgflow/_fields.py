@@ -324,12 +324,13 @@ def _callable(parameters: Any) -> Rule:
     known: Any = weakref.WeakSet()
 
     def accept(v: Any) -> Any:
-        if isinstance(v, types.FunctionType) and v in known:
+        plain = getattr(v, "__func__", v)  # a bound method is made anew every time, its function is not
+        if isinstance(plain, types.FunctionType) and plain in known:
             return v
         if not callable(v) or not takes(v, asked):
             return REFUSED
-        if isinstance(v, types.FunctionType):
-            known.add(v)
+        if isinstance(plain, types.FunctionType):
+            known.add(plain)
         return v
 
     what = "" if asked is None else " without arguments" if asked == 0 else f" of {asked} argument{'s' * (asked > 1)}"

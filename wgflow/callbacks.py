@@ -15,6 +15,7 @@ from tqdm import tqdm
 from wgflow._fields import Checked, Count, NonNegative, PositiveOrInfinite
 from wgflow._files import open_own, reason
 from wgflow._instead import suggest
+from wgflow._outputs import numbers
 from wgflow._rng import generator, global_generators, mixed
 from wgflow._typing import Info
 from wgflow.errors import BadInput, CannotWrite
@@ -315,5 +316,5 @@ def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int) -> dict[s
     for j, metric in enumerate(metrics):
         seed = mixed(*seeds, j)
         with global_generators(seed, rho.device):
-            found |= metric(rho, generator(seed, rho.device))
+            found |= numbers(metric(rho, generator(seed, rho.device)), type(metric).__name__)
     return found

@@ -13,6 +13,7 @@ import torch
 from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
 from wgflow._inner import RESIDUAL, gathered
 from wgflow._ledger import ADVICE, Ledger
+from wgflow._outputs import number_of_step
 from wgflow._ranks import anywhere
 from wgflow._rng import generator, global_generators, mixed
 from wgflow._state import first_nonfinite, state_dict
@@ -74,13 +75,7 @@ class Run:
 
     def h(self, k: int) -> float:
         """Size of time step number ``k``; raises ``BadInput`` unless it is a positive number."""
-        h = self.step_size(k) if callable(self.step_size) else self.step_size
-        try:
-            h = float(h)
-        except (TypeError, ValueError):
-            raise BadInput(f"step_size={h!r} at step {k}: expected a positive number") from None
-        if not h > 0:
-            raise BadInput(f"step_size={h} at step {k}: expected a positive number")
+        h = number_of_step(self.step_size, k, PositiveOrInfinite, "step_size")
         if math.isinf(h) and not self.solver.implicit:
             raise BadInput(
                 f"step_size=inf: only an implicit solver has that limit, {type(self.solver).__name__} is explicit"

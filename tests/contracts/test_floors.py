@@ -25,6 +25,7 @@ FLOORS = [
         "_linear",
         "_once",
         "_ops",
+        "_outputs",
         "_pairs",
         "_quantiles",
         "_ranks",

@@ -32,11 +32,11 @@ class Worked(Callback):
 
 
 BAD = {
-    "h zero": ({"step_size": 0.0}, BadInput, r"step_size=0.0 at step 0: expected a positive number"),
-    "h negative": ({"step_size": -0.1}, BadInput, r"step_size=-0.1 at step 0"),
-    "h nan": ({"step_size": math.nan}, BadInput, r"step_size=nan at step 0"),
-    "h a word": ({"step_size": "big"}, BadInput, r"step_size='big' at step 0"),
-    "h missing": ({"step_size": None}, BadInput, r"step_size=None at step 0"),
+    "h zero": ({"step_size": 0.0}, BadInput, r"step_size=0.0: expected a positive number, or a function"),
+    "h negative": ({"step_size": -0.1}, BadInput, r"step_size=-0.1: expected"),
+    "h nan": ({"step_size": math.nan}, BadInput, r"step_size=nan: expected"),
+    "h a word": ({"step_size": "big"}, BadInput, r"step_size='big': expected"),
+    "h missing": ({"step_size": None}, BadInput, r"step_size=None: expected"),
     "h infinite, explicit": ({"step_size": math.inf}, BadInput, r"step_size=inf: .* ForwardEuler is explicit"),
     "h bad later": ({"step_size": lambda k: 1.0 - k / 3}, BadInput, r"step_size=0.0 at step 3"),
     "no steps": ({"num_steps": 0}, BadInput, r"num_steps=0: expected a whole number from 1 up"),
@@ -47,7 +47,11 @@ BAD = {
     "large seed": ({"seed": 2**63}, BadInput, r"seed=9223372036854775808"),
     "a class for a functional": ({"F": PotentialEnergy}, BadInput, r"F=<class .*expected a Functional"),
     "a name for a solver": ({"solver": "jko"}, BadInput, r"solver='jko': expected a Solver"),
-    "a tensor for a measure": ({"initial": START}, Incompatible, r"Tensor cannot be moved: start from Particles"),
+    "a tensor for a measure": (
+        {"initial": START},
+        BadInput,
+        r"initial=<tensor .*: expected a MovingMeasure. Start from Particles",
+    ),
     "nan particles": (
         {"initial": Particles(torch.tensor([[1.0, math.nan]]))},
         BadInput,

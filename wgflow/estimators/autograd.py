@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from wgflow._outputs import scalar
 from wgflow._typing import Scalar
 from wgflow.estimators.base import Estimator, register_estimator
 from wgflow.functionals import Functional
@@ -24,4 +25,4 @@ class Autograd(Estimator):
 
     def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
         """Return the value of the functional."""
-        return F.value(rho)
+        return scalar(F.value(rho), rho.x, f"{type(F).__name__}.value")

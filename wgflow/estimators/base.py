@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wgflow._fields import Checked
 from wgflow._instead import suggest
+from wgflow._outputs import scalar
 from wgflow._registry import Registry
 from wgflow._rng import build
 from wgflow._typing import Info, NetSource, Points, Scalar
@@ -121,7 +122,8 @@ def energy_slope(energy: Functional | None, rho: Particles) -> Points:
     rho = with_mass(rho)
     with torch.enable_grad():
         x = rho.x.detach().requires_grad_(True)
-        (d_x,) = torch.autograd.grad(energy.value(replace(rho, x=x)), x, materialize_grads=True)
+        value = scalar(energy.value(replace(rho, x=x)), x, f"{type(energy).__name__}.value")
+        (d_x,) = torch.autograd.grad(value, x, materialize_grads=True)
     return _per_mass(d_x, rho)
 
 

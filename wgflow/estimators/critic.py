@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wgflow._balance import BATCHES, imbalance
 from wgflow._fields import Checked, Count, NonNegative
+from wgflow._instead import shown
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
@@ -160,6 +161,8 @@ class _Evaluated:
             if known is x:
                 return v
         v = self.net(x)
+        if not isinstance(v, Tensor):
+            raise BadInput(f"a critic must map {tuple(x.shape)} to a tensor ({len(x)},), got {shown(v)}")
         if v.shape == (len(x), 1):
             v = v[:, 0]
         if v.shape != (len(x),):

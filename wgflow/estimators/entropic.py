@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from wgflow._fields import Count, Positive
 from wgflow._ops import full_precision
+from wgflow._outputs import per_point, same_shape
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.densities import DensityModel, KernelDensity
-from wgflow.errors import BadInput
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.algebra import linear_part
@@ -193,10 +193,7 @@ class LearnedScore(EntropyEstimator):
 
     @staticmethod
     def _score(es: ScoreState, x: Points) -> Points:
-        s = es.net(x)
-        if s.shape != x.shape:
-            raise BadInput(f"a score network must map {tuple(x.shape)} to the same shape; it returned {tuple(s.shape)}")
-        return s
+        return same_shape(es.net(x), x, "a score network")
 
 
 @dataclass(eq=False)
@@ -286,7 +283,7 @@ class ProximalScore(Estimator):
 
     def _log_z(self, energy: Functional, temperature: float, rho: Particles, es: ProximalState) -> Tensor:
         if self.log_normaliser is not None:
-            return self.log_normaliser(rho.x.detach())
+            return per_point(self.log_normaliser, rho.x.detach(), "a log normaliser")
         V = linear_part(energy)
         assert V is not None, "why_not() asks for a potential energy"
         noise, std = es.noise, math.sqrt(2 * temperature * self.time)

@@ -1,16 +1,15 @@
 """Noise at the points where a velocity is looked up, not in the particles."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from wgflow._fields import NonNegative
+from wgflow._fields import NonNegative, Says
+from wgflow._outputs import number_of_step
 from wgflow._typing import Info, Points, Scalar
-from wgflow.errors import BadInput
 from wgflow.estimators.autograd import Autograd
 from wgflow.estimators.base import Draw, Estimator, linear, register_estimator
 from wgflow.estimators.probe import velocity_at
@@ -59,7 +58,10 @@ class EvaluationNoise(Estimator):
     """
 
     estimator: Estimator
-    std: NonNegative | Callable[[int], float]
+    std: Annotated[
+        NonNegative | Callable[[int], float],
+        Says("a nonnegative, finite standard deviation, or a function of the step"),
+    ]
 
     gives_potential = False
     is_function = False
@@ -69,10 +71,7 @@ class EvaluationNoise(Estimator):
         self._level(0)
 
     def _level(self, k: int) -> float:
-        std = float(self.std(k) if callable(self.std) else self.std)
-        if not 0 <= std < math.inf:
-            raise BadInput(f"EvaluationNoise(std={std}) at step {k}: expected a nonnegative, finite standard deviation")
-        return std
+        return number_of_step(self.std, k, NonNegative, "EvaluationNoise: standard deviation")
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]

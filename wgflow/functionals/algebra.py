@@ -243,7 +243,7 @@ def linear_part(term: Functional) -> Potential | None:
     from wgflow.functionals.energies import PotentialEnergy
 
     if isinstance(term, PotentialEnergy):
-        return term.potential
+        return term.at_points
     if isinstance(term, Scaled):
         inner = linear_part(term.term)
         return None if inner is None else lambda y: term.c * inner(y)

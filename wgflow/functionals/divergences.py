@@ -77,7 +77,7 @@ class FDivergence(Functional):
                 f"{type(self).__name__}.value needs the density of the particles (log_rho) and it is not known. Use the "
                 "Critic estimator, which needs samples only."
             )
-        return rho.mean(self.perspective(rho.log_rho - self.target.log_prob(rho.x)))
+        return rho.mean(self.perspective(rho.log_rho - self.target.log_density(rho.x)))
 
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`F^*(\varphi)=E_\nu f^*(\varphi)` on the target points; computed in at least float32."""
@@ -149,7 +149,7 @@ class KL(FDivergence):
         return (PotentialEnergy(self._minus_log), 1.0) if self.target.has_density else (self, 0.0)
 
     def _minus_log(self, x: Points) -> Tensor:
-        return -self.target.log_prob(x)
+        return -self.target.log_density(x)
 
     def perspective(self, log_r: Tensor) -> Tensor:
         """Return log r."""

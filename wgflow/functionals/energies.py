@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wgflow._fields import Positive
 from wgflow._ops import kernel_energy
+from wgflow._outputs import per_point, same_shape
 from wgflow._pairs import pair_energy
 from wgflow._typing import Points, Scalar
 from wgflow.densities import DensityModel
@@ -49,10 +50,11 @@ class PotentialEnergy(Functional):
         BadInput
             When the potential does not return one number a particle.
         """
-        v = self.potential(rho.x)
-        if v.shape != rho.x.shape[:1]:
-            raise BadInput(f"a potential must map {tuple(rho.x.shape)} to ({len(rho)},); it returned {tuple(v.shape)}")
-        return rho.mean(v)
+        return rho.mean(self.at_points(rho.x))
+
+    def at_points(self, x: Points) -> Tensor:
+        """Return :math:`V` at points, shape (n,); raises ``BadInput`` when the potential returns anything else."""
+        return per_point(self.potential, x, "a potential")
 
     def can(self, method: str) -> bool:
         """Whether this one does: a proximal map must have been given."""
@@ -70,9 +72,7 @@ class PotentialEnergy(Functional):
             return super().prox(rho, h)
         with torch.no_grad():
             y = self.proximal(rho.x, h)
-        if y.shape != rho.x.shape:
-            raise BadInput(f"a proximal map must keep the shape {tuple(rho.x.shape)}; it returned {tuple(y.shape)}")
-        return y
+        return same_shape(y, rho.x, "a proximal map")
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "PotentialEnergy":
@@ -114,11 +114,8 @@ class InteractionEnergy(Functional):
         return 0.5 * pair_energy(self._block, [rho.x], rho.w, [rho.x], rho.w)
 
     def _block(self, x: Points, y: Points) -> Tensor:
-        w = self.potential(x[:, None] - y)  # type: ignore[call-arg]  # a Kernel does not come here
-        if w.shape != (len(x), len(y)):
-            shape = (len(x), len(y), *x.shape[1:])
-            raise BadInput(f"an interaction must map differences {shape} to {shape[:2]}; it returned {tuple(w.shape)}")
-        return w
+        # A Kernel does not come here.
+        return per_point(self.potential, x[:, None] - y, "an interaction", axes=2)  # type: ignore[arg-type]
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "InteractionEnergy":

@@ -87,6 +87,6 @@ def score(target: Measure, x: Points) -> Tensor:
     create = x.requires_grad and torch.is_grad_enabled()
     with torch.enable_grad():
         at = x if create else x.detach().requires_grad_(True)
-        log_prob = target.log_prob(at)
+        log_prob = target.log_density(at)
         (s,) = torch.autograd.grad(log_prob.sum(), at, create_graph=create)
     return s

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from wgflow._outputs import with_logdets
 from wgflow._rng import replayed
 from wgflow.maps import TransportMap
 from wgflow.measures.base import MovingMeasure, Successor
@@ -50,7 +51,7 @@ class ChainSuccessor(Successor):
     def _image(self, x: Particles, rng: torch.Generator) -> Particles:
         if x.log_rho is None:
             return Particles(self.map(x.x), x.log_w)
-        y, logdet = self.map.with_logdet(x.x, rng)
+        y, logdet = with_logdets(self.map.with_logdet(x.x, rng), x.x, type(self.map).__name__)
         return Particles(y, x.log_w, x.log_rho - logdet)
 
     def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow._fields import Checked
 from wgflow._instead import ARRAYS, suggest
+from wgflow._outputs import per_point
 from wgflow._rng import replayed
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
@@ -63,6 +64,10 @@ class Measure(Checked, ABC):
             f"{type(self).__name__} has no density at a point. Use a functional that needs draws only (an f-divergence "
             "under Critic), or a target with log_prob such as Gaussian."
         )
+
+    def log_density(self, x: Points) -> Tensor:
+        """Return :meth:`log_prob` at ``x``, checked: raises ``BadInput`` unless it is one number a point, differentiable in it."""
+        return per_point(self.log_prob, x, f"{type(self).__name__}.log_prob")
 
     def at(self, k: int, t: float) -> "Measure":
         """Return the measure of time step ``k`` (time ``t``); itself unless it changes along the flow."""

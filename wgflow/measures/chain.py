@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._fields import Count
+from wgflow._outputs import with_logdets
 from wgflow._rng import build, generator
 from wgflow._typing import NetSource, Points
 from wgflow.errors import BadInput, Unsupported
@@ -158,7 +159,7 @@ class Chain(MovingMeasure):
         p = self.base.draw(n, rng)
         log_rho = None
         if density:
-            log_rho = self.base.log_prob(p.x) if p.log_rho is None else p.log_rho
+            log_rho = self.base.log_density(p.x) if p.log_rho is None else p.log_rho
         return Particles(p.x, p.log_w, log_rho)
 
     @staticmethod
@@ -167,7 +168,7 @@ class Chain(MovingMeasure):
         x, log_rho = p.x, p.log_rho
         for T in maps:
             if density:
-                x, logdet = T.with_logdet(x)
+                x, logdet = with_logdets(T.with_logdet(x), x, type(T).__name__)
                 log_rho = cast(Tensor, log_rho) - logdet
             else:
                 x = T(x)
@@ -184,9 +185,9 @@ class Chain(MovingMeasure):
         """
         total = x.new_zeros(len(x))
         for T in reversed(self.maps):
-            x, logdet = T.inverse_with_logdet(x)
+            x, logdet = with_logdets(T.inverse_with_logdet(x), x, f"the inverse of {type(T).__name__}")
             total = total + logdet
-        return self.base.log_prob(x) - total
+        return self.base.log_density(x) - total
 
     def inference(self) -> "Chain":
         """View the chain without its cache: draws are fresh points of the base, through all maps."""

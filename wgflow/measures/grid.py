@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wgflow._outputs import per_point
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import at_levels
@@ -83,7 +84,9 @@ class Grid(MovingMeasure):
             Of the masses. float64 is the default: masses span hundreds of orders of magnitude.
         """
         blank = cls(torch.ones(*shape, dtype=dtype, device=device), tuple(low), tuple(high))
-        log_rho = (density.log_prob if isinstance(density, Measure) else density)(blank.points)
+        log_rho = per_point(
+            density.log_prob if isinstance(density, Measure) else density, blank.points, "a log density"
+        )
         return replace(blank, mass=(log_rho - log_rho.max()).exp().view(blank.mass.shape))
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._fields import Checked, Count, Decay, Positive, checked
+from wgflow._outputs import counted
 from wgflow._rng import build
 from wgflow._typing import NetSource, Points, Scalar
 from wgflow.errors import BadInput
@@ -120,7 +121,8 @@ class Pushforward(MovingMeasure):
     def apply(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Map drawn latents to points: ``inputs`` is ``(x,)`` or ``(x, z)``."""
         # The fixed reference is a map of the source alone.
-        return self.map(inputs[0]) if self.map is self.reference else self.map(*inputs)
+        y = self.map(inputs[0]) if self.map is self.reference else self.map(*inputs)
+        return counted(y, len(inputs[0]), "the network of a Pushforward")
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points with the weights of their latents, without gradient."""
@@ -244,14 +246,17 @@ class PushforwardSuccessor(Successor):
             old = (inputs[0], rho._noise(len(inputs[0]), rng))
         with torch.no_grad():
             before = rho.apply(old)
-        return Particles(before, log_w), Particles(self.net(*inputs), log_w)
+        return Particles(before, log_w), Particles(self._made(inputs), log_w)
 
     def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:
         """The fake batch of a critic step, without gradient."""
         assert isinstance(rho, Pushforward)
         inputs, log_w = rho.latents(n, rng)
         with torch.no_grad():
-            return Particles(self.net(*inputs), log_w)
+            return Particles(self._made(inputs), log_w)
+
+    def _made(self, inputs: tuple[Tensor, ...]) -> Points:
+        return counted(self.net(*inputs), len(inputs[0]), "the network of a Pushforward")
 
     def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Pushforward:
         """Copy the weights (``"raw"``) or their running average (``"ema"``) into the frozen network of ``rho``."""

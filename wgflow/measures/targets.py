@@ -9,8 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count, Device, FloatingPoint, Positive, checked
+from wgflow._fields import Count, Device, FloatingPoint, NonNegative, Positive, checked
 from wgflow._finite import first_nonfinite, require_finite
+from wgflow._outputs import number_of_step
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import at_levels
@@ -257,7 +258,9 @@ class Smoothed(Derived):
 
     def _blurred(self, p: Particles, rng: torch.Generator) -> Particles:
         noise = torch.randn(p.x.shape, generator=rng, device=p.x.device, dtype=p.x.dtype)
-        return Particles(p.x + self.std(self.k) * noise, log_w=p.log_w)
+        return Particles(
+            p.x + number_of_step(self.std, self.k, NonNegative, "Smoothed: standard deviation") * noise, log_w=p.log_w
+        )
 
 
 def instance_noise(k: int) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._outputs import per_point
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Measure, Particles
@@ -86,11 +87,7 @@ class Scene:
         assert self.over is not None
         assert not isinstance(self.over, Measure)
         with torch.no_grad():
-            v = self.over(points)
-        if v.shape != points.shape[:1]:
-            raise BadInput(
-                f"a potential must map {tuple(points.shape)} to ({len(points)},); it returned {tuple(v.shape)}"
-            )
+            v = per_point(self.over, points, "a potential")
         return v.cpu().double().numpy()
 
     def density(self, n: int, wider: float) -> tuple[list[np.ndarray], np.ndarray]:
@@ -98,7 +95,7 @@ class Scene:
         assert isinstance(self.over, Measure)
         axes, points = self.grid(n, wider)
         with torch.no_grad():
-            log = self.over.log_prob(points).cpu().double().numpy()
+            log = self.over.log_density(points).cpu().double().numpy()
         p = np.exp(log - log.max())
         return axes, p / (p.sum() * np.prod([a[1] - a[0] for a in axes]))
 
