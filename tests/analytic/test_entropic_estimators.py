@@ -169,7 +169,7 @@ def test_what_the_proximal_score_serves():
     with pytest.raises(Incompatible, match="potential energy plus an entropy"):
         solve(Entropy(), ForwardEuler(estimator), Particles(randn(3, 1)), step_size=0.1, num_steps=1)
     for bad in ({"time": 0.0}, {"time": math.inf}, {"time": 0.1, "samples": 0}):
-        with pytest.raises(BadInput, match="expected a (positive, finite|whole) number"):
+        with pytest.raises(BadInput, match=r"expected a (positive, finite|whole) number"):
             ProximalScore(**bad)
 
 
