@@ -53,7 +53,8 @@ class Ledger:
         for (update, k, name, _), number in zip(flat, values.tolist(), strict=True):
             if not math.isfinite(number):
                 raise Diverged(
-                    f"{name} became {number} at update {update}, in time step {k}. {ADVICE}",
+                    f"{name} became {number} at update {update}, in time step {k}.",
+                    advice=ADVICE,
                     term=name,
                     step=k,
                     update=update,

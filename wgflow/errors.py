@@ -32,6 +32,8 @@ class Diverged(WgflowError, ArithmeticError):
 
     Attributes
     ----------
+    reason, advice : str
+        The two halves of the message: what happened, and what to do.
     term : str
         Name of the first quantity that was not finite.
     step, update : int
@@ -42,8 +44,9 @@ class Diverged(WgflowError, ArithmeticError):
         What the run had produced until then.
     """
 
-    def __init__(self, message: str, *, term: str = "", step: int = -1, update: int = -1) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, *, advice: str = "", term: str = "", step: int = -1, update: int = -1) -> None:
+        super().__init__(f"{reason} {advice}".rstrip())
+        self.reason, self.advice = reason, advice
         self.term, self.step, self.update = term, step, update
         self.time = 0.0
         self.solution: Any = None

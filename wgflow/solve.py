@@ -18,6 +18,7 @@ from wgflow._ranks import anywhere
 from wgflow._rng import generator, global_generators, mixed
 from wgflow._state import first_nonfinite, state_dict
 from wgflow._typing import Info
+from wgflow._undefined import nonfinite_entry, undefined
 from wgflow.callbacks import Callback
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import same_points, why_not
@@ -96,7 +97,8 @@ class Run:
             return
         where = where or "the state on another rank"
         raise Diverged(
-            f"{where} is not finite after update {self.updates}, in time step {self.state.k}. {ADVICE}",
+            f"{where} is not finite after update {self.updates}, in time step {self.state.k}.",
+            advice=ADVICE,
             term=where,
             step=self.state.k,
             update=self.updates,
@@ -215,7 +217,12 @@ def _check_start(run: Run) -> None:
             raise Incompatible(reason)
     where = run.nonfinite()
     if where is not None:
-        raise BadInput(f"the flow cannot start: {where} has entries that are not finite")
+        first = nonfinite_entry(run.state, "state") or "in a network or an optimiser"
+        raise BadInput(f"the flow cannot start: {where} has entries that are not finite, the first is {first}")
+    for part, name in ((run.F, "F"), (run.solver, "solver")):
+        entry = nonfinite_entry(part, name)
+        if entry is not None:
+            raise BadInput(f"the flow cannot start: {entry} is not finite")
 
 
 def _drive(
@@ -235,7 +242,9 @@ def _drive(
     except Diverged as error:
         solution.status = "diverged"
         error.solution, error.time = solution, run.sound[1]
-        error.args = (f"{error} The last finite law is that of time {error.time:g}.",)
+        why = undefined(run.F, run.solver.estimator, run.state.estimator, run.sound[0], run.initial)
+        error.advice = error.advice if why is None else why[0].upper() + why[1:]
+        error.args = (f"{error.reason} {error.advice} The last finite law is that of time {error.time:g}.",)
         if throw:
             raise
     finally:

@@ -46,11 +46,12 @@ FLOORS = [
     {"measures", "maps"},
     {"densities", "functionals", "reference"},
     {"estimators"},
-    {"solvers", "compatibility"},
+    {"_scaling", "solvers", "compatibility"},
     {
         "_bench",
         "_describe",
         "_describe_1",
+        "_undefined",
         "callbacks",
         "checkpoint",
         "metrics",

@@ -114,9 +114,9 @@ class ODE(Explicit):
             return odeint(velocity, x, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
         except AssertionError as error:
             raise Diverged(
-                f"torchdiffeq gave up in time step {state.k} (t = {state.t:g}): {error}. The field is stiff or not smooth "
-                f"at these particles: take larger tolerances than rtol={self.rtol:g}, atol={self.atol:g}, a smaller step "
-                "size, or a fixed method such as ODE(method='rk4').",
+                f"torchdiffeq gave up in time step {state.k} (t = {state.t:g}): {error}.",
+                advice=f"The field is stiff or not smooth at these particles: take larger tolerances than rtol={self.rtol:g}, "
+                f"atol={self.atol:g}, a smaller step size, or a fixed method such as ODE(method='rk4').",
                 term="ode",
                 step=state.k,
             ) from error
