@@ -14,43 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow._softmin import exp_, logits, rows, softmin, span
-
-STORED_CPU, STORED_CUDA = 2**23, 2**28
-"""Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""
-EVERY = 10
-"""Sweeps between two tests of convergence, each of which waits for the device."""
-NEWTON, NEWTON_STEPS, RIDGE = 1024, 30, 1e-10
-"""Newton's method: its largest second cloud (a step costs the cube), steps, and what is added, relatively, to the diagonal.
-
-For fine ``eps`` plans fall into components, which exchange nothing that the numbers can resolve."""
-
-
-@dataclass(frozen=True)
-class Regularisation:
-    """Strength of the entropy and of the marginals, and when to stop.
-
-    Parameters
-    ----------
-    eps : float
-        The coefficient of the entropy.
-    rho : float, optional
-        The coefficient of the marginals' KL; None for hard marginals.
-    tol : float
-        Largest sum over a marginal of the relative changes that another sweep would make (the marginal's L1 error, for hard
-        ones); never below what the precision of the numbers can resolve.
-    max_iters : int
-        Sweeps at ``eps``, after the warm-up.
-    """
-
-    eps: float
-    rho: float | None = None
-    tol: float = 1e-6
-    max_iters: int = 2000
-
-    def damp(self, eps: float) -> float:
-        """Return the factor of an update under soft marginals."""
-        return 1.0 if self.rho is None else self.rho / (self.rho + eps)
+from wgflow._sinkhorn_problem import EVERY, NEWTON, Look, Problem, Regularisation
 
 
 @dataclass(frozen=True)
@@ -60,13 +24,15 @@ class Dual:
     Attributes
     ----------
     f, g : Tensor, shapes (B, n) and (B, m)
-        Potentials; ``f`` is the exact update of ``g``, so the first marginal is exact.
+        Potentials, float64, the best that were found; ``f`` is the exact update of ``g``, so the first marginal is exact.
     iterations : int
         Sweeps at the final ``eps``.
     error : Tensor, shape (B,)
-        What the tolerance was compared with.
+        What the tolerance was compared with, an estimate of rounding included; infinite where nothing was found.
     converged : bool
-        Whether it was met by every problem of the batch.
+        Whether the tolerance that was asked for was met by every problem of the batch.
+    exponents : torch.dtype
+        What costs had to be computed in.
     """
 
     f: Tensor
@@ -74,96 +40,7 @@ class Dual:
     iterations: int
     error: Tensor
     converged: bool
-
-
-class _Problem:
-    """The two updates of one pair of clouds: block by block, or by a stored kernel once the potentials hardly move."""
-
-    def __init__(self, x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation) -> None:
-        centre = y.mean(1, keepdim=True)
-        self.x, self.y, self.log_a, self.log_b, self.reg = x - centre, y - centre, log_a, log_b, reg
-        self.size = torch.maximum(self.x.square().sum(2).amax(1), self.y.square().sum(2).amax(1))
-        # Exponents are of the order of size / eps, and so is their rounding error.
-        self.tol = (8 * torch.finfo(x.dtype).eps * (1 + self.size / reg.eps)).clamp(min=reg.tol)
-        self.kernel: Tensor | None = None
-        self.at = (log_a, log_b)  # potentials that the kernel was taken at
-
-    def to_f(self, g: Tensor, eps: float) -> Tensor:
-        """Return the potential on x that ``g`` gives."""
-        if self.kernel is None:
-            return self.reg.damp(eps) * softmin(eps, self.x, self.y, self.log_b + g / eps)
-        mass = self.kernel @ (self.log_b + (g - self.at[1]) / eps).exp()[..., None]
-        return self.reg.damp(eps) * (self.at[0] - eps * mass[..., 0].log())
-
-    def to_g(self, f: Tensor, eps: float) -> Tensor:
-        """Return the potential on y that ``f`` gives."""
-        if self.kernel is None:
-            return self.reg.damp(eps) * softmin(eps, self.y, self.x, self.log_a + f / eps)
-        mass = (self.log_a + (f - self.at[0]) / eps).exp()[:, None] @ self.kernel
-        return self.reg.damp(eps) * (self.at[1] - eps * mass[:, 0].log())
-
-    def test(self, f: Tensor, g: Tensor, new: Tensor) -> tuple[Tensor, bool]:
-        """Return the error (B,) of ``g``, whose update is ``new``, and whether it is above the tolerance anywhere.
-
-        A sweep never makes a change larger (softmin is a contraction of the maximum norm), so when the last one was
-        small the next few stay within the range of an exponential, and products with a kernel can replace sums of
-        exponentials of all pairs: the same numbers, several times as fast.
-        """
-        eps, far = self.reg.eps, self.reg.eps * span(f)
-        error = (self.log_b.exp() * torch.expm1(((g - new) / eps).clamp(max=50)).abs()).sum(1)
-        # Written so that NaN stops.
-        states = [(error > self.tol).any(), (g - new).abs().amax() <= far / 30]
-        if self.kernel is not None:
-            states += [torch.maximum((f - self.at[0]).abs().amax(), (g - self.at[1]).abs().amax()) > far / 8]
-        running, calm, *strayed = torch.stack(states).tolist()  # the one wait for the device
-        if strayed == [True]:
-            self.kernel = None
-        if running and calm and self.kernel is None and self.storable:
-            self.store(f, g, eps)
-        return error, running
-
-    @property
-    def storable(self) -> bool:
-        """Whether the kernel is small enough to be stored."""
-        limit = STORED_CUDA if self.x.device.type == "cuda" else STORED_CPU
-        return self.log_a.numel() * self.log_b.shape[1] <= limit
-
-    def store(self, f: Tensor, g: Tensor, eps: float) -> Tensor:
-        """Take the kernel, exp((f + g - C) / eps), at these potentials."""
-        block, h = logits(eps, self.x, self.y, g / eps), (f - self.x.square().sum(2) / 2) / eps
-        self.kernel = torch.cat([exp_(block(i).add_(h[:, i, None])) for i in rows(self.x, g.shape[1])], 1)
-        self.at = (f, g)
-        return self.kernel
-
-    def follow(self, g: Tensor) -> Tensor:
-        """Improve ``g`` down a path: where eps is fine Newton's method starts near enough only from a coarser solution."""
-        for coarser in (32, 16, 8, 4, 2, 1):
-            g = self.newton(g, coarser * self.reg.eps)
-        self.kernel = None
-        return g
-
-    def newton(self, g: Tensor, eps: float) -> Tensor:
-        """Solve at ``eps`` by Newton's method on the dual, a concave function; hard marginals only."""
-        self.kernel = None
-        g = self.to_g(self.to_f(g, eps), eps)
-        a, b, kept = self.log_a.exp(), self.log_b.exp(), g
-        least = torch.full_like(g[:, :1], torch.inf)
-        for _ in range(NEWTON_STEPS):
-            self.kernel = None
-            kernel = self.store(self.to_f(g, eps), g, eps)
-            column = (a[:, None] @ kernel)[:, 0] * b
-            error = (column - b).abs().sum(1, keepdim=True)
-            kept, least = torch.where(error < least, g, kept), torch.minimum(error, least)
-            if not bool((least[:, 0] > self.tol).any()):
-                break
-            # Rows are exact: what remains is the Schur complement, singular along constants alone.
-            row = (kernel * b[:, None]).double()  # conditional laws of y given x
-            schur = torch.diag_embed(column * (1 + RIDGE) + (b == 0)).double() - row.mT @ (a[..., None] * row)
-            factor, failed = torch.linalg.cholesky_ex(schur + b[:, :, None] * b[:, None])
-            step = torch.cholesky_solve((b - column).double()[..., None], factor)[..., 0]
-            step = step / step.abs().amax(1, keepdim=True).clamp(min=1)  # at most eps, where the model holds
-            g = g + eps * torch.where((failed == 0)[:, None], step, 0.0).to(g)
-        return kept
+    exponents: torch.dtype
 
 
 def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation) -> Dual:
@@ -183,45 +60,66 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
     Where ``eps`` is far below the spacing of the points sweeps hardly arrive; after every 2m of them (50 at least) Newton's
     method is tried, down a path of ``eps``.
     """
-    problem, last = _Problem(x, log_a, y, log_b, reg), reg.max_iters
-    f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
-    eps = 4 * float(problem.size.max())  # at least the square of the diameter
-    while reg.eps < eps < math.inf:
+    problem, last = Problem(x, log_a, y, log_b, reg), reg.max_iters
+    f, g = torch.zeros_like(problem.log_a), torch.zeros_like(problem.log_b)
+    eps = problem.diameter
+    longest = math.ceil(math.log2(eps)) if 1 < eps < math.inf else 0
+    while 1 < eps < math.inf:
         g = problem.to_g(f, eps)
         f = problem.to_f(g, eps)
         eps /= 2
 
-    omega, before, pause = torch.ones_like(problem.tol)[:, None], None, EVERY * max(5, g.shape[1] // 5)
+    omega = most = torch.ones_like(problem.measured)[:, None]
+    most, since, before, due, halvings = 2 * most, torch.zeros_like(omega), None, 0, min(5, longest)
+    pause = turn = EVERY * max(5, g.shape[1] // 5)
     for k in range(last + 1):
-        new = problem.to_g(f, reg.eps)
-        if k % EVERY == 0 or k == last:
-            error, running = problem.test(f, g, new)
-            if k == last or not running:
+        new = problem.to_g(f)
+        if k in (due, last):
+            look = problem.test(f, g, new)
+            if k == last or look is Look.OVER:
                 break
-            if k and k % pause == 0 and reg.rho is None and problem.storable and g.shape[1] <= NEWTON:
-                g = problem.follow(new)
-                f, before, omega = problem.to_f(g, reg.eps), None, torch.ones_like(omega)
+            f, g, new, lost = problem.safeguarded(f, g, new)
+            due = k + (EVERY if look is Look.GOING else 2)
+            most = torch.where(lost & (omega > 1), (1 + omega) / 2, most)
+            if k >= turn and reg.rho is None and problem.small and g.shape[1] <= NEWTON:
+                g = problem.follow(new, halvings)
+                # Later from farther away, and no more once that was the diameter.
+                turn, halvings = k + pause if halvings < longest else last, min(2 * halvings, longest)
+                f, before, omega = problem.to_f(g), None, torch.ones_like(omega)
                 continue
             if before is not None:
-                omega = _relaxation(omega, (error / before)[:, None] ** (1 / EVERY))
-            before = error
+                old, aged = omega, k - since >= 2 / (2 - omega)
+                omega = torch.where(
+                    aged, _relaxation(omega, (problem.measured[:, None] / before) ** (1 / EVERY)), omega
+                )
+                since = torch.where(omega == old, since, k)
+            omega = torch.where(lost, 1.0, torch.minimum(omega, most))
+            before = problem.measured[:, None] if look is Look.GOING else None
         g = g + omega * (new - g)
-        f = f + omega * (problem.to_f(g, reg.eps) - f)
-    return Dual(problem.to_f(new, reg.eps), new, k, error, not running)
+        f = f + omega * (problem.to_f(g) - f)
+    return _dual(problem, k, reg)
 
 
 def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation) -> Dual:
     """Solve between a cloud and itself: averaged updates halve the error at least, so no warm-up is needed."""
-    problem, last = _Problem(x, log_a, x, log_a, reg), reg.max_iters
-    g = torch.zeros_like(log_a)
+    problem, last = Problem(x, log_a, x, log_a, reg), reg.max_iters
+    g, due = torch.zeros_like(problem.log_a), 0
     for k in range(last + 1):
-        new = problem.to_f(g, reg.eps)
-        if k % (EVERY // 2) == 0 or k == last:
-            error, running = problem.test(g, g, new)
-            if k == last or not running:
+        new = problem.to_f(g)
+        if k in (due, last):
+            look = problem.test(g, g, new)
+            if k == last or look is Look.OVER:
                 break
+            _, g, new, _ = problem.safeguarded(g, g, new)
+            due = k + (EVERY // 2 if look is Look.GOING else 2)
         g = (g + new) / 2
-    return Dual(new, g, k, error, not running)
+    return _dual(problem, k, reg)
+
+
+def _dual(problem: Problem, k: int, reg: Regularisation) -> Dual:
+    """Return the best potentials: ``g`` the second marginal's update, and ``f`` its own."""
+    new, converged = problem.best[-1], bool((problem.error <= reg.tol).all())
+    return Dual(problem.to_f(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents)
 
 
 def _relaxation(omega: Tensor, rate: Tensor) -> Tensor:
@@ -232,8 +130,8 @@ def _relaxation(omega: Tensor, rate: Tensor) -> Tensor:
     """
     eta = ((rate + omega - 1) ** 2 / (rate * omega**2)).clamp(0, 1 - 1e-4)
     best = 2 / (1 + (1 - eta).sqrt())
-    omega = torch.where(rate > omega - 1, torch.maximum(best, omega), omega)
-    return torch.where(rate < 1, omega, 1 + 0.9 * (omega - 1))  # it may rise for a while when omega is large
+    best = torch.where(rate > omega - 1, torch.maximum(best, omega), omega)
+    return torch.where(rate < 1, best, 1 + 0.9 * (omega - 1))  # it may rise for a while when omega is large
 
 
 def dual_value(dual: Dual, log_a: Tensor, log_b: Tensor, reg: Regularisation) -> Tensor:

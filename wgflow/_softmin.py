@@ -1,12 +1,33 @@
 """Soft minima over pairs of two clouds, block by block, for the cost |x-y|²/2: what entropic transport is made of."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 # Entries of a block of pairs: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**17, 2**25
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a sum of exponentials is computed in. Exponents are large numbers that cancel, their exponentials are not.
+
+    Parameters
+    ----------
+    exponents, sums : torch.dtype
+        Of costs and potentials, and of exponentials and their sums.
+    """
+
+    exponents: torch.dtype
+    sums: torch.dtype
+
+
+SINGLE, MIXED, DOUBLE = (
+    Precision(*kinds)
+    for kinds in ((torch.float32, torch.float32), (torch.float64, torch.float32), (torch.float64, torch.float64))
+)
 
 
 def rows(x: Tensor, m: int) -> list[slice]:
@@ -16,43 +37,43 @@ def rows(x: Tensor, m: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, x.shape[1], size)]
 
 
-def logits(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Callable[[slice], Tensor]:
+def logits(eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype) -> Callable[[slice], Tensor]:
     r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block."""
-    row, column = x / eps, (h - y.square().sum(2) / (2 * eps))[:, None]
-    yt = y.mT.contiguous()
+    row, column = (x / eps).to(dtype), (h - y.square().sum(2) / (2 * eps)).to(dtype)[:, None]
+    yt = y.to(dtype).mT.contiguous()
     if len(x) == 1:
         return lambda i: torch.addmm(column[0], row[0, i], yt[0])[None]
     return lambda i: torch.baddbmm(column, row[:, i], yt)
 
 
-def span(t: Tensor) -> float:
+def span(dtype: torch.dtype) -> float:
     """Largest number whose exponential is neither infinite nor, negated, below the normal numbers."""
-    return 80.0 if t.dtype == torch.float32 else 700.0
+    return 80.0 if dtype == torch.float32 else 700.0
 
 
 def exp_(s: Tensor) -> Tensor:
     """Exponential in place; what would be a denormal number, slow by a factor of ten, becomes the least normal one."""
-    return s.clamp_(min=-span(s)).exp_()
+    return s.clamp_(min=-span(s.dtype)).exp_()
 
 
-def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor, kind: Precision = DOUBLE) -> Tensor:
     r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block."""
     # Written into place: small results kept between large temporaries would scatter the heap.
-    block, out = logits(eps, x, y, h), x.square().sum(2) / 2
+    block, out = logits(eps, x, y, h, kind.exponents), x.square().sum(2) / 2
     for i in rows(x, y.shape[1]):
         s = block(i)
         top = s.amax(2, keepdim=True)
-        out[:, i] -= eps * (exp_(s.sub_(top)).sum(2).log_() + top[..., 0])
+        out[:, i] -= eps * (exp_(s.sub_(top).to(kind.sums)).sum(2).log_().to(out) + top[..., 0])
     return out
 
 
-def displacement(eps: float, x: Tensor, y: Tensor, log_b: Tensor, g: Tensor) -> Tensor:
-    r"""Return :math:`x-T(x)`, T the mean under the plan: the gradient of the potential, shape (B, n, d)."""
+def displacement(eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    r"""Return :math:`x-T(x)`, T the mean of y with weights :math:`e^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n, d)."""
     centre = y.mean(1, keepdim=True)
     x, y = x - centre, y - centre
-    block, out = logits(eps, x, y, log_b + g / eps), x.clone()
+    block, out, z = logits(eps, x, y, h, dtype), x.clone(), y.to(dtype)
     for i in rows(x, y.shape[1]):
         s = block(i)
         exp_(s.sub_(s.amax(2, keepdim=True)))
-        out[:, i] -= s @ y / s.sum(2, keepdim=True)
+        out[:, i] -= s @ z / s.sum(2, keepdim=True)
     return out

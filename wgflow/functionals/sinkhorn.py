@@ -1,6 +1,5 @@
 """The Sinkhorn divergence to samples."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,10 +8,12 @@ from torch import Tensor
 
 from wgflow._cache import remember
 from wgflow._fields import Count, Positive
+from wgflow._inner import report
 from wgflow._once import Derivatives, differentiable_once
 from wgflow._ops import full_precision
 from wgflow._sinkhorn import sinkhorn_divergence
-from wgflow._sinkhorn_solver import Dual, Regularisation, dual_value, marginal, solve, solve_self, variation
+from wgflow._sinkhorn_problem import Regularisation
+from wgflow._sinkhorn_solver import Dual, dual_value, marginal, solve, solve_self, variation
 from wgflow._softmin import displacement
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
@@ -48,8 +49,13 @@ class SinkhornReport:
 
     @property
     def converged(self) -> bool:
-        """Whether every solution met the tolerance."""
+        """Whether every solution met the tolerance that was asked for."""
         return all(d.converged for d in (self.cross, self.own, self.target) if d is not None)
+
+    @property
+    def error(self) -> Tensor:
+        """The largest marginal error (L1, of laws of mass 1) of the solutions, 0-d."""
+        return torch.stack([d.error.amax() for d in (self.cross, self.own, self.target) if d is not None]).amax()
 
 
 @register_functional("sinkhorn")
@@ -81,9 +87,11 @@ class SinkhornDivergence(Functional):
         Whether the two self terms are subtracted.
     tol : float
         Marginal error (L1, of laws of mass 1) at which iterations stop. It is the relative error of velocities; that of
-        the value is its square. Rounding puts a floor under it, some 1e-6 of (size / blur)² in float32.
+        the value is its square. What rounding may add is counted in: some 4e-16 of (size / blur)², as potentials of float32
+        points are float64 where the tolerance asks for it.
     max_iters : int
-        Sweeps per term, after the warm-up; a ``RuntimeWarning`` tells when they were not enough.
+        Sweeps per term, after the warm-up. A tolerance that was not met gives ``NotConverged``, a warning with the error
+        reached; inside of a flow ``sinkhorn/residual`` and ``sinkhorn/unconverged`` in its history and its status.
     backend : {"torch", "geomloss"}
         This package's solver, or geomloss at scaling 0.99: no tolerance, gradients within some 2 % where blur² is above 0.3
         for data of size 7 and worse below; for hard, debiased divergences only.
@@ -93,12 +101,13 @@ class SinkhornDivergence(Functional):
     Raises
     ------
     BadInput
-        For lengths that are not positive, or options that geomloss' backend lacks.
+        For lengths that are not positive or have no square, or options that geomloss' backend lacks.
 
     Notes
     -----
     Log-domain sweeps, n m exponentials each, with a warm-up at decreasing ε, over-relaxation, and Newton's method for small
-    clouds whose blur is far below their spacing. Memory is O((n + m) d) beyond 2²³ pairs; below, a kernel is stored and
+    clouds whose blur is far below their spacing. The problem is solved in units of the blur, so results scale with the
+    points; weights below 1e-30 count as 1e-30. Memory is O((n + m) d) beyond 2²³ pairs; below, a kernel is stored and
     sweeps become products. The target's own term is remembered while the batch stays the same. Potentials are found
     without a graph; derivatives are those of the envelope theorem, in closed form, once differentiable, in positions and
     weights of the particles, not in the target. The device is waited for once every 10 sweeps, to test convergence.
@@ -128,6 +137,9 @@ class SinkhornDivergence(Functional):
     reference = ("feydy2019interpolating", "sejourne2019sinkhorn")
 
     def __post_init__(self) -> None:
+        for name, length in (("blur", self.blur), ("reach", self.reach)):
+            if length is not None and not 1e-150 < length < 1e150:
+                raise BadInput(f"{name}={length}: expected a length whose square is a number, 1e-150 to 1e150")
         if self.backend == "geomloss" and (self.reach is not None or not self.debias):
             raise BadInput(
                 "backend='geomloss' is for hard, debiased divergences: leave reach and debias out, or use 'torch'"
@@ -153,8 +165,8 @@ class SinkhornDivergence(Functional):
 
     def _solve(self, points: Points, a: Tensor, nu: Particles, wants_x: bool = True) -> SinkhornReport:
         with torch.no_grad(), full_precision(points.device):
-            reg, x, log_a = self.regularisation, points.flatten(1)[None], a.log()[None]
-            y, log_b = nu.x.detach().flatten(1)[None], nu.w.detach().log()[None]
+            reg, x, log_a = self.regularisation, points.flatten(1)[None], _log_weights(a)
+            y, log_b = nu.x.detach().flatten(1)[None], _log_weights(nu.w.detach())
             cross, own, target = solve(x, log_a, y, log_b, reg), None, None
             value, potential = dual_value(cross, log_a, log_b, reg), variation(cross.f, reg)
             gradient = _slope(x, y, log_b, cross, reg) if wants_x else torch.empty_like(x)
@@ -165,7 +177,8 @@ class SinkhornDivergence(Functional):
                 potential = potential - variation(own.f, reg)
                 if wants_x:
                     gradient = gradient - _slope(x, x, log_a, own, reg)
-        return SinkhornReport(value[0], potential[0], gradient[0].view_as(points), cross, own, target)
+        value, potential, gradient = (t[0].to(points) for t in (value, potential, gradient))
+        return SinkhornReport(value, potential, gradient.view_as(points), cross, own, target)
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SinkhornDivergence":
@@ -175,24 +188,29 @@ class SinkhornDivergence(Functional):
 
 def _slope(x: Tensor, y: Tensor, log_b: Tensor, dual: Dual, reg: Regularisation) -> Tensor:
     """Gradient of the first variation: displacement times the mass moved per mass."""
-    return marginal(dual.f, reg)[..., None] * displacement(reg.eps, x, y, log_b, dual.g)
+    moved = displacement(reg.eps, x.double(), y.double(), log_b + dual.g / reg.eps, dual.exponents)
+    return marginal(dual.f, reg)[..., None] * moved
+
+
+def _log_weights(w: Tensor) -> Tensor:
+    """Logarithms (1, n) in float64 of weights that sum to 1 as closely as their own precision allows."""
+    log_w = w.double().log()[None]
+    return log_w - log_w.logsumexp(1, keepdim=True)
 
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Points, a: Tensor, F: SinkhornDivergence) -> Scalar:
         nu = comparable(Particles(x), F.target)
-        report = F._solve(x.detach(), a.detach(), nu, ctx.needs_input_grad[0])
-        if not report.converged:
-            worst = max(float(d.error.max()) for d in (report.cross, report.own, report.target) if d is not None)
-            warnings.warn(
-                f"SinkhornDivergence: marginal error {worst:.1e} after {F.max_iters} sweeps, above tol={F.tol:g}. Increase blur, "
-                "tol or max_iters",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        ctx.save_for_backward(x, a, report.gradient, report.potential)
-        return report.value
+        found = F._solve(x.detach(), a.detach(), nu, ctx.needs_input_grad[0])
+        report(
+            "sinkhorn",
+            found.error,
+            F.tol,
+            f"Increase blur ({F.blur:g}), tol or max_iters ({F.max_iters}): the residual is the error of a marginal (L1, of mass 1).",
+        )
+        ctx.save_for_backward(x, a, found.gradient, found.potential)
+        return found.value
 
     @staticmethod
     @differentiable_once
