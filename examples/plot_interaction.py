@@ -34,8 +34,9 @@ rng = torch.Generator().manual_seed(0)
 ring = InteractionEnergy(PowerLaw(4) + (-1.0) * PowerLaw(2))
 square = Particles(torch.rand(150, 2, generator=rng, dtype=torch.float64) - 0.5)
 aggregation = solve(ring, RK4(), square, step_size=0.25, num_steps=160)
-figure = plotting.particles(aggregation, times=[0, 2, 8, 40])
-for ax in figure.axes:
+figure, axes = plt.subplots(1, 4, figsize=(10.8, 2.7), layout="constrained")
+for ax, t in zip(axes, (0, 2, 8, 40), strict=True):
+    plotting.particles(aggregation, times=[t], limits=[(-0.75, 0.75)] * 2, ax=ax)
     ax.add_patch(plt.Circle((0, 0), 1 / math.sqrt(3), fill=False, color="#D55E00", linewidth=0.8))
 plt.show()
 
@@ -68,7 +69,9 @@ start = Particles(-R0 * theta[at].cos()[:, None])
 
 gas = InteractionEnergy(Logarithmic()) + PotentialEnergy(lambda x: 0.5 * x[:, 0].square())
 spreading = solve(gas, RK4(), start, step_size=lambda k: min(0.02, 0.003 * 1.03**k), num_steps=150)
-plotting.particles(spreading, over=plotting.Moving(semicircle), times=[0, 0.1, 0.3, 2], limits=[(-1.6, 1.6)])
+figure, axes = plt.subplots(1, 4, figsize=(10.8, 2.7), layout="constrained")
+for ax, t in zip(axes, (0, 0.1, 0.3, 2), strict=True):
+    plotting.particles(spreading, over=plotting.Moving(semicircle), times=[t], limits=[(-1.6, 1.6)], ax=ax)
 plt.show()
 
 
@@ -77,8 +80,9 @@ def second_moment(rho):
 
 
 m0, limit = second_moment(start).item(), (N - 1) / (2 * N)
+figure, ax = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
 plotting.energy(
-    spreading, second_moment, exact=lambda t: limit + (m0 - limit) * math.exp(-2 * t), ylabel="second moment"
+    spreading, second_moment, exact=lambda t: limit + (m0 - limit) * math.exp(-2 * t), ylabel="second moment", ax=ax
 )
 plt.show()
 _, moments = plotting.values_along(spreading, second_moment)
@@ -102,9 +106,10 @@ spread = solve(
     step_size=lambda k: min(0.03, 0.002 * 1.05**k),
     num_steps=140,
 )
-figure = plotting.trajectories(spread, count=250)
+figure, ax = plt.subplots(figsize=(4.2, 3.6), layout="constrained")
+plotting.trajectories(spread, count=250, ax=ax)
 for R2 in (0.25**2, 1 + (0.25**2 - 1) * math.exp(-2 * spread.times[-1])):
-    figure.axes[0].add_patch(plt.Circle((0, 0), math.sqrt(R2), fill=False, color="#D55E00", linewidth=1.2, zorder=5))
+    ax.add_patch(plt.Circle((0, 0), math.sqrt(R2), fill=False, color="#D55E00", linewidth=1.2, zorder=5))
 plt.show()
 
 outermost = spread.measure.x.norm(dim=1).max().item()

@@ -79,8 +79,8 @@ errors["Langevin"] = [
 pairs = zip(ends["forward Euler"], ends["JKO"], strict=True)
 errors["mean of Euler and JKO"] = [error(((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)) for a, b in pairs]
 
-figure = plotting.order(h, errors, slopes=(1, 2, 4), ylabel="error of (mean, standard deviation)")
-figure.set_size_inches(5.6, 4.4)
+figure, ax = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
+plotting.order(h, errors, slopes=(1, 2, 4), ylabel="error of (mean, standard deviation)", ax=ax)
 plt.show()
 
 print(f"{'steps':>22}" + "".join(f"{n:>10}" for n in STEPS))

@@ -29,9 +29,9 @@ blob = solve(PowerEntropy(KernelDensity(RBF(0.1)), M), Heun(), start, step_size=
 gaps = solve(PowerEntropy(Spacings(), M), JKO(optim=LBFGS(), iters=1), start, step_size=0.02, num_steps=50)
 
 for name, solution in (("blob, Heun", blob), ("gaps, JKO", gaps)):
-    figure = plotting.particles(
-        solution, over=plotting.Moving(exact.flow), times=[0, 0.1, 0.4, 1], limits=[(-2.4, 2.4)]
-    )
+    figure, axes = plt.subplots(1, 4, figsize=(10.8, 2.7), layout="constrained")
+    for ax, t in zip(axes, (0, 0.1, 0.4, 1), strict=True):
+        plotting.particles(solution, over=plotting.Moving(exact.flow), times=[t], limits=[(-2.4, 2.4)], ax=ax)
     figure.suptitle(name, fontsize=10)
     plt.show()
 
@@ -64,8 +64,9 @@ for name, solution in both.items():
 plane = Barenblatt(d=2, m=M, time=0.02)
 cloud = plane.draw(400, torch.Generator().manual_seed(0))
 flow = solve(PowerEntropy(KernelDensity(RBF(0.1)), M), Heun(), cloud, step_size=0.01, num_steps=60)
-figure = plotting.particles(flow, over=plotting.Moving(plane.flow), times=[0, 0.1, 0.6], limits=[(-1.6, 1.6)] * 2)
-for ax, t in zip(figure.axes, (0, 0.1, 0.6), strict=True):
+figure, axes = plt.subplots(1, 3, figsize=(8.1, 2.7), layout="constrained")
+for ax, t in zip(axes, (0, 0.1, 0.6), strict=True):
+    plotting.particles(flow, over=plotting.Moving(plane.flow), times=[t], limits=[(-1.6, 1.6)] * 2, ax=ax)
     ax.add_patch(plt.Circle((0, 0), plane.flow(t).radius, fill=False, color="#D55E00", linewidth=1))
 plt.show()
 print(f"second moment {second_moment(flow.measure):.4f}, exact {plane.flow(0.6).second_moment:.4f}")

@@ -62,11 +62,11 @@ def left_mass(rho):
     return rho.mean((rho.x[:, 0] < 0).double())
 
 
-figure = plotting.energy(solutions, left_mass, ylabel="mass on the left")
-figure.axes[0].axhline(0.3, color="0.6", linewidth=0.8, linestyle=":")
-figure.axes[0].get_legend().remove()
+figure, ax = plt.subplots(figsize=(6.2, 3.0), layout="constrained")
+plotting.energy(solutions, left_mass, ylabel="mass on the left", ax=ax)
+ax.axhline(0.3, color="0.6", linewidth=0.8, linestyle=":")
+ax.get_legend().remove()
 figure.legend(loc="outside right")
-figure.set_size_inches(6.2, 3.0)
 plt.show()
 
 # %%

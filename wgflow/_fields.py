@@ -242,7 +242,7 @@ def rule_of(annotation: Any) -> Rule | None:
         return _whole(Range("a whole number", -(2**63), 2**63))
     if kind is bool:
         return Rule(lambda v: v if v is True or v is False else _plain_bool(v), "True or False")
-    return _instance(kind) if isinstance(kind, type) and kind is not object else None
+    return _instance(kind) if isinstance(kind, type) and kind not in (object, Any) else None
 
 
 def _annotated(base: Any, *extras: Any) -> Rule | None:

@@ -1,9 +1,11 @@
 """Pictures hold what they say: positions, weights, exact curves, the frames of a film."""
 
 import math
+import os
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from wgflow import (  # noqa: E402
     Autograd,
     BadInput,
     Blob,
+    CannotWrite,
     Critic,
     Dataset,
     EnergyDistance,
@@ -313,6 +316,48 @@ def test_a_gif_has_the_frames_asked_for(tmp_path, steps, asked, frames):
     assert film._repr_html_().startswith('<img src="data:image/gif;base64,R0lGOD')
 
 
+@pytest.mark.parametrize(
+    ("fps", "delays"),
+    [(20, [50] * 11), (30, [30, 40, 30] * 3 + [30, 40]), (50, [20] * 11), (60, [20] * 9), (2000, [20] * 2)],
+)
+def test_delays_of_a_gif_are_whole_hundredths_and_the_film_lasts_as_long(tmp_path, fps, delays):
+    film = plotting.animate(flow(steps=10), tmp_path / "flow.gif", fps=fps, dpi=40, progress=False)
+    with Image.open(film.path) as gif:
+        found = [(gif.seek(i), gif.info["duration"])[1] for i in range(gif.n_frames)]
+    assert found == delays
+    assert film.frames == len(delays)
+
+
+def test_equal_pictures_are_shown_as_long_as_they_would_be_one_by_one(tmp_path):
+    rest = solve(PotentialEnergy(lambda x: 0 * x.sum(1)), ForwardEuler(), cloud(), step_size=1e-6, num_steps=6)
+    film = plotting.animate(rest, tmp_path / "rest.gif", fps=20, dpi=40, progress=False)
+    with Image.open(film.path) as gif:
+        assert gif.n_frames == film.frames == 1
+        assert gif.info["duration"] == 7 * 50
+
+
+def test_a_film_makes_its_folder_and_takes_the_place_of_another_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a" / "b" / "flow.gif"
+    plotting.animate(flow(), path, dpi=40, progress=False)
+    before = path.read_bytes()
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "draw_artist", fails)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        plotting.animate(flow(), path, dpi=40, progress=False)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["flow.gif"]
+
+
+def test_a_film_that_cannot_be_written_says_so_before_it_is_drawn(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(matplotlib.axes.Axes, "draw_artist", None)
+    with pytest.raises(CannotWrite, match=r"flow\.gif"):
+        plotting.animate(flow(), tmp_path / "file" / "flow.gif", progress=False)
+
+
 def test_a_film_of_a_moving_law_on_a_line(tmp_path):
     exact = Barenblatt(d=1, m=2.0, time=0.1)
     solution = solve(V, ForwardEuler(), exact.draw(20, torch.Generator()), step_size=0.5, num_steps=3)
@@ -350,16 +395,16 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
         (lambda: plotting.particles(cloud(d=5), dims=(0, 5)), "between 0 and 4"),
         (lambda: plotting.particles(cloud(d=5), over=square, dims=(0, 1)), "function of all 5 coordinates"),
         (lambda: plotting.particles(Particles(torch.tensor([[1.0, math.nan]]))), "not finite"),
-        (lambda: plotting.particles("flow"), "expected a Solution or Particles"),
+        (lambda: plotting.particles("flow"), "expected a Solution, or a Particles"),
         (lambda: plotting.particles(cloud(), over=StandardNormal(3)), r"shape \(3,\)"),
-        (lambda: plotting.particles(cloud(), over=3.0), "expected a Measure or a potential"),
+        (lambda: plotting.particles(cloud(), over=3.0), "expected a Measure, a function of 1 argument"),
         (lambda: plotting.particles(cloud(), over=lambda x: x), "a potential must map"),
         (lambda: plotting.particles(flow(), times=[]), "empty"),
         (lambda: plotting.particles(flow(), times=0), "times=0"),
         (lambda: plotting.particles(flow(), times=3, ax=plt.figure().gca()), "do not fit"),
         (lambda: plotting.particles(cloud(), limits=[(0, 1)]), "expected 2 pairs"),
         (lambda: plotting.trajectories(flow(steps=1, save=Save(every=0))), "no saved states"),
-        (lambda: plotting.trajectories(cloud()), "two saved states"),
+        (lambda: plotting.trajectories(cloud()), "expected a Solution"),
         (lambda: plotting.vector_field(V, cloud(), grid=1), "grid=1"),
         (lambda: plotting.energy(flow()), "Evaluate"),
         (lambda: plotting.energy({}), "at least one solution"),
@@ -371,6 +416,11 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
         (lambda: plotting.animate(flow(), "flow.gif", max_frames=10_000), "at most 600 frames"),
         (lambda: plotting.animate(flow(), "flow.gif", dpi=10_000), "pixels"),
         (lambda: plotting.animate(flow(), "flow.gif", fps=0), "fps=0"),
+        (lambda: plotting.animate(flow(), "flow.gif", fps=12.5), "fps=12.5"),
+        (lambda: plotting.animate(cloud(), "flow.gif"), "expected a Solution"),
+        (lambda: plotting.particles(cloud(), ax=plt.figure()), "expected Axes"),
+        (lambda: plotting.trajectories(flow(), count=True), "count=True"),
+        (lambda: plotting.vector_field(V, cloud(), seed=-1), "seed=-1"),
         (lambda: velocity_at(Autograd(), V, cloud(), None, torch.zeros(1, 3)), "unlike the particles"),
         (lambda: velocity_at(Autograd(), V, cloud(), None, torch.zeros(1, 2), mass=0.0), "mass=0"),
     ],
@@ -378,7 +428,6 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
 def test_what_cannot_be_drawn(call, says):
     with pytest.raises(BadInput, match=says):
         call()
-    assert not [n for n in plt.get_fignums() if plt.figure(n).axes == []]
 
 
 @pytest.mark.filterwarnings("error")
@@ -397,15 +446,49 @@ def test_particles_at_one_place_are_drawn_all_the_same(over, tmp_path):
 
 
 def test_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependency, match=r"wgflow\[plot\]"):
         plotting.particles(cloud())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plotting.particles(cloud()),
+        lambda: plotting.trajectories(flow()),
+        lambda: plotting.vector_field(V, cloud()),
+        lambda: plotting.energy(flow(), V),
+        lambda: plotting.order([0.1, 0.05], {"a": [0.2, 0.1]}),
+        lambda: plotting.training_curves([], [{"update": 1, "loss": 2.0}]),
+    ],
+)
+def test_pyplot_keeps_no_figure(draw, tmp_path):
+    plt.close("all")
+    figure = draw()
+    assert plt.get_fignums() == []
+    figure.savefig(tmp_path / "figure.png")
+    assert np.asarray(Image.open(tmp_path / "figure.png")).std() > 0
+
+
+def test_a_notebook_shows_figures_without_pyplot(monkeypatch):
+    printers = {}
+    formatter = types.SimpleNamespace(type_printers=printers)
+    shell = types.SimpleNamespace(display_formatter=types.SimpleNamespace(formatters={"image/png": formatter}))
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    figure = plotting.particles(cloud())
+    assert printers[type(figure)](figure).startswith(b"\x89PNG")
 
 
 def test_the_users_settings_are_left_alone():
     before = dict(matplotlib.rcParams)
     plotting.particles(cloud())
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_backend_with_windows_is_not_asked_for_one():
+    code = "import torch, wgflow as wg; wg.plotting.particles(wg.Particles(torch.zeros(2, 2))).canvas.draw()"
+    held = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=held | {"MPLBACKEND": "TkAgg"})
 
 
 def test_importing_plotting_imports_no_matplotlib():

@@ -1,8 +1,8 @@
 """Pictures of flows and trainings, by matplotlib (extra ``plot``).
 
-Functions draw on the Axes they are given or make a figure of pyplot and return it, and show nothing: ``plt.show()`` and
-``figure.savefig`` are the caller's. Particles are drawn as they lie on the CPU; points with more than two coordinates need
-``dims``.
+Functions draw on the Axes they are given, or make a figure and return it. pyplot knows nothing of that figure, so that it goes
+when nobody needs it any more and no screen is asked for: a notebook shows it as the value of a cell, ``figure.savefig`` writes
+it, and what ``plt.show()`` is to show is drawn on Axes of ``plt.subplots()``. Points with more than two coordinates need ``dims``.
 """
 
 from wgflow.plotting._animation import Movie, animate

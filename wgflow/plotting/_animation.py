@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from wgflow._fields import Count, checked
+from wgflow._files import replacing
 from wgflow._imports import require
 from wgflow.errors import BadInput, MissingDependency
 from wgflow.plotting._curves import Quantity, energy
@@ -24,6 +27,8 @@ from wgflow.plotting._style import COLOURS, PARTICLE, styled
 from wgflow.solution import Solution
 
 MOST_FRAMES = 600
+GIF_FPS = 50
+"""Most pictures a second of a GIF: its delays are hundredths of a second, and players slow one of a single hundredth down."""
 _PIXELS = 1500
 
 
@@ -36,7 +41,7 @@ class Movie:
     path : Path
         The file.
     frames : int
-        How many pictures it has.
+        How many pictures the file has.
     """
 
     path: Path
@@ -49,6 +54,7 @@ class Movie:
         return f'<video controls loop src="data:video/mp4;base64,{data}"></video>'
 
 
+@checked
 def animate(
     solution: Solution,
     path: str | Path,
@@ -56,12 +62,12 @@ def animate(
     *,
     quantity: Quantity | None = None,
     exact: Callable[[float], Tensor | float] | None = None,
-    fps: int = 20,
-    max_frames: int = 150,
+    fps: Count = 20,
+    max_frames: Count = 150,
     dims: Dims | None = None,
     limits: Limits | None = None,
     color: str = PARTICLE,
-    dpi: int = 90,
+    dpi: Count = 90,
     progress: bool = True,
 ) -> Movie:
     r"""Write a film of the particles of a solution.
@@ -71,13 +77,14 @@ def animate(
     solution : Solution
         A flow of particles with saved states.
     path : path
-        ``.gif`` (Pillow, which matplotlib brings) or ``.mp4`` (needs ffmpeg).
+        ``.gif`` (Pillow, which matplotlib brings) or ``.mp4`` (needs ffmpeg). Missing folders are made; a film that is there
+        already is replaced when the new one is whole.
     over, dims, limits, color
         As for :func:`particles`.
     quantity, exact : optional
         As for :func:`energy`: a second panel with its curve and a dot at the time.
     fps : int
-        Pictures a second.
+        Pictures a second. Of a GIF at most 50: beyond, some are left out, so that the film lasts as long.
     max_frames : int
         At most so many of the saved states, evenly spread; at most 600.
     dpi : int
@@ -96,10 +103,12 @@ def animate(
         For another ending, a count that is not positive, too many frames or pixels, and as :func:`particles` does.
     MissingDependency
         For an ``.mp4`` without ffmpeg.
+    CannotWrite
+        When the file system refuses, before the first picture is drawn.
 
     Notes
     -----
-    A GIF's pictures are held in memory until the end, one byte a pixel.
+    A GIF's pictures are held in memory until the end, one byte a pixel. Equal pictures in a row become one that is shown as long.
     """
     target, columns = Path(path), 1 if quantity is None else 2
     _check(target, fps=fps, max_frames=max_frames, dpi=dpi)
@@ -108,6 +117,8 @@ def animate(
             f"max_frames={max_frames}, {3.6 * columns * dpi:.0f} pixels wide: at most {MOST_FRAMES} frames and {_PIXELS} pixels"
         )
     shown = pick(frames(solution, dims), max_frames, max_frames)
+    if target.suffix == ".gif" and fps > GIF_FPS:
+        shown, fps = pick(shown, max(2, round(len(shown) * GIF_FPS / fps)), 2), GIF_FPS
     stage = scene(solution, shown, over, dims, limits)
     with styled():
         figure = require("matplotlib.figure", extra="plot").Figure((3.6 * columns, 3.6), dpi=dpi, layout="constrained")
@@ -117,8 +128,8 @@ def animate(
         film = _Film(canvas, panels[0], stage, color, line_top(stage, shown), mark)
         bar = tqdm(shown, desc=target.name, unit="frame", disable=not progress)
         write = _write_gif if target.suffix == ".gif" else _write_mp4
-        write(target, film.picture(shown[-1]), (film.picture(frame) for frame in bar), fps)
-    return Movie(target, len(shown))
+        with replacing(target) as file:
+            return Movie(target, write(file, film.picture(shown[-1]), (film.picture(frame) for frame in bar), fps))
 
 
 def _check(path: Path, **counts: int) -> None:
@@ -185,7 +196,7 @@ def _energy_panel(
     return move
 
 
-def _write_gif(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps: int) -> None:
+def _write_gif(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps: int) -> int:
     image = require("PIL.Image", extra="plot")
     # One palette for all, so that nothing flickers: the commonest colour of each cell of 8³ (Pillow sees no finer), as it is.
     colours, counts = np.unique(last.reshape(-1, 3), axis=0, return_counts=True)
@@ -194,14 +205,20 @@ def _write_gif(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps
     palette = image.new("P", (1, 1))
     palette.putpalette(colours[np.sort(cells)[:256]].tobytes())
     stills = [image.fromarray(p).quantize(palette=palette, dither=image.Dither.NONE) for p in pictures]
-    stills[0].save(path, save_all=True, append_images=stills[1:], duration=round(1000 / fps), loop=0, disposal=1)
+    # Delays are hundredths of a second: what rounding takes from one it gives to the next.
+    ends = [round(100 * i / fps) for i in range(len(stills) + 1)]
+    delays = [10 * (after - before) for before, after in itertools.pairwise(ends)]
+    stills[0].save(path, save_all=True, append_images=stills[1:], duration=delays, loop=0, disposal=1)
+    with image.open(path) as written:
+        return written.n_frames
 
 
 def _ffmpeg() -> str | None:
     return shutil.which(require("matplotlib", extra="plot").rcParams["animation.ffmpeg_path"])
 
 
-def _write_mp4(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps: int) -> None:
+def _write_mp4(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps: int) -> int:
+    count = 0
     height, width = last.shape[:2]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white", "-pix_fmt", "yuv420p"]  # what players can read
@@ -211,9 +228,11 @@ def _write_mp4(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps
         with contextlib.suppress(BrokenPipeError):  # it says why itself
             for picture in pictures:
                 ffmpeg.stdin.write(picture.tobytes())
+                count += 1
             ffmpeg.stdin.close()
         if ffmpeg.wait():
             said.seek(0)
             raise MissingDependency(
                 f"ffmpeg could not write {path.name}: {said.read().decode(errors='replace').strip()}"
             )
+    return count

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._fields import Whole, checked
 from wgflow._rng import generator
 from wgflow.errors import BadInput
 from wgflow.functionals import Functional
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 Quantity = str | Functional | Callable[[Particles], Tensor | float]
 
 
-def values_along(solution: Solution, quantity: Quantity, *, seed: int = 0) -> tuple[list[float], list[float]]:
+@checked
+def values_along(solution: Solution, quantity: Quantity, *, seed: Whole = 0) -> tuple[list[float], list[float]]:
     r"""Return times and values of a quantity along a solution.
 
     Parameters
@@ -77,6 +79,7 @@ def values_along(solution: Solution, quantity: Quantity, *, seed: int = 0) -> tu
     return list(solution.times), values
 
 
+@checked
 def energy(
     solutions: Solution | Mapping[str, Solution],
     quantity: Quantity = "functional",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from wgflow._fields import Count, Whole, checked
 from wgflow._rng import generator
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def vector_field(
     F: Functional,
     rho: Solution | Particles,
     estimator: Estimator | None = None,
     over: Over | None = None,
     *,
-    grid: int | None = None,
-    seed: int = 0,
+    grid: Count | None = None,
+    seed: Whole = 0,
     dims: Dims | None = None,
     limits: Limits | None = None,
     ax: "Axes | None" = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wgflow._fields import checked
 from wgflow.errors import BadInput
 from wgflow.plotting._style import COLOURS, GREY, drawing, legend
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vP"
 
 
+@checked
 def order(
     h: Sequence[float],
     errors: Mapping[str, Sequence[float]],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wgflow._fields import checked
 from wgflow.errors import BadInput
 from wgflow.measures import Particles
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def particles(
     rho: Solution | Particles,
     over: Over | None = None,

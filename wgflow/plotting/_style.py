@@ -1,10 +1,14 @@
 """One look for all pictures: colours that colour-blind readers can tell apart, thin axes, no frames."""
 
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wgflow._imports import require
+from wgflow._instead import shown
+from wgflow.errors import BadInput
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,20 +48,35 @@ def styled() -> Iterator[None]:
 def drawing(
     ax: "Axes | None", columns: int = 1, size: tuple[float, float] = (4.4, 3.4)
 ) -> Iterator[tuple[Any, list[Any]]]:
-    """Give what a function returns and the Axes it draws on: ``ax`` alone, or a figure of pyplot with panels of ``size`` inches."""
-    plt = require("matplotlib.pyplot", extra="plot")
+    """Give what a function returns and the Axes it draws on: ``ax`` alone, or a new figure with panels of ``size`` inches.
+
+    pyplot does not know of the figure, or it would keep it for good and show it once more; nor is it asked for a window.
+    """
+    if ax is not None and not isinstance(ax, require("matplotlib.axes", extra="plot").Axes):
+        raise BadInput(f"ax={shown(ax)}: expected Axes of matplotlib, one of those that plt.subplots() makes")
     with styled():
         if ax is not None:
             yield ax, [ax]
             return
-        figure, axes = plt.subplots(
-            1, columns, figsize=(size[0] * columns, size[1]), layout="constrained", squeeze=False
-        )
-        try:
-            yield figure, list(axes[0])
-        except BaseException:
-            plt.close(figure)
-            raise
+        Figure = require("matplotlib.figure", extra="plot").Figure
+        _let_notebooks_show(Figure)
+        figure = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
+        require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
+        yield figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _let_notebooks_show(Figure: type) -> None:
+    """Tell a notebook how a figure is displayed, as pyplot would have done with its first one."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].type_printers.setdefault(Figure, _png)
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def legend(on: Any) -> None:

@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from wgflow._fields import checked
 from wgflow._imports import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def training_curves(windows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> "Figure":
     """Draw what updates reported and what was evaluated, against the update count.
 

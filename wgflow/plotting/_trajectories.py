@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wgflow._fields import Count, checked
 from wgflow._imports import require
 from wgflow.errors import BadInput
 from wgflow.measures import Measure
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def trajectories(
     solution: Solution,
     over: Over | None = None,
     *,
-    count: int = 60,
+    count: Count = 60,
     dims: Dims | None = None,
     limits: Limits | None = None,
     color: str = PARTICLE,
