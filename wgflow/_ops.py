@@ -4,144 +4,21 @@ Derivatives come out of the same sweep as values, in closed form for radial kern
 is kept for a backward pass. Everything here is differentiable once.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from wgflow._distances import Cloud, Distances, check_same_points, tiles
 from wgflow._once import Derivatives, differentiable_once
 from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
 
 if TYPE_CHECKING:
     from wgflow.kernels import Kernel
 
-# Entries of one block: on a CPU it and its temporaries stay in the cache of a core; a GPU wants large ones.
-BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
-# Up to this many coordinates distances are sums of squared differences: exact zeros, no cancellation, and as fast.
-DIRECT = 4
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep products of float32 matrices in float32 on a GPU: distances lose all meaning in TF32."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def tiles(n: int, m: int, device: torch.device, symmetric: bool = False) -> Iterator[tuple[slice, slice]]:
-    """Cut an (n, m) rectangle into blocks of bounded size; of a square its upper half only, if asked. Holds TF32 off."""
-    block = BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU
-    side = max(1, int(block**0.5))
-    rows = min(n, side)
-    columns = rows if symmetric else min(m, max(side, block // rows))
-    with full_precision(device):
-        for i in range(0, n, rows):
-            for j in range(i if symmetric else 0, m, columns):
-                yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
-
-
-class Cloud:
-    r"""Points (n, d) prepared for distances as products of small matrices.
-
-    Lifted, :math:`|x-y|^2` is ``[x, |x|^2, 1]`` times ``[-2y, 1, |y|^2]``: one product in any dimension, with a rounding
-    error of some ``eps max|x|^2``. Direct, it is the sum of the squares of ``[x_k, 1]`` times ``[1, -y_k]``, which is
-    exactly :math:`x_k-y_k`: for kernels with a singularity, in few dimensions.
-    """
-
-    def __init__(self, x: Tensor, direct: bool) -> None:
-        self.x, self.direct = x, direct
-
-    @cached_property
-    def one(self) -> Tensor:
-        """A column of ones."""
-        return torch.ones_like(self.x[:, :1])
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """Squared lengths, shape (n, 1)."""
-        return self.x.square().sum(1, keepdim=True)
-
-    @cached_property
-    def rows(self) -> list[Tensor]:
-        """Left factors, as the first of two clouds."""
-        if self.direct:
-            return [torch.cat([c, self.one], 1) for c in self.x.split(1, 1)]
-        return [torch.cat([self.x, self.squares, self.one], 1)]
-
-    @cached_property
-    def columns(self) -> list[Tensor]:
-        """Right factors, as the second."""
-        if self.direct:
-            return [torch.cat([self.one, -c], 1).T.contiguous() for c in self.x.split(1, 1)]
-        return [torch.cat([-2 * self.x, self.one, self.squares], 1).T.contiguous()]
-
-
-def _same_points(x: Points, y: Points) -> None:
-    if x.shape[1:] != y.shape[1:] or x.dtype != y.dtype or x.device != y.device:
-        ours, theirs = (f"{tuple(p.shape[1:])} {p.dtype} {p.device}" for p in (x, y))
-        raise BadInput(f"two clouds must agree in the shape of a point, dtype and device: got {ours} and {theirs}")
-
-
-class Distances:
-    r"""Squared distances between two sets of points, block by block.
-
-    Parameters
-    ----------
-    x, y : Tensor, shapes (n, \*event) and (m, \*event)
-        The same tensor twice is one cloud. They are moved to a common centre, so that what the lifted form cancels is
-        no larger than the clouds.
-    smooth : bool
-        For a function that is smooth at 0. For others coincident points are at distance 0 exactly: directly in few
-        dimensions; lifted by counting as 0 what is below the rounding error.
-
-    Raises
-    ------
-    BadInput
-        When the points differ in shape, dtype or device.
-    """
-
-    def __init__(self, x: Points, y: Points, smooth: bool) -> None:
-        _same_points(x, y)
-        flat = x.detach().flatten(1)
-        centre = flat.mean(0)
-        self.direct = flat.shape[1] == 1 or (flat.shape[1] <= DIRECT and not smooth)
-        self.one = y is x
-        self.x = Cloud(flat - centre, self.direct)
-        self.y = self.x if self.one else Cloud(y.detach().flatten(1) - centre, self.direct)
-        self.columns = self.y.columns
-        if not self.direct and not smooth:
-            largest = torch.maximum(self.x.squares.amax(), self.y.squares.amax())
-            self.columns = [self.columns[0].clone()]
-            self.columns[0][-1] -= 16 * torch.finfo(x.dtype).eps * largest
-
-    def block(self, i: slice, j: slice) -> Tensor:
-        """Return a new block (rows, columns) that the caller may overwrite."""
-        s = self.x.rows[0][i] @ self.columns[0][:, j]
-        if self.direct:
-            s.square_()
-            for rows, columns in zip(self.x.rows[1:], self.columns[1:], strict=True):
-                difference = rows[i] @ columns[:, j]
-                s.addcmul_(difference, difference)
-            return s
-        s.clamp_(min=0)
-        if self.one and i.start < j.stop and j.start < i.stop:
-            s.diagonal(i.start - j.start).zero_()
-        return s
-
 
 def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = None, b: Tensor | None = None) -> Scalar:
-    r"""Return :math:`\sum_{ij}a_ib_j\,k(x_i,y_j)`, over :math:`x` with itself when ``y`` is None.
+    r"""Return :math:`\sum_{ij}a_ib_j\,k(x_i,y_j)`, over :math:`x` with itself when ``y`` is None, in double precision.
 
     Parameters
     ----------
@@ -154,7 +31,8 @@ def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = Non
 
     Notes
     -----
-    One sweep gives the value and all derivatives: n m kernel values (half as many for one cloud), memory O(n + m).
+    One sweep gives the value and all derivatives: n m kernel values (half as many for one cloud), memory O(n + m). The
+    value is a double, since discrepancies are small differences of such values.
     """
     return _Energy.apply(kernel, x, a, x if y is None else y, a if b is None else b)
 
@@ -167,17 +45,71 @@ def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
     return _Sums.apply(kernel, x, y, b)
 
 
-def _moments(cloud: Cloud, w: Tensor) -> Tensor:
-    """Rows ``[w y, w]``, shape (d + 1, n): one product with the slopes gives both sums that a gradient needs."""
-    both = w.new_empty(cloud.x.shape[1] + 1, len(w))
-    torch.mul(cloud.x.T, w, out=both[:-1])
-    both[-1] = w
-    return both
+class _Pull:
+    r"""Sums :math:`\sum_jw_jq_{ij}(x_i-y_j)` for all points :math:`x_i` of one cloud and slopes :math:`q`, gathered block by block.
+
+    As :math:`x_i\sum_jw_jq_{ij}-\sum_jw_jq_{ij}y_j` both sums are one product. Between points near each other and far from the
+    centre that cancels: such rows of slopes come in double precision.
+
+    Parameters
+    ----------
+    x, y : Cloud
+    w : Tensor, shape (m,) or (k, m)
+        Weights of the second cloud, several at once.
+    """
+
+    def __init__(self, x: Cloud, y: Cloud, w: Tensor) -> None:
+        self.x, self.y, self.w = x, y, w.view(-1, w.shape[-1])
+        k, d = len(self.w), y.x.shape[1]
+        # [w y, w] for every row of weights.
+        self.moments = w.new_empty(k, d + 1, w.shape[-1])
+        torch.mul(y.x.T, self.w[:, None], out=self.moments[:, :-1])
+        self.moments[:, -1] = self.w
+        self.moments = self.moments.view(k * (d + 1), -1)
+        self.sums = w.new_zeros(k * (d + 1), len(x.points))
+        self.near: Tensor | None = None
+
+    def add(self, i: slice, j: slice, q: Tensor) -> None:
+        """Add what the points ``j`` do to the points ``i``, by slopes (i, j)."""
+        self.sums[:, i].addmm_(self.moments[:, j], q.T)
+
+    def add_near(self, i: slice | Tensor, j: slice | Tensor, q: Tensor) -> None:
+        """Add the same by slopes in double precision."""
+        if self.near is None:
+            self.near = self.w.new_zeros(len(self.w), *self.x.points.shape)
+        x, y = self.x.double.x[i], self.y.double.x[j]
+        for w, near in zip(self.w[:, j].double(), self.near, strict=True):
+            forces = q * w
+            near[i] += (x * forces.sum(1, keepdim=True) - forces @ y).to(near.dtype)
+
+    def result(self, factor: Tensor, like: Points, k: int = 0) -> Points:
+        """Return the sums by the k-th weights, times a factor for every point."""
+        sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k]
+        pull = self.x.x * sums[-1, :, None] - sums[:-1].T
+        if self.near is not None:
+            pull += self.near[k]
+        return (factor[:, None] * pull).to(like.dtype).view_as(like)
 
 
-def _pull(cloud: Cloud, sums: Tensor, factor: Tensor, like: Points) -> Points:
-    r"""From ``[sum q w y, sum q w]`` to ``factor`` times :math:`\sum_jw_jq_{ij}(x_i-y_j)`."""
-    return (factor[:, None] * (cloud.x * sums[-1, :, None] - sums[:-1].T)).view_as(like)
+def _add_block(
+    between: Distances, to_x: _Pull | None, to_y: _Pull | None, i: slice, j: slice, q: Tensor, near: Tensor | None
+) -> None:
+    """Add a block of slopes, which it may overwrite, to the pulls on its rows and its columns; rows ``near`` in double precision."""
+    q = q.contiguous()
+    itself = between.itself(q, i, j)
+    if itself is not None:
+        itself.zero_()  # a large slope there times no difference would leave its rounding error
+    if near is not None:
+        exact, rows = q[near].double(), near + i.start
+        q[near] = 0
+        if to_x is not None:
+            to_x.add_near(rows, j, exact)
+        if to_y is not None:
+            to_y.add_near(j, rows, exact.T)
+    if to_x is not None:
+        to_x.add(i, j, q)
+    if to_y is not None:
+        to_y.add(j, i, q.T)
 
 
 def _on_a_line(kernel: "Kernel", x: Points) -> bool:
@@ -186,14 +118,15 @@ def _on_a_line(kernel: "Kernel", x: Points) -> bool:
 
 def _distance_sums(x: Points, y: Points, b: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return :math:`\sum_jb_j|x_i-y_j|` and its derivative :math:`\sum_jb_j\,\mathrm{sgn}(x_i-y_j)`, sgn 0 = 0, by sorting."""
-    _same_points(x, y)
+    check_same_points(x, y)
     x, y = x.detach().flatten().contiguous(), y.detach().flatten()
     y, order = y.sort()
-    # Sums of many terms of both signs: in double precision.
-    mass = torch.cat([b.new_zeros(1, dtype=torch.float64), b.detach()[order].double().cumsum(0)])
-    moment = torch.cat([mass[:1], (b.detach()[order].double() * y).cumsum(0)])
+    # Sums of many terms of both signs: in double precision, from the middle of the points.
+    middle, b = y[len(y) // 2].double(), b.detach()[order].double()
+    mass = torch.cat([b.new_zeros(1), b.cumsum(0)])
+    moment = torch.cat([mass[:1], (b * (y - middle)).cumsum(0)])
     below, upto = torch.searchsorted(y, x, right=False), torch.searchsorted(y, x, right=True)
-    sums = x * (2 * mass[upto] - mass[-1]) + moment[-1] - 2 * moment[upto]
+    sums = (x - middle) * (2 * mass[upto] - mass[-1]) + moment[-1] - 2 * moment[upto]
     return sums.to(x.dtype), (mass[below] + mass[upto] - mass[-1]).to(x.dtype)
 
 
@@ -203,33 +136,29 @@ class _Energy(torch.autograd.Function):
         if _on_a_line(kernel, x):  # k = -r
             (u, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, a)
             ctx.save_for_backward(x, a, y, b, (-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
-            return -(a @ u)
+            return -(a.double() @ u.double())
         between = Distances(x, y, kernel.smooth)
-        symmetric = between.one and b is a
+        symmetric, inputs = between.one and b is a, (x, a, y, b)
+        a, b = a.to(between.dtype), b.to(between.dtype)
         _, wants_x, _, wants_y, wants_b = ctx.needs_input_grad
-        A = _moments(between.x, a) if wants_y else a[:0, None]
-        B = A if symmetric else _moments(between.y, b) if wants_x else b[:0, None]
-        u, v = torch.zeros_like(a), torch.zeros_like(b)  # sums of kernel values
-        to_x, to_y = a.new_zeros(len(B), len(a)), b.new_zeros(len(A), len(b))  # sums of slopes
+        to_x = _Pull(between.x, between.y, b) if wants_x else None
+        to_y = to_x if symmetric else _Pull(between.y, between.x, a) if wants_y else None
+        u = torch.zeros_like(a)  # sums of kernel values
+        v = u if symmetric else torch.zeros_like(b)
         c: float | Tensor = 0.0
         for i, j in tiles(len(x), len(y), x.device, symmetric):
-            k, q, c = kernel.evaluate(between.block(i, j))
+            s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
+            k, q, c = kernel.evaluate(s)
             mirrored = symmetric and i.start != j.start  # its transpose, below the diagonal, is not visited
             u[i] += k @ b[j]
             if mirrored or (wants_b and not symmetric):
                 v[j] += a[i] @ k
-            if wants_x:
-                to_x[:, i] += B[:, j] @ q.T
-            if (mirrored and wants_x) or (wants_y and not symmetric):
-                to_y[:, j] += A[:, i] @ q
-        if symmetric:
-            u, to_x = u + v, to_x + to_y
-            v, to_y = u, to_x
+            _add_block(between, to_x, to_y if mirrored or not symmetric else None, i, j, q, near)
         if any(ctx.needs_input_grad):
-            dx = _pull(between.x, to_x, 2 * c * a, x) if wants_x else None
-            dy = dx if symmetric else _pull(between.y, to_y, 2 * c * b, y) if wants_y else None
-            ctx.save_for_backward(x, a, y, b, dx, u, dy, v)
-        return a @ u
+            dx = None if to_x is None else to_x.result(2 * c * a, x)
+            dy = dx if symmetric else None if to_y is None else to_y.result(2 * c * b, y)
+            ctx.save_for_backward(*inputs, dx, u.to(x.dtype), dy, v.to(x.dtype))
+        return a.double() @ u.double()
 
     @staticmethod
     @differentiable_once
@@ -245,14 +174,15 @@ class _Sums(torch.autograd.Function):
         ctx.save_for_backward(x, y, b)
         if _on_a_line(kernel, x):
             return -_distance_sums(x, y, b)[0]
-        between, u = Distances(x, y, kernel.smooth), x.new_zeros(len(x))
-        ctx.one = between.one
+        between = Distances(x, y, kernel.smooth)
+        ctx.one, b = between.one, b.to(between.dtype)
+        u = b.new_zeros(len(x))
         for i, j in tiles(len(x), len(y), x.device, between.one):
             k = kernel.evaluate(between.block(i, j))[0]
             u[i] += k @ b[j]
             if between.one and i.start != j.start:
                 u[j] += b[i] @ k
-        return u
+        return u.to(x.dtype)
 
     @staticmethod
     @differentiable_once
@@ -263,34 +193,26 @@ class _Sums(torch.autograd.Function):
             (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
             return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
         between = Distances(x, x if ctx.one else y, ctx.kernel.smooth)
-        A = _moments(between.x, g) if wants_y else g[:0, None]
-        B = _moments(between.y, b) if wants_x else b[:0, None]
-        to_x, to_y, v = g.new_zeros(len(B), len(g)), b.new_zeros(len(A), len(b)), torch.zeros_like(b)
-        # Of one cloud both sums are over the same symmetric matrix: one product, and half of the blocks.
-        both = torch.cat([A, B]) if ctx.one else A[:0]
-        to_both = torch.zeros_like(both)
-        c: float | Tensor = 0.0
+        b, g = b.to(between.dtype), g.to(between.dtype)
+        if ctx.one:
+            # Both sums are over the same symmetric matrix: one product, and half of the blocks.
+            to_x = to_y = _Pull(between.x, between.x, torch.stack([b, g])) if wants_x else None
+        else:
+            to_x = _Pull(between.x, between.y, b) if wants_x else None
+            to_y = _Pull(between.y, between.x, g) if wants_y else None
+        v, c = torch.zeros_like(b), 0.0
         for i, j in tiles(len(x), len(y), x.device, ctx.one):
-            k, q, c = ctx.kernel.evaluate(between.block(i, j))
+            s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
+            k, q, c = ctx.kernel.evaluate(s)
             mirrored = ctx.one and i.start != j.start
             if wants_b:
                 v[j] += g[i] @ k
                 if mirrored:
                     v[i] += k @ g[j]
-            if ctx.one and wants_x:
-                to_both[:, i] += both[:, j] @ q.T
-                if mirrored:
-                    to_both[:, j] += both[:, i] @ q
-                continue
-            if wants_x:
-                to_x[:, i] += B[:, j] @ q.T
-            if wants_y:
-                to_y[:, j] += A[:, i] @ q
-        if ctx.one:
-            to_y, to_x = to_both.chunk(2)
-        dx = _pull(between.x, to_x, 2 * c * g, x) if wants_x else None
-        dy = _pull(between.y, to_y, 2 * c * b, y) if wants_y else None
-        return None, dx, dy, v if wants_b else None
+            _add_block(between, to_x, to_y if mirrored or not ctx.one else None, i, j, q, near)
+        dx = None if to_x is None else to_x.result(2 * c * g, x)
+        dy = None if to_y is None else to_y.result(2 * c * b, y, int(ctx.one))
+        return None, dx, dy, v.to(x.dtype) if wants_b else None
 
 
 def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Points, Points]:
@@ -300,15 +222,17 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
     """
     with torch.no_grad():
         between = Distances(x, x, kernel.smooth)
-        A, G = _moments(between.x, w), torch.empty_like(between.x.x.T, memory_format=torch.contiguous_format)
-        torch.mul(g.flatten(1).T, w, out=G)
-        pulled, smoothed = torch.zeros_like(A), torch.zeros_like(G)
+        w, g = w.to(between.dtype), g.to(between.dtype).flatten(1)
+        G = torch.empty_like(g.T, memory_format=torch.contiguous_format)
+        torch.mul(g.T, w, out=G)
+        pull, smoothed = _Pull(between.x, between.x, w), torch.zeros_like(G)
         c: float | Tensor = 0.0
         for i, j in tiles(len(x), len(x), x.device, symmetric=True):
-            k, q, c = kernel.evaluate(between.block(i, j))
-            pulled[:, i] += A[:, j] @ q.T
+            s, near = between.visit(i, j)
+            k, q, c = kernel.evaluate(s)
+            mirrored = i.start != j.start
             smoothed[:, i] += G[:, j] @ k.T
-            if i.start != j.start:
-                pulled[:, j] += A[:, i] @ q
+            if mirrored:
                 smoothed[:, j] += G[:, i] @ k
-        return smoothed.T.reshape(x.shape), _pull(between.x, pulled, -2 * c * torch.ones_like(w), x)
+            _add_block(between, pull, pull if mirrored else None, i, j, q, near)
+        return smoothed.T.reshape(x.shape).to(x.dtype), pull.result(-2 * c * torch.ones_like(w), x)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow._distances import tiles
 from wgflow._once import Derivatives, differentiable_once
-from wgflow._ops import tiles
 from wgflow._typing import Scalar
 
 Block = Callable[..., Tensor]

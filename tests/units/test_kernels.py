@@ -9,9 +9,10 @@ from _exact import double, rng
 from scipy.integrate import quad
 from scipy.special import gamma, kv
 
-from wgflow import _cache, _ops
+from wgflow import _cache, _distances
 from wgflow._cache import remember
-from wgflow._ops import Distances, kernel_energy, kernel_sums, stein_sums
+from wgflow._distances import Distances
+from wgflow._ops import kernel_energy, kernel_sums, stein_sums
 from wgflow._pairs import pair_energy
 from wgflow.densities import KernelDensity
 from wgflow.errors import BadInput, Unsupported
@@ -272,7 +273,7 @@ def test_a_rule_looks_at_the_cloud_as_it_would_at_every_second_point():
 @in_blocks
 @each_kernel
 def test_sums_over_pairs_equal_the_dense_ones_with_all_gradients(name, event, block, monkeypatch):
-    monkeypatch.setattr(_ops, "BLOCK_CPU", block)
+    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
     k = KERNELS[name]
     x, a, y, b = pairs(event)
     assert_equal_with_gradients(kernel_energy(k, x, a, y, b), a @ dense(k, x, y) @ b, (x, a, y, b))
@@ -287,7 +288,7 @@ def test_sums_over_pairs_equal_the_dense_ones_with_all_gradients(name, event, bl
 @in_blocks
 @each_kernel
 def test_stein_sums_equal_the_dense_ones(name, event, block, monkeypatch):
-    monkeypatch.setattr(_ops, "BLOCK_CPU", block)
+    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
     k, (x, w, _, _), slope = KERNELS[name], pairs(event), randn(13, *event, seed=9)
     smoothed, repulsion = stein_sums(k, x.detach(), w.detach(), slope)
     K = dense(k, x, x.detach())
@@ -300,7 +301,7 @@ def test_stein_sums_equal_the_dense_ones(name, event, block, monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 49, 2**18])
 def test_energies_of_any_function_of_pairs(block, monkeypatch):
-    monkeypatch.setattr(_ops, "BLOCK_CPU", block)
+    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
     x, a, y, b = pairs((3,))
     s = randn(13, 2, seed=11).requires_grad_(True)
 
@@ -443,7 +444,7 @@ def test_coincident_points_of_singular_kernels_in_many_coordinates():
 def test_memory_is_that_of_blocks_and_of_points(monkeypatch):
     """No tensor of the size of all pairs is formed or kept for the backward pass."""
     n, block = 1000, 2**12
-    monkeypatch.setattr(_ops, "BLOCK_CPU", block)
+    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
     visited, kept, form = [], [], Distances.block
 
     def watched(self, i, j):

@@ -6,8 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow._distances import full_precision
 from wgflow._fields import Count, Positive
-from wgflow._ops import full_precision, kernel_energy, kernel_sums
+from wgflow._ops import kernel_energy, kernel_sums
 from wgflow._typing import Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals.base import Functional, drawn, register_functional
@@ -107,7 +108,7 @@ class KALE(Functional):
             step = torch.linalg.solve(lam * eye + K * alpha, m - lam * h - K @ alpha)
             h = h + step * (1.0 / step.abs().amax().clamp(min=1.0))
         alpha = b * h.exp()
-        rho_rho = kernel_energy(kernel, rho.x, rho.w)
+        rho_rho = kernel_energy(kernel, rho.x, rho.w).to(rho.x.dtype)
         square = (rho_rho - 2 * alpha @ m + alpha @ K @ alpha) / lam**2  # |h|^2 of h = (mu_rho - sum alpha k) / lambda
         at_nu = (m - K @ alpha) / lam
         mean = (rho_rho - alpha @ m) / lam

@@ -77,7 +77,8 @@ class SquaredMMD(Functional):
             return kernel_energy(k, nu.x, nu.w)
 
         own = remember(k, (nu.x, nu.log_w), target_term) if k is self.kernel else target_term()
-        return kernel_energy(k, rho.x, rho.w) - 2 * kernel_energy(k, rho.x, rho.w, nu.x, nu.w) + own
+        square = kernel_energy(k, rho.x, rho.w) - 2 * kernel_energy(k, rho.x, rho.w, nu.x, nu.w) + own
+        return square.to(rho.x.dtype)
 
     def witness_at(self, rho: Particles, x: Points) -> Tensor:
         r"""Return :math:`\int k(x,\cdot)\,d\rho-\int k(x,\cdot)\,d\nu` at any points, shape (len(x),), differentiable in ``x``."""

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
+from wgflow._distances import full_precision
 from wgflow._fields import Count, Positive
 from wgflow._inner import report
 from wgflow._once import Derivatives, differentiable_once
-from wgflow._ops import full_precision
 from wgflow._sinkhorn import sinkhorn_divergence
 from wgflow._sinkhorn_problem import Regularisation
 from wgflow._sinkhorn_solver import Dual, dual_value, marginal, solve, solve_self, variation

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from wgflow._distances import Distances
 from wgflow._fields import Checked, Finite
 from wgflow._instead import suggest
 from wgflow._linear import Linear
-from wgflow._ops import Distances
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
 
@@ -92,7 +92,7 @@ class Kernel(Checked, Linear, ABC):
             raise Unsupported(
                 "a dense kernel matrix has no gradient: detach() the points, or apply profile() to squared distances"
             )
-        return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))))
+        return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))).clone())
 
     def _plus(self, other: Any) -> "KernelSum":
         if not isinstance(other, Kernel):

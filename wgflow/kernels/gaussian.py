@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow._distances import Distances
 from wgflow._fields import Positive, Tensor0d
-from wgflow._ops import Distances
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
 from wgflow.kernels.base import Evaluated, Kernel, exp_
