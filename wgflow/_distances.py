@@ -8,12 +8,12 @@ centre. Rows that hold such a pair are seen by their least distance and formed a
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from wgflow._context import full_precision
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 
@@ -30,20 +30,6 @@ NEAR_SMOOTH, NEAR = 2.0**-10, 2.0**-5
 CENTRED_ON = 64
 # Squared sizes of clouds for which single precision will do: squares of much less than the size must not vanish either.
 SMALLEST, LARGEST = 1e-20, 1e34
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep products of float32 matrices in float32 on a GPU: distances lose all meaning in TF32."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def tiles(n: int, m: int, device: torch.device, symmetric: bool = False) -> Iterator[tuple[slice, slice]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from wgflow._context import without_autocast
 from wgflow._distances import Cloud, Distances, check_same_points, tiles
 from wgflow._once import Derivatives, differentiable_once
 from wgflow._typing import Points, Scalar
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wgflow.kernels import Kernel
 
 
+@without_autocast()
 def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = None, b: Tensor | None = None) -> Scalar:
     r"""Return :math:`\sum_{ij}a_ib_j\,k(x_i,y_j)`, over :math:`x` with itself when ``y`` is None, in double precision.
 
@@ -37,6 +39,7 @@ def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = Non
     return _Energy.apply(kernel, x, a, x if y is None else y, a if b is None else b)
 
 
+@without_autocast()
 def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
     r"""Return :math:`u_i=\sum_jb_j\,k(x_i,y_j)`, shape (n,); differentiable once in ``x``, ``y`` and ``b``.
 
@@ -215,6 +218,7 @@ class _Sums(torch.autograd.Function):
         return None, dx, dy, v.to(x.dtype) if wants_b else None
 
 
+@without_autocast()
 def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Points, Points]:
     r"""Return :math:`\sum_jw_jk(x_i,x_j)g_j` and :math:`\sum_jw_j\nabla_{x_j}k(x_i,x_j)`, both (n, \*event), without gradient.
 

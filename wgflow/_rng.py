@@ -2,12 +2,13 @@
 
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wgflow._typing import NetSource
 from wgflow.errors import BadInput
@@ -37,19 +38,86 @@ def aside(rng: torch.Generator) -> torch.Generator:
     return generator(int.from_bytes(digest[:7]), rng.device)
 
 
+class Stream:
+    """Random numbers that the global generators give in its turns, from a seed on; outside of them they give others.
+
+    PyTorch's layers draw from the generators of the process. A stream keeps their states, and puts its own ones there when
+    its turn comes: turns exclude each other, and nobody sees that others have been in between. Between the turns of one
+    thread alone nothing is moved.
+    """
+
+    _lock = threading.RLock()
+    _present: "Stream | None" = None
+    """Whose numbers the global generators give now; those of the world outside with None."""
+    _outside: ClassVar[dict[torch.device, Tensor]] = {}
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        devices = [torch.device("cpu"), *([device] if device.type == "cuda" else [])]
+        self.states = {d: generator(seed, d).get_state() for d in devices}
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Draw from this stream; it stays in place afterwards, until another one or :meth:`close` moves it."""
+        with self._lock:
+            before = Stream._present
+            self._place(self)
+            try:
+                yield
+            finally:
+                if before is not None and before is not self:  # inside of somebody's turn
+                    self._place(before)
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return where it stands, by type of device."""
+        with self.turn():
+            return {device.type: _global_state(device) for device in self.states}
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        """Go on from where :meth:`saved` stood."""
+        with self.turn():
+            for device in self.states:
+                if device.type in saved:
+                    _set_global_state(device, saved[device.type])
+
+    def close(self) -> None:
+        """Put the global generators back as they were outside."""
+        with self._lock:
+            if Stream._present is self:
+                self._place(None)
+
+    @classmethod
+    def _place(cls, stream: "Stream | None") -> None:
+        present = Stream._present
+        if stream is present:
+            return
+        old = {} if present is None else present.states
+        new = {} if stream is None else stream.states
+        for device in old.keys() | new.keys():
+            (old if device in old else cls._outside)[device] = _global_state(device)
+            _set_global_state(device, (new if device in new else cls._outside)[device])
+        Stream._present = stream
+
+
+def _global_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_global_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
 @contextmanager
 def global_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """Start the global generators of the CPU and of ``device`` at ``seed``, and put them back at the end.
-
-    ``torch.manual_seed`` would also seed the other devices, which nobody puts back.
-    """
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
+    """Start the global generators of the CPU and of ``device`` at ``seed``, and put them back at the end."""
+    stream = Stream(seed, device)
+    try:
+        with stream.turn():
+            yield
+    finally:
+        stream.close()
 
 
 def replayed(draw: Callable[[torch.Generator], T], rng: torch.Generator) -> Callable[[], T]:

@@ -42,6 +42,9 @@ class Callback(Checked):
     def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
         """After every time step, with its record; may return ``run.STOP``."""
 
+    def on_stop(self, run: "Run", row: dict[str, Any]) -> None:
+        """After the :meth:`on_step` of all where one of them stops the run, before the record of the step is kept."""
+
     def on_end(self, run: "Run") -> None:
         """At the end, also of a run that failed, if :meth:`on_start` did not."""
 
@@ -121,6 +124,7 @@ class JsonLog(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.position: int | None = None
+        self.written: set[str] = set()
 
     def on_start(self, run: "Run") -> None:
         """Open the file, at the position of the checkpoint."""
@@ -139,6 +143,12 @@ class JsonLog(Callback):
         warnings.warn(f"{self.path} is shorter than when the checkpoint was written: some lines are lost", stacklevel=2)
         return self.file.read().rfind(b"\n") + 1
 
+    def on_stop(self, run: "Run", row: dict[str, Any]) -> None:
+        """Write the metrics that the end of a stopped run has added to its last step."""
+        added = {name: value for name, value in run.metrics.items() if name not in self.written}
+        if added:
+            self._write({"kind": "stop", "k": run.state.k, "t": run.state.t} | added)
+
     def _write(self, row: dict[str, Any]) -> None:
         finite = json_numbers(row)
         try:
@@ -153,6 +163,7 @@ class JsonLog(Callback):
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> None:
         """Write a time step."""
+        self.written = set(run.metrics)
         self._write({"kind": "step"} | row | run.metrics)
 
     def on_end(self, run: "Run") -> None:
@@ -186,7 +197,8 @@ class Evaluate(Callback):
     metrics : sequence of Metric
         From a measure and a generator to a dictionary of numbers.
     every : int
-        Time steps between evaluations; the first law and the last one are always evaluated.
+        Time steps between evaluations; the first law and the last one, of a run that is stopped as well, are always
+        evaluated.
     """
 
     metrics: Sequence[Metric]
@@ -204,7 +216,15 @@ class Evaluate(Callback):
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> None:
         """Evaluate when it is time."""
-        if run.state.k % self.every == 0 or run.state.k == run.num_steps:
+        if self._turn(run) or run.state.k == run.num_steps:
+            run.record(self.evaluate(run))
+
+    def _turn(self, run: "Run") -> bool:
+        return run.state.k % self.every == 0
+
+    def on_stop(self, run: "Run", row: dict[str, Any]) -> None:
+        """Evaluate the last law of a run that is stopped between two evaluations."""
+        if not self._turn(run) and run.state.k < run.num_steps:
             run.record(self.evaluate(run))
 
     def state_dict(self) -> dict[str, Any]:

@@ -162,16 +162,10 @@ class Checkpoint(Checked):
         for turn, c in _named(callbacks).items():
             if turn in saved["callbacks"]:
                 c.load_state_dict(saved["callbacks"][turn])
-        torch.set_rng_state(saved["global_rng"]["cpu"])
-        if "cuda" in saved["global_rng"] and device.type == "cuda":
-            torch.cuda.set_rng_state(saved["global_rng"]["cuda"], device)
+        run.stream.restore(saved["global_rng"])
         run.resumed_from = name
 
     def _payload(self, run: "Run", callbacks: Sequence["Callback"]) -> dict[str, Any]:
-        device = run.state.rng.device
-        rng = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(device)
         payload = {
             "wgflow_checkpoint": FORMAT,
             "run": self._run,
@@ -181,7 +175,7 @@ class Checkpoint(Checked):
             "times": run.solution.times,
             "saved": _plain(run.solution.saved),
             "callbacks": {name: c.state_dict() for name, c in _named(callbacks).items()},
-            "global_rng": rng,
+            "global_rng": run.stream.saved(),
         }
         return {name: plain(value, name) for name, value in payload.items()}
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from wgflow._context import ordinary, outside_inference
 from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
 from wgflow._inner import RESIDUAL, gathered
+from wgflow._interrupts import Interrupts
 from wgflow._ledger import ADVICE, Ledger
 from wgflow._outputs import number_of_step
 from wgflow._ranks import anywhere
-from wgflow._rng import generator, global_generators, mixed
+from wgflow._rng import Stream, generator, mixed
 from wgflow._state import first_nonfinite, state_dict
 from wgflow._typing import Info
 from wgflow._undefined import nonfinite_entry, undefined
@@ -46,6 +48,8 @@ class Run:
     num_steps: int
     seed: int
     save: Save
+    stream: Stream
+    """What the global generators give, in the turns of this run."""
     initial: MovingMeasure | None = None
     """The law that it started from; None where it went on from a passed state."""
     ledger: Ledger = field(init=False)
@@ -54,6 +58,7 @@ class Run:
     advice: dict[str, str] = field(default_factory=dict)
     """What to do about solvers inside of the steps that miss their tolerance, by their names."""
     resumed_from: str | None = None
+    interrupts: Interrupts = field(default_factory=Interrupts)
     sound: tuple[MovingMeasure, float] = field(init=False)
     """The last law, with its time, after which everything that was looked at was finite."""
 
@@ -116,6 +121,7 @@ class Run:
             s.saved.append(self.save.fn(self.state))
 
 
+@ordinary()
 @checked
 def solve(
     F: Functional,
@@ -148,13 +154,14 @@ def solve(
         Time steps in all, those of a resumed run or a passed ``state`` included.
     seed : int
         Everything random is a function of it: network initialisation, batches, latents. The global generators are
-        left as they were found.
+        left as they were found. Flows in several threads take turns, an update each, since networks draw from them.
     save : Save, optional
         What to keep of the states; particles of every step by default.
     callbacks : sequence of Callback
         Readers of the run: progress, logs, pictures, metrics.
     checkpoint : Checkpoint, optional
         Where to save everything; if the folder holds this run already, it goes on from there, bit for bit on a CPU.
+        Ctrl-C and SIGTERM then wait for the end of the update and save first; a second one does not wait.
     state : State, optional
         Go on from the ``state`` of an earlier solution (consumed).
     log_every : int
@@ -189,20 +196,24 @@ def solve(
     >>> flow.measure.x
     tensor([[0.2500, 0.2500]])
     """
+    F, solver, initial = outside_inference(F), outside_inference(solver), outside_inference(initial)
     reason = why_not(F, solver, initial)
     if reason is not None:
         raise Incompatible(reason)
-    with global_generators(seed, initial.device):
-        start = initial if state is None else None
-        if state is None:
-            # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
-            state = solver.init(F, initial, generator(mixed(seed), initial.device))
-        run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save, start)
-        _check_start(run)
-        if checkpoint is None:
-            return _drive(run, callbacks, None, log_every, throw)
-        with checkpoint.opened(run, callbacks):
-            return _drive(run, callbacks, checkpoint, log_every, throw)
+    with ExitStack() as stack:
+        stream = Stream(seed, initial.device)
+        stack.callback(stream.close)
+        with stream.turn():
+            start = initial if state is None else None
+            if state is None:
+                # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
+                state = solver.init(F, initial, generator(mixed(seed), initial.device))
+            run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save, stream, start)
+            _check_start(run)
+        if checkpoint is not None:
+            run.interrupts = stack.enter_context(Interrupts())
+            stack.enter_context(checkpoint.opened(run, callbacks))
+        return _drive(run, callbacks, checkpoint, log_every, throw)
 
 
 def _check_start(run: Run) -> None:
@@ -261,16 +272,17 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
     """Update until all time steps are done; returns whether a callback has stopped the run before."""
     ledger, solution = run.ledger, run.solution
     begun = time.perf_counter()
-    while run.state.k < run.num_steps:
+    stop = run.interrupts.asked(looked=True, device=run.state.rng.device)
+    while run.state.k < run.num_steps and not stop:
         k = run.state.k
-        with gathered() as inner:
+        with run.stream.turn(), gathered() as inner:
             run.state, info = run.solver.update(run.F, run.state, run.h(k))
         info |= inner.info()
         run.advice |= inner.advice
         ledger.add(k, info)
         for c in callbacks:
             c.on_update(run, info)
-        looked, stepped, stop = ledger.updates % log_every == 0, run.state.k > k, False
+        looked, stepped = ledger.updates % log_every == 0, run.state.k > k
         last = run.state.k == run.num_steps
         if looked or stepped:
             ledger.settle()
@@ -286,16 +298,18 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
             row = _record(run, time.perf_counter() - begun)
             begun = time.perf_counter()
             stop = Run.STOP in [c.on_step(run, row) for c in callbacks]
+            if stop:
+                for c in callbacks:
+                    c.on_stop(run, row)
             row |= run.metrics
             run.metrics = {}
             solution.history.append(row)
             run.keep(last=stop or last)
+        stop = run.interrupts.asked(looked=looked or stepped, device=run.state.rng.device) or stop
         if checkpoint is not None and checkpoint.due(run, looked=looked or stepped, last=stop or last):
             ledger.settle()
             checkpoint.write(run, callbacks)
-        if stop:
-            return True
-    return False
+    return stop
 
 
 def _say_unconverged(run: Run) -> None:

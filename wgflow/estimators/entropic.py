@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._distances import full_precision
+from wgflow._context import full_precision
 from wgflow._fields import Count, Positive
 from wgflow._outputs import per_point, same_shape
 from wgflow._typing import Info, NetSource, Points, Scalar

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from wgflow._context import ordinary
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.estimators.base import Estimator
@@ -16,6 +17,7 @@ from wgflow.measures import Measure, Particles
 T = TypeVar("T")
 
 
+@ordinary()
 def velocity_at(
     estimator: Estimator, F: Functional, rho: Particles, es: Any, y: Points, *, mass: float | None = None
 ) -> Points:

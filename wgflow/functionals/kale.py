@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._distances import full_precision
+from wgflow._context import full_precision
 from wgflow._fields import Count, Positive
 from wgflow._ops import kernel_energy, kernel_sums
 from wgflow._typing import Scalar

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
-from wgflow._distances import full_precision
+from wgflow._context import full_precision
 from wgflow._fields import Count, Positive
 from wgflow._inner import report
 from wgflow._once import Derivatives, differentiable_once

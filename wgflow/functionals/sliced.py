@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
-from wgflow._distances import full_precision
+from wgflow._context import full_precision
 from wgflow._fields import Count
 from wgflow._quantiles import Line, projected_cost
 from wgflow._typing import Scalar
