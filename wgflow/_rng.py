@@ -1,6 +1,5 @@
 """Random generators: every draw names its own, and building a network is part of the seed."""
 
-import copy
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from wgflow._networks import copied, trainable
 from wgflow._typing import NetSource
 from wgflow.errors import BadInput
 
@@ -161,11 +161,11 @@ def build(net: NetSource, rng: torch.Generator) -> nn.Module:
     Raises
     ------
     BadInput
-        When ``net`` is neither a module nor a callable that returns one.
+        When ``net`` is neither a module nor a callable that returns one, or it cannot be copied or trained.
     """
     if isinstance(net, nn.Module):
-        return copy.deepcopy(net).to(rng.device)
+        return copied(trainable(net)).to(rng.device)
     built = seeded(net, rng) if callable(net) else net
     if not isinstance(built, nn.Module):
         raise BadInput(f"expected an nn.Module or a function that returns one, got {type(built).__name__}")
-    return built.to(rng.device)
+    return trainable(built).to(rng.device)

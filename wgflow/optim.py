@@ -139,11 +139,20 @@ class LBFGS(Checked):
         return _QuasiNewton(_some(parameters), self)
 
 
+_DETACHED = (
+    "nothing to train: what is minimised does not depend on the parameters. The output of the network was detached, rounded, "
+    "computed without gradient, or went through NumPy"
+)
+
+
 def _some(parameters: Iterable[Tensor]) -> list[Tensor]:
     held = list(parameters)
     if not held:
         raise BadInput("nothing to train: the network (or list) that an optimiser was asked for has no parameters")
-    return held
+    free = [p for p in held if p.requires_grad]
+    if not free:
+        raise BadInput("nothing to train: all parameters are frozen, set requires_grad_(True) on those to be trained")
+    return free
 
 
 class Descent:
@@ -175,7 +184,11 @@ class Descent:
         """Evaluate the objective, put its gradient into the parameters and return its value."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = objective()
+        if not loss.requires_grad:
+            raise BadInput(_DETACHED)
         loss.backward(inputs=self.parameters)
+        if self.updates == 0 and all(p.grad is None for p in self.parameters):
+            raise BadInput(_DETACHED)
         average_gradients(self.parameters)
         return loss.detach()
 

@@ -25,6 +25,7 @@ FLOORS = [
         "_interrupts",
         "_ledger",
         "_linear",
+        "_networks",
         "_once",
         "_ops",
         "_outputs",

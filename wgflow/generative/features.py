@@ -1,6 +1,5 @@
 """Networks whose features Fréchet and kernel distances compare; each says in its ``id`` what it is."""
 
-import copy
 import hashlib
 import os
 import re
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wgflow._finite import first_nonfinite_index
+from wgflow._networks import copied
 from wgflow._rng import generator
 from wgflow.errors import BadInput
 from wgflow.generative._array_files import existing_file, member, open_arrays
@@ -272,7 +272,7 @@ class ModuleFeatures(FrozenFeatures):
         super().__init__()
         if num_features < 1 or not id:
             raise BadInput(f"expected num_features >= 1 and a nonempty id, got {num_features} and {id!r}")
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.module = copied(module).requires_grad_(False).eval()
         self.num_features, self.id, self.preprocess = num_features, id, preprocess
 
     def _features(self, rgb: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 r"""A measure as the image of a latent measure under one network: a draw costs one pass whatever the time step."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from wgflow._fields import Checked, Count, Decay, Positive, checked
 from wgflow._outputs import counted
+from wgflow._networks import copied
 from wgflow._rng import build
 from wgflow._typing import NetSource, Points, Scalar
 from wgflow.errors import BadInput
@@ -133,7 +133,7 @@ class Pushforward(MovingMeasure):
     def start(self, rng: torch.Generator) -> "Pushforward":
         """Return a private copy with its network built and its optimiser made."""
         net = build(self.net, rng)
-        reference = None if self.reference is None else copy.deepcopy(self.reference).to(rng.device).eval()
+        reference = None if self.reference is None else copied(self.reference).to(rng.device).eval()
         average = _frozen(net) if self.ema else None
         descent = None if self.regression is None else self.regression.optim.build(net.parameters())
         return replace(self, net=net, reference=reference, _live=_Live(average, descent))
@@ -177,7 +177,7 @@ class Pushforward(MovingMeasure):
         if last is not None:
             assert isinstance(last, PushforwardSuccessor)
             return last
-        net = copy.deepcopy(self._network).train()
+        net = copied(self._network).train()
         _freeze(self._network)
         return PushforwardSuccessor(net)
 
@@ -315,4 +315,4 @@ def _freeze(net: nn.Module) -> nn.Module:
 
 def _frozen(net: nn.Module) -> nn.Module:
     """Return an evaluation-mode copy without gradients: the running average starts as one."""
-    return copy.deepcopy(net).requires_grad_(False).eval()
+    return copied(net).requires_grad_(False).eval()

@@ -1,23 +1,31 @@
 """What the networks share: checks of sizes and batches, and layers that PyTorch lacks."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from wgflow.errors import BadInput
 
+_LARGEST = 2**16
+
 
 def check_sizes(**sizes: int) -> None:
-    """Raise :class:`BadInput` unless every named size is a positive integer."""
+    """Raise :class:`BadInput` unless every named size is a positive integer of at most 65536."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise BadInput(f"{name}={size!r}: expected a positive integer")
+        if not _is_size(size):
+            raise BadInput(f"{name}={size!r}: expected a positive integer, at most {_LARGEST}")
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= _LARGEST
 
 
 def check_image_shape(image_shape: tuple[int, int, int], smallest: int) -> tuple[int, int, int]:
     """Return ``image_shape`` as a tuple, or raise :class:`BadInput` unless it is (channels, size, size)."""
-    shape = tuple(image_shape)
-    if len(shape) != 3 or not all(isinstance(side, int) and side >= 1 for side in shape) or shape[1] != shape[2]:
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else (image_shape,)
+    if len(shape) != 3 or not all(map(_is_size, shape)) or shape[1] != shape[2]:
         raise BadInput(f"image_shape={shape}: expected (channels, size, size), three positive integers, square images")
     if shape[1] < smallest:
         raise BadInput(f"image_shape={shape}: expected images of at least {smallest} x {smallest}; enlarge or pad them")

@@ -7,6 +7,7 @@ below. The U-Net is that of diffusers.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -92,6 +93,8 @@ class LargeGenerator(nn.Module):
         super().__init__()
         check_sizes(channels=channels, noise_dim=noise_dim, blocks_per_level=blocks_per_level)
         self.data_shape = check_image_shape(image_shape, smallest=4)
+        if not isinstance(multipliers, Sequence):
+            raise BadInput(f"multipliers={multipliers!r}: expected one positive integer per level, as (1, 2, 2)")
         _check_levels(self.data_shape, channels, tuple(multipliers))
         self.source_shape = self.data_shape
         self.noise_shape = (noise_dim,)
