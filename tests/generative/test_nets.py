@@ -444,6 +444,12 @@ def test_replaced_resampling_leaves_the_diffusers_network_unchanged():
         (lambda: LargeGenerator(noise_dim=0), "noise_dim=0"),
         (lambda: LargeCritic(image_shape=(1, 4, 4)), r"\(1, 4, 4\)"),
         (lambda: LargeCritic(channels=None), "channels=None"),
+        (lambda: ConvGenerator(channels=True), "channels=True"),
+        (lambda: ConvCritic(channels=10**9), "channels=1000000000: expected a positive integer, at most"),
+        (lambda: ConvCritic(image_shape=None), "image_shape="),
+        (lambda: SmallCritic(image_shape="abc"), "image_shape="),
+        (lambda: SmallGenerator(image_shape=(True, 16, 16)), "image_shape="),
+        (lambda: LargeGenerator(multipliers=3), "multipliers=3"),
     ],
 )
 def test_bad_sizes_are_named(build, named):

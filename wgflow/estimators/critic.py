@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wgflow._balance import BATCHES, imbalance
 from wgflow._fields import Checked, Count, NonNegative
 from wgflow._instead import shown
+from wgflow._networks import called
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
@@ -160,13 +161,17 @@ class _Evaluated:
         for known, v in self.seen:
             if known is x:
                 return v
-        v = self.net(x)
+        v = called(self.net, "the critic", x)
         if not isinstance(v, Tensor):
             raise BadInput(f"a critic must map {tuple(x.shape)} to a tensor ({len(x)},), got {shown(v)}")
         if v.shape == (len(x), 1):
             v = v[:, 0]
         if v.shape != (len(x),):
             raise BadInput(f"a critic must map {tuple(x.shape)} to ({len(x)},) or ({len(x)}, 1), got {tuple(v.shape)}")
+        if torch.is_grad_enabled() and not v.requires_grad:
+            raise BadInput(
+                "a critic must depend on its parameters: its output was detached, or computed without gradient"
+            )
         # Conjugates hold exponentials: never in half precision.
         v = v if v.dtype in (torch.float32, torch.float64) else v.float()
         self.seen.append((x, v))

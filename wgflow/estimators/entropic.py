@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wgflow._context import full_precision
 from wgflow._fields import Count, Positive
+from wgflow._networks import called
 from wgflow._outputs import per_point, same_shape
 from wgflow._typing import Info, NetSource, Points, Scalar
 from wgflow.densities import DensityModel, KernelDensity
@@ -193,7 +194,7 @@ class LearnedScore(EntropyEstimator):
 
     @staticmethod
     def _score(es: ScoreState, x: Points) -> Points:
-        return same_shape(es.net(x), x, "a score network")
+        return same_shape(called(es.net, "the score network", x), x, "a score network")
 
 
 @dataclass(eq=False)

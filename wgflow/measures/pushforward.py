@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._fields import Checked, Count, Decay, Positive, checked
+from wgflow._networks import called, copied
 from wgflow._outputs import counted
-from wgflow._networks import copied
 from wgflow._rng import build
 from wgflow._typing import NetSource, Points, Scalar
 from wgflow.errors import BadInput
@@ -121,8 +121,7 @@ class Pushforward(MovingMeasure):
     def apply(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Map drawn latents to points: ``inputs`` is ``(x,)`` or ``(x, z)``."""
         # The fixed reference is a map of the source alone.
-        y = self.map(inputs[0]) if self.map is self.reference else self.map(*inputs)
-        return counted(y, len(inputs[0]), "the network of a Pushforward")
+        return _mapped(self.map, inputs[:1] if self.map is self.reference else inputs)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points with the weights of their latents, without gradient."""
@@ -149,7 +148,7 @@ class Pushforward(MovingMeasure):
         target = move(before).detach()
 
         def objective() -> Scalar:
-            error = net(*inputs) - target
+            error = _mapped(net, inputs) - target
             return before.mean(error.square().flatten(1).sum(1)) / 2
 
         for _ in range(self.regression.persistent):
@@ -256,7 +255,7 @@ class PushforwardSuccessor(Successor):
             return Particles(self._made(inputs), log_w)
 
     def _made(self, inputs: tuple[Tensor, ...]) -> Points:
-        return counted(self.net(*inputs), len(inputs[0]), "the network of a Pushforward")
+        return _mapped(self.net, inputs)
 
     def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Pushforward:
         """Copy the weights (``"raw"``) or their running average (``"ema"``) into the frozen network of ``rho``."""
@@ -311,6 +310,11 @@ def _freeze(net: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = False
     return net
+
+
+def _mapped(net: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+    who = "the network of a Pushforward"
+    return counted(called(net, who, *inputs), len(inputs[0]), who)
 
 
 def _frozen(net: nn.Module) -> nn.Module:
