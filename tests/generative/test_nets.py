@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wgflow.errors import BadInput, MissingDependency
 from wgflow.generative.nets import (
     NETWORKS,
+    ConvCritic,
+    ConvGenerator,
     LargeCritic,
     LargeGenerator,
     SmallCritic,
