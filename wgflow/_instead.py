@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,9 +43,13 @@ def article(kind: type) -> str:
 def instead(value: Any, kinds: tuple[type, ...]) -> str:
     """Return a sentence that says what to write in the place of ``value`` where an object of ``kinds`` is expected, or ``""``."""
     if isinstance(value, type):
-        fits = [k for k in kinds if inspect.isclass(k) and k is not Callable and issubclass(value, k)]
+        fits = [k for k in kinds if k in value.__mro__]
         needed = "" if not _needs_arguments(value) else "..."
-        return f"That is the class: write {value.__name__}({needed})" if fits or kinds else ""
+        return (
+            f"That is the class: write {value.__name__}({needed})"
+            if fits or value.__module__.startswith("wgflow")
+            else ""
+        )
     for expected in kinds:
         for given, sentence in _SENTENCES.get(expected, ()):
             if isinstance(value, given):

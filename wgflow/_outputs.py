@@ -141,7 +141,10 @@ def numbers(found: Any, who: str) -> dict[str, float]:
 def number_of_step(f: Any, k: int, declared: Any, name: str) -> float:
     """Return ``f`` at step ``k``, or ``f`` itself where it is a number; raises ``BadInput`` unless it is what an annotation declares."""
     rule = cast(Rule, rule_of(declared))
-    value = f(k) if callable(f) else f
+    try:
+        value = f(k) if callable(f) else f
+    except Exception as error:
+        raise BadInput(f"{name} at step {k}: the function given has failed, {type(error).__name__}: {error}") from error
     plain = rule.accept(value)
     if plain is REFUSED:
         raise BadInput(f"{name}={shown(value)} at step {k}: expected {rule.expected}")

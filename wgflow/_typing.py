@@ -5,11 +5,15 @@ or floats that a step reports but does not need next time.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
+
+from wgflow._fields import Says
 
 Points = Tensor
 Scalar = Tensor
 Info = dict[str, Any]
-NetSource = nn.Module | Callable[[], nn.Module]
+NetSource = Annotated[
+    nn.Module | Callable[[], nn.Module], Says("a network (nn.Module), or a function without arguments that makes one")
+]

@@ -98,8 +98,7 @@ def _of_term(F: Functional, rho: Particles) -> str | None:
                 "itself; a smaller step size does not help. Make it smooth there, such as (z² + ε).sqrt() for a distance, or use a "
                 "kernel, which has no force at z = 0: PowerLaw(1), Riesz, Logarithmic, Morse."
             )
-    held = vars(F).items() if dataclasses.is_dataclass(F) else ()
-    for field, part in held:
+    for field, part in vars(F).items():
         found = nonfinite_entry(part.fit(rho.x), f"{name}.{field}") if isinstance(part, Kernel) else None
         if found is not None:
             return f"{found} for these particles; a smaller step size does not help. Give a bandwidth of your own."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wgflow._fields import Checked, Count, NonNegative, PositiveOrInfinite
+from wgflow._fields import Checked, Count, NonNegative, PositiveOrInfinite, checked
 from wgflow._files import open_own, reason
 from wgflow._instead import suggest
 from wgflow._outputs import numbers
@@ -74,6 +74,7 @@ class Progress(Callback):
         Show nothing.
     """
 
+    @checked
     def __init__(self, keys: Sequence[str] | None = None, disable: bool = False) -> None:
         self.keys, self.disable = keys, disable
 
@@ -121,6 +122,7 @@ class JsonLog(Callback):
         When the file system refuses, or the path is a link.
     """
 
+    @checked
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.position: int | None = None

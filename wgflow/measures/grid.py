@@ -48,7 +48,13 @@ class Grid(MovingMeasure):
         d = self.mass.dim()
         object.__setattr__(self, "low", tuple(map(float, self.low)))
         object.__setattr__(self, "high", tuple(map(float, self.high)))
-        if not self.mass.is_floating_point() or d == 0 or len(self.low) != d or len(self.high) != d:
+        if (
+            not self.mass.is_floating_point()
+            or d == 0
+            or self.mass.numel() == 0
+            or len(self.low) != d
+            or len(self.high) != d
+        ):
             raise BadInput(
                 f"a Grid needs floating-point masses with one axis a coordinate, got {self.mass.dtype} of shape "
                 f"{tuple(self.mass.shape)} for the box from {self.low} to {self.high}"

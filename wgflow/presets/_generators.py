@@ -4,16 +4,20 @@ import math
 from dataclasses import replace
 from typing import Any, Literal
 
+from torch import nn
+
+from wgflow._fields import Count, Decay, NonNegative, Positive, checked
 from wgflow._typing import NetSource
-from wgflow.errors import BadInput
 from wgflow.estimators import R1, Critic
 from wgflow.functionals import entropy
 from wgflow.measures import Measure, Pushforward, Smoothed, instance_noise
 from wgflow.optim import Adam, Cosine
 from wgflow.presets._flow import Flow
+from wgflow.solve import StepSize
 from wgflow.solvers import JKO
 
 
+@checked
 def s_jko(
     target: Measure,
     latent: Measure,
@@ -21,18 +25,18 @@ def s_jko(
     critic: NetSource,
     *,
     noise: Measure | None = None,
-    reference: Any = None,
+    reference: nn.Module | None = None,
     divergence: str = "kl",
     variant: Literal["wgflow", "paper", "code"] = "wgflow",
-    step_size: float = 0.1,
-    num_steps: int | None = None,
-    first_iters: int = 10_000,
-    iters: int = 2_000,
-    batch: int = 256,
-    lr: tuple[float, float] = (2e-4, 1e-4),
-    lr_floor: float | None = 5e-5,
-    r1: float | None = None,
-    ema: float = 0.9999,
+    step_size: StepSize = 0.1,
+    num_steps: Count | None = None,
+    first_iters: Count = 10_000,
+    iters: Count = 2_000,
+    batch: Count = 256,
+    lr: tuple[Positive, Positive] = (2e-4, 1e-4),
+    lr_floor: NonNegative | None = 5e-5,
+    r1: NonNegative | None = None,
+    ema: Decay = 0.9999,
 ) -> Flow:
     r"""S-JKO (Choi, Choi and Kang 2024): one generator and one critic through all JKO steps of an f-divergence.
 
@@ -69,8 +73,6 @@ def s_jko(
         "paper": ("independent", 0.4, 50),
         "code": ("independent", 0.2, 100),
     }
-    if variant not in settings:
-        raise BadInput(f"variant={variant!r}: expected one of {', '.join(settings)}")
     coupling, gamma, steps = settings[variant]
     gamma = gamma if r1 is None else r1
     steps = steps if num_steps is None else num_steps
@@ -94,14 +96,15 @@ def s_jko(
     )
 
 
+@checked
 def uotm_source_fixed(
     target: Measure,
     latent: Measure,
     generator: NetSource,
     critic: NetSource,
     *,
-    tau: float = 1e-3,
-    iters: int = 108_000,
+    tau: NonNegative = 1e-3,
+    iters: Count = 108_000,
     divergence: str = "kl",
     **options: Any,
 ) -> Flow:
@@ -109,8 +112,6 @@ def uotm_source_fixed(
 
     One JKO step of size :math:`h_{JKO}=1/(2\tau)` from the reference map. ``options`` are those of :func:`s_jko`.
     """
-    if not tau >= 0:
-        raise BadInput(f"tau={tau}: expected a nonnegative cost weight")
     flow = s_jko(
         target, latent, generator, critic, divergence=divergence, num_steps=1, first_iters=iters, iters=iters, **options
     )
@@ -119,6 +120,7 @@ def uotm_source_fixed(
     return replace(flow, solver=solver, step_size=math.inf if tau == 0 else 1 / (2 * tau))
 
 
+@checked
 def otm(target: Measure, latent: Measure, generator: NetSource, critic: NetSource, **options: Any) -> Flow:
     """OTM (Rout, Korotin and Burnaev 2022): the semi-dual of plain optimal transport, both marginals hard.
 
@@ -127,6 +129,7 @@ def otm(target: Measure, latent: Measure, generator: NetSource, critic: NetSourc
     return uotm_source_fixed(target, latent, generator, critic, divergence="identity", **options)
 
 
+@checked
 def f_gan(
     target: Measure, latent: Measure, generator: NetSource, critic: NetSource, *, divergence: str = "kl", **options: Any
 ) -> Flow:
