@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count, Device, FloatingPoint, NonNegative, Positive, checked
+from wgflow._fields import Count, Device, FloatingPoint, NonNegative, Positive, Whole, checked
 from wgflow._finite import first_nonfinite, require_finite
 from wgflow._outputs import number_of_step
 from wgflow._typing import Points
@@ -237,7 +237,7 @@ class Smoothed(Derived):
     """
 
     std: Callable[[int], float]
-    k: int = 0
+    k: Whole = 0
 
     def at(self, k: int, t: float) -> Self:
         """Return the measure of step ``k``."""

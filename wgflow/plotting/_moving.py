@@ -31,7 +31,7 @@ class Moving(Measure):
     """
 
     law: Callable[[float], Measure]
-    t: float = 0.0
+    t: Finite = 0.0
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]
