@@ -60,12 +60,12 @@ class KernelDensity(DensityModel):
 
     def fit(self, rho: Particles) -> "KernelDensity":
         """Take the bandwidth from ``rho``."""
-        return KernelDensity(self.kernel.fit(rho.x))
+        return KernelDensity(self.kernel.fit(rho.x, rho.log_w))
 
     def log_density(self, rho: Particles, of: Particles | None = None) -> Tensor:
         r"""Log density at the particles of ``rho``, shape (n,), made from the particles ``of`` (``rho`` itself when None)."""
         of = rho if of is None else of
-        kernel = self.kernel.fit(of.x)
+        kernel = self.kernel.fit(of.x, of.log_w)
         sums = kernel_sums(kernel, rho.x, of.x, of.w).clamp(min=torch.finfo(rho.x.dtype).tiny)
         return sums.log() - kernel.log_integral(rho.x[0].numel())
 

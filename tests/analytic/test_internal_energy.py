@@ -7,7 +7,7 @@ import pytest
 import torch
 from _exact import double, hermite, rng, trapezoid
 from _velocities import assert_twins_move_as_one, asymmetry, velocity
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 from scipy.special import gamma
 from scipy.stats import beta, norm
 
@@ -15,8 +15,10 @@ from wgflow import JKO, BadInput, Particles, PotentialEnergy, Unsupported, solve
 from wgflow.densities import KernelDensity, Spacings
 from wgflow.estimators import Autograd
 from wgflow.estimators.entropic import Blob, KDEScore
+from wgflow.functionals import KL
 from wgflow.functionals.energies import Entropy, InteractionEnergy, PowerEntropy
 from wgflow.kernels import RBF, NearestRBF, PowerLaw
+from wgflow.measures import GaussianMixture
 from wgflow.optim import LBFGS
 from wgflow.solvers import ForwardEuler
 
@@ -166,6 +168,42 @@ def test_stationary_variances_tell_blob_from_kernel_density_scores():
     # the blob's stationary law is not quite Gaussian: an effect of second order in what is not
     best = (1 + math.sqrt(1 + 4 * eps**2)) / 2 - eps**2
     assert 2 * found["blob", 200] - found["blob", 100] == pytest.approx(best, abs=3e-3)
+
+
+def test_the_minimiser_of_the_mollified_free_energy_is_no_gaussian():
+    """eps = 1: three clusters at 0 and ±.912, variance .593, below the best Gaussian of variance .618."""
+    F = HARMONIC + Entropy(KernelDensity(RBF(1.0)))
+    normaliser = 0.5 * math.log(2 * math.pi)
+
+    def atoms(p):
+        a, side = float(p[0]), float(p[1]) / 2
+        rho = Particles(double([[-a], [0.0], [a]]), double([side, 1 - 2 * side, side]).log())
+        return float(F.value(rho)) + normaliser
+
+    three = minimize(atoms, [0.8, 0.6], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-13})
+    place, side = three.x
+    assert place**2 * side == pytest.approx(0.5925, abs=1e-4)
+    golden = (math.sqrt(5) - 1) / 2
+    best_gaussian = golden / 2 - 0.5 * math.log(golden + 1) - golden / (2 * (golden + 1))
+    assert float(F.value(gaussian(1, golden))) + normaliser == pytest.approx(best_gaussian, abs=1e-6)
+    assert three.fun < best_gaussian - 0.009
+    # Free particles find it: 60 of them cannot share the mass better than by sixtieths.
+    flow = solve(F, JKO(optim=LBFGS(max_iter=500), iters=1), Particles(quantiles(60)), step_size=100.0, num_steps=3)
+    assert float(F.value(flow.measure)) + normaliser == pytest.approx(three.fun, abs=5e-5)
+    assert variance(flow.measure.x) == pytest.approx(0.593, abs=3e-3)
+
+
+def test_the_nearest_rule_at_a_root_of_a_half_is_dpvis():
+    """DPVI's demonstration (its ``nei`` is h in exp(-r²/h)): where six particles rest, to the digits it is known to."""
+    weights, means = double([1 / 3, 1 / 2, 1 / 6]), double([[-3.0], [0.0], [3.0]])
+    start = Particles(double([[-3.2], [-2.8], [-0.2], [0.2], [2.8], [3.2]]))
+    rest = {}
+    for scale in (2**-0.5, 1.0):
+        solver = ForwardEuler(Blob(KernelDensity(NearestRBF(scale))))
+        flow = solve(KL(GaussianMixture(means, 0.5, weights)), solver, start, step_size=0.1, num_steps=100)
+        rest[scale] = flow.measure.x[:, 0].sort().values
+    torch.testing.assert_close(rest[2**-0.5][3:], double([0.367, 2.634, 3.367]), rtol=0, atol=1e-3)
+    assert bool((rest[1.0] - rest[2**-0.5]).abs().gt(0.05).all()), "the wider kernel holds them nearer together"
 
 
 def test_heat_equation():

@@ -261,10 +261,79 @@ def test_rules_are_lengths_without_gradient_and_look_at_some_points_of_many(rule
         rule.profile(torch.ones(1))
 
 
-def test_a_rule_looks_at_the_cloud_as_it_would_at_every_second_point():
-    x = randn(2 * MOST_FOR_A_RULE, 2)
-    some = float(MedianRBF().bandwidth(x[::2])) ** 2 * math.log(MOST_FOR_A_RULE + 1)
-    assert float(MedianRBF().bandwidth(x)) ** 2 * math.log(2 * MOST_FOR_A_RULE + 1) == pytest.approx(some, rel=1e-10)
+RULES = [MedianRBF(), NearestRBF()]
+each_rule = pytest.mark.parametrize("rule", RULES, ids=["median", "nearest"])
+
+
+@each_rule
+@pytest.mark.parametrize("n", [60, MOST_FOR_A_RULE + 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rule_does_not_depend_on_the_order_of_particles(rule, n, dtype):
+    """Two clusters: any order against their blocks, in which every second particle would do, and against alternation, where not."""
+    a, b = (0.3 * randn(n // 2, 2, seed=k).to(dtype) + c for k, c in ((0, 5), (1, -5)))
+    blocks, w = torch.cat([a, b]), rand(n, seed=2).log()
+    orders = [torch.arange(n).view(2, -1).T.flatten(), torch.randperm(n, generator=rng(3)), torch.arange(n).flip(0)]
+    for order in orders:
+        assert float(rule.bandwidth(blocks[order])) == pytest.approx(float(rule.bandwidth(blocks)), rel=1e-6)
+        weighted = [float(rule.bandwidth(blocks[order], w[order])), float(rule.bandwidth(blocks, w))]
+        assert weighted[0] == pytest.approx(weighted[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "allowed"), [(MedianRBF(), 0.05), (NearestRBF(), 0.1)], ids=["median", "nearest"])
+def test_some_particles_of_many_stand_for_all(rule, allowed, monkeypatch):
+    """Their number is a thousand; the mean of a thousand squared distances of neighbours has an error of 3 % at least."""
+    x = randn(5000, 2)
+    some = float(rule.bandwidth(x))
+    monkeypatch.setattr("wgflow.kernels.rules.MOST_FOR_A_RULE", 5000)
+    assert some == pytest.approx(float(rule.bandwidth(x)), rel=allowed)
+
+
+@each_rule
+@pytest.mark.parametrize("n", [40, MOST_FOR_A_RULE])
+def test_weights_of_a_rule_are_repetitions(rule, n):
+    """A particle of weight 3 is three particles at its place, and one of weight 0 is none."""
+    x, times = randn(n, 2), torch.arange(n) % 3
+    weighted = float(rule.bandwidth(x, times.double().log()))
+    many = float(rule.bandwidth(x.repeat_interleave(times, 0)))
+    if isinstance(rule, MedianRBF):  # the logarithm counts particles
+        weighted, many = weighted**2 * math.log(n + 1), many**2 * math.log(int(times.sum()) + 1)
+    assert weighted == pytest.approx(many, rel=1e-12 if n < 1000 else 0.02)
+    torch.testing.assert_close(rule.bandwidth(x, double(0.3).expand(n)), rule.bandwidth(x), rtol=1e-12, atol=0)
+
+
+@each_rule
+@pytest.mark.parametrize("event", [(2,), (6,)])
+def test_a_rule_counts_no_distances_of_0(rule, event):
+    x = randn(30, *event)
+    twice = float(rule.bandwidth(x.repeat(2, *[1] * len(event))))
+    if isinstance(rule, MedianRBF):
+        twice *= math.sqrt(math.log(61) / math.log(31))
+    assert twice == pytest.approx(float(rule.bandwidth(x)), rel=1e-12)
+    most = torch.cat([torch.zeros(80, *event, dtype=torch.float64), x])
+    assert float(rule.bandwidth(most)) > 0.1
+    assert float(rule.bandwidth(torch.ones(5, *event))) == 1, "particles at one place have no length of their own"
+
+
+@each_rule
+@pytest.mark.parametrize("unit", [1e-30, 1e-8, 1e8, 1e20])
+def test_a_rule_of_single_precision_in_any_unit(rule, unit):
+    x = (unit * randn(50, 3)).float()
+    assert float(rule.bandwidth(x)) == pytest.approx(unit * float(rule.bandwidth(randn(50, 3))), rel=1e-6)
+    assert bool(torch.isfinite(kernel_sums(rule.fit(x), x, x, torch.ones(50))).all())
+
+
+@each_rule
+def test_a_bandwidth_that_is_not_a_number_names_the_rule(rule):
+    x = randn(10, 2)
+    x[3, 1] = math.nan
+    if isinstance(rule, NearestRBF):
+        with pytest.raises(BadInput, match=r"NearestRBF\(scale=1.0\).*particle 3"):
+            rule.fit(x)
+    with pytest.raises(BadInput, match=f"{type(rule).__name__}.*particle 0"):
+        rule.fit(x * math.nan)
+    for bad in (math.nan, 0.0, math.inf):
+        with pytest.raises(BadInput, match="bandwidth"):
+            RBF(torch.tensor(bad))
 
 
 # --- sums over pairs -----------------------------------------------------------------------------------------------

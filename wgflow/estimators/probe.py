@@ -75,18 +75,18 @@ def velocity_at(
     x = rho.x.detach()
     log_w = torch.cat([rho.log_weights.detach(), x.new_full((len(y),), math.log(mass))])
     both = Particles(torch.cat([x, y.detach()]), log_w)
-    return _fitted(estimator, x).velocity(_fitted(F, x), both, es)[len(rho) :]
+    return _fitted(estimator, rho).velocity(_fitted(F, rho), both, es)[len(rho) :]
 
 
-def _fitted(part: T, x: Points) -> T:
-    """Return a functional or an estimator with the bandwidth rules in it resolved at the points ``x``; itself without any."""
+def _fitted(part: T, rho: Particles) -> T:
+    """Return a functional or an estimator with the bandwidth rules in it resolved at the particles; itself without any."""
     if isinstance(part, Kernel):
-        return part.fit(x)  # type: ignore[return-value]
+        return part.fit(rho.x.detach(), rho.log_w)  # type: ignore[return-value]
     if isinstance(part, tuple):
-        fitted = tuple(_fitted(p, x) for p in part)
+        fitted = tuple(_fitted(p, rho) for p in part)
         return part if all(a is b for a, b in zip(part, fitted, strict=True)) else fitted  # type: ignore[return-value]
     if not dataclasses.is_dataclass(part) or isinstance(part, (type, Measure)):
         return part
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
-    changed = {name: new for name, old in fields.items() if (new := _fitted(old, x)) is not old}
+    changed = {name: new for name, old in fields.items() if (new := _fitted(old, rho)) is not old}
     return dataclasses.replace(part, **changed) if changed else part  # type: ignore[return-value]

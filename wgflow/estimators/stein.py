@@ -50,5 +50,5 @@ class Stein(Estimator):
         r"""Return :math:`-\sum_iw_i\langle v_i,x_i\rangle` with :math:`v` held fixed."""
         energy, temperature = F.split_entropy()
         slope = energy_slope(energy, rho)
-        smoothed, repulsion = stein_sums(self.kernel.fit(rho.x), rho.x, rho.w.detach(), slope)
+        smoothed, repulsion = stein_sums(self.kernel.fit(rho.x, rho.log_w), rho.x, rho.w.detach(), slope)
         return linear(rho, smoothed - temperature * repulsion)

@@ -111,7 +111,9 @@ class Functional(Checked, Linear):
         """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimises one function."""
         if not dataclasses.is_dataclass(self):
             return self
-        return self._with(Kernel, lambda kernel: kernel.fit(rho.x))._with(DensityModel, lambda model: model.fit(rho))
+        return self._with(Kernel, lambda kernel: kernel.fit(rho.x, rho.log_w))._with(
+            DensityModel, lambda model: model.fit(rho)
+        )
 
     def _with(self, kind: type, change: Callable[[Any], Any]) -> Self:
         """Return this functional with every field of a kind changed; itself where none is."""

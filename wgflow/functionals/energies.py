@@ -110,7 +110,7 @@ class InteractionEnergy(Functional):
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`\tfrac12\sum_{ij}w_iw_jW(x_i-x_j)`."""
         if isinstance(self.potential, Kernel):
-            return 0.5 * kernel_energy(self.potential.fit(rho.x), rho.x, rho.w).to(rho.x.dtype)
+            return 0.5 * kernel_energy(self.potential.fit(rho.x, rho.log_w), rho.x, rho.w).to(rho.x.dtype)
         return 0.5 * pair_energy(self._block, [rho.x], rho.w, [rho.x], rho.w)
 
     def _block(self, x: Points, y: Points) -> Tensor:

@@ -96,7 +96,7 @@ class KALE(Functional):
 
     def _solve(self, rho: Particles) -> tuple[KALESolution, Kernel, Tensor]:
         nu, lam = drawn(self.target), self.penalty
-        kernel = self.kernel.fit(rho.x)
+        kernel = self.kernel.fit(rho.x, rho.log_w)
         K, b = kernel(nu.x, nu.x), nu.w
         m = kernel_sums(kernel, nu.x, rho.x, rho.w)
         # Stationarity in h at the target's points: lambda h + K (b e^h) - m = 0, the gradient of a convex function in

@@ -71,7 +71,7 @@ class SquaredMMD(Functional):
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`\sum w_iw_{i'}k(x_i,x_{i'})-2\sum w_ib_jk(x_i,y_j)+\sum b_jb_{j'}k(y_j,y_{j'})`."""
-        nu, k = drawn(self.target), self.kernel.fit(rho.x)
+        nu, k = drawn(self.target), self.kernel.fit(rho.x, rho.log_w)
 
         def target_term() -> Scalar:
             return kernel_energy(k, nu.x, nu.w)
@@ -82,7 +82,7 @@ class SquaredMMD(Functional):
 
     def witness_at(self, rho: Particles, x: Points) -> Tensor:
         r"""Return :math:`\int k(x,\cdot)\,d\rho-\int k(x,\cdot)\,d\nu` at any points, shape (len(x),), differentiable in ``x``."""
-        nu, k = drawn(self.target), self.kernel.fit(rho.x)
+        nu, k = drawn(self.target), self.kernel.fit(rho.x, rho.log_w)
         return kernel_sums(k, x, rho.x.detach(), rho.w.detach()) - kernel_sums(k, x, nu.x, nu.w)
 
     @classmethod

@@ -59,7 +59,7 @@ class SquaredKSD(Functional):
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`\sum_{ij}w_iw_jk_\pi(x_i,x_j)`: the V-statistic, never negative."""
-        kernel, s = self.kernel.fit(rho.x), score(self.target, rho.x)
+        kernel, s = self.kernel.fit(rho.x, rho.log_w), score(self.target, rho.x)
 
         def block(x: Tensor, s_x: Tensor, y: Tensor, s_y: Tensor) -> Tensor:
             # Differences formed coordinate by coordinate would be exact and slow; centred, the product form is good.

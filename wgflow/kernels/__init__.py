@@ -5,8 +5,9 @@ is inferred unless a class says so (:class:`MedianRBF`, :class:`NearestRBF`).
 """
 
 from wgflow.kernels.base import Kernel, KernelSum
-from wgflow.kernels.gaussian import MOST_FOR_A_RULE, RBF, MedianRBF, NearestRBF
+from wgflow.kernels.gaussian import RBF
 from wgflow.kernels.radial import InverseMultiquadric, Laplace, Logarithmic, Matern, Morse, PowerLaw, Riesz
+from wgflow.kernels.rules import MOST_FOR_A_RULE, MedianRBF, NearestRBF
 
 __all__ = [
     "MOST_FOR_A_RULE",

@@ -76,8 +76,8 @@ class Kernel(Checked, Linear, ABC):
         r"""Return :math:`\log\int k(x,0)\,dx` in :math:`d` dimensions, which makes the kernel a density."""
         raise Unsupported(f"{self} is not used as a density: take RBF, whose integral is known")
 
-    def fit(self, x: Points) -> "Kernel":
-        """Return the kernel for these points: itself, unless its bandwidth is a rule."""
+    def fit(self, x: Points, log_w: Tensor | None = None) -> "Kernel":
+        """Return the kernel for these points, with these logarithms of weights: itself, unless its bandwidth is a rule."""
         return self
 
     def __call__(self, x: Points, y: Points) -> Tensor:
@@ -164,9 +164,9 @@ class KernelSum(Kernel):
             return math.log(sum(math.exp(x - max(logs)) for x in logs)) + max(logs)
         return torch.logsumexp(torch.stack([torch.as_tensor(x).to(known[0]) for x in logs]), 0)
 
-    def fit(self, x: Points) -> "Kernel":
+    def fit(self, x: Points, log_w: Tensor | None = None) -> "Kernel":
         """Fit every term; itself where no term has a rule."""
-        fitted = [k.fit(x) for _, k in self.terms]
+        fitted = [k.fit(x, log_w) for _, k in self.terms]
         if all(new is k for new, (_, k) in zip(fitted, self.terms, strict=True)):
             return self
         return KernelSum(tuple((c, new) for new, (c, _) in zip(fitted, self.terms, strict=True)))
