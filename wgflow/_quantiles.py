@@ -63,7 +63,10 @@ class Line:
     """
 
     def __init__(self, y: Tensor, b: Tensor | None, theta: Tensor) -> None:
-        self.y, self.b, self.theta = y.detach(), None if b is None else b.detach(), theta
+        y, self.b, self.theta = y.detach(), None if b is None else b.detach(), theta
+        # Inner products are as inexact as points are far from the origin. A median: one far point must not move it far.
+        self.centre = y[:: len(y) // 1000 + 1].median(0).values if y.shape[1] > 1 else y.new_zeros(1)
+        self.y = y - self.centre
 
     def rows(self, lines: slice) -> tuple[Tensor, Tensor | None]:
         """Return sorted values (l, m) and levels (l, m), None for equal weights, on a range of the directions."""
@@ -121,6 +124,7 @@ class _ProjectedCost(torch.autograd.Function):
         x, a = x.detach(), None if a is None else a.detach()
         dx, da = torch.zeros_like(x), None if a is None else torch.zeros_like(a)
         value, total = x.new_zeros(()), len(target.theta)
+        x = x - target.centre
         steps = _Steps(len(x), len(target.y), x.device) if a is None and target.b is None else None
         light = x.new_zeros(0) if a is None else a < _LIGHT
         lights = light.is_cuda or bool(light.any())  # a GPU is not asked
@@ -177,7 +181,7 @@ class _Steps:
         """Return the cost, summed over the lines, and its derivative (l, n) in the sorted points."""
         if not self.divide:
             d, mass = xs[:, self.i] - ys[:, self.j], self.mass.to(xs)
-            return (_cost(d, p) @ mass).sum(), torch.zeros_like(xs).index_add_(1, self.i, _slope(d, p).mul_(mass))
+            return _cost(d, p).mul_(mass).sum(), torch.zeros_like(xs).index_add_(1, self.i, _slope(d, p).mul_(mass))
         d = xs.view(len(xs), self.groups, -1) - ys.view(len(ys), self.groups, -1)
         share = 1 / max(self.n, self.m)
         slope = _slope(d, p) if self.n >= self.m else _slope(d, p).sum(2)
