@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._finite import first_nonfinite
-from wgflow._rng import generator
+from wgflow._rng import generator, global_generators
 from wgflow._typing import Points
 from wgflow.estimators import Estimator
-from wgflow.functionals import Functional, InteractionEnergy, PotentialEnergy, Scaled, Sum
+from wgflow.functionals import FDivergence, Functional, InteractionEnergy, PotentialEnergy, Scaled, SquaredKSD, Sum
 from wgflow.kernels import Kernel
-from wgflow.measures import Dataset, Measure, MovingMeasure, Particles
+from wgflow.measures import Dataset, Grid, Measure, MovingMeasure, Particles
+from wgflow.solvers import Proximal, Solver
 
 _GROWN = 1e4
 """Particles that are so many times as far out as at the start have grown: a smaller step helps."""
@@ -43,6 +44,72 @@ def _tensors(part: Any, where: str) -> Iterator[tuple[str, Tensor]]:
         for name in names:
             if not name.startswith("_") and name != "source":
                 yield from _tensors(getattr(part, name), f"{where}.{name}")
+
+
+def outside(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None:
+    """Say at which points of the start a function that the flow goes by has no finite value; None where it has one at all.
+
+    Looked at are potentials, and log densities of targets that take part with their values, at the particles or, of a
+    measure that makes new points, at 256 draws. A potential may be infinite on a grid, where it is a wall.
+    """
+    if isinstance(measure, Grid):
+        return None
+    device = measure.device
+    rho = measure if isinstance(measure, Particles) else measure.draw(256, generator(0, device))
+    if rho.log_w is not None and not bool((rho.log_w > -torch.inf).any()):
+        return "no particle has any mass: all log_w are -inf"
+    who = "starting particles" if rho is measure else f"draws of this {type(measure).__name__}"
+    for f, what in _by_value(F, solver):
+        with global_generators(0, device), torch.enable_grad():  # the flow's own numbers are not used up
+            x = rho.x.detach().requires_grad_(True)
+            v = f(x)
+            slope = (
+                torch.autograd.grad(v.sum(), x, materialize_grads=True)[0] if v.requires_grad else torch.zeros_like(x)
+            )
+        bad = ~torch.isfinite(v.detach())
+        if bool(bad.any()):
+            i = int(bad.int().argmax())
+            return (
+                f"{what} is not finite at {int(bad.sum())} of the {len(rho)} {who}, first at number {i}, x = {_point(rho.x[i])}. "
+                "No step leads on from there: start inside of the support."
+            )
+        found = _first(f"the gradient of {what}", slope, rho.x)
+        if found is not None:
+            return found
+    return None
+
+
+def _by_value(F: Functional, solver: Solver) -> Iterator[tuple[Callable[[Points], Tensor], str]]:
+    """Functions of one point whose values or slopes a solver goes by, each with its name."""
+    estimator = solver.estimator
+    splits = estimator.splits_entropy or solver.splits_entropy
+    for term in _parts(F.split_entropy()[0] if splits else F):
+        if isinstance(solver, Proximal) and term.can("prox"):  # its closed form leads in from outside
+            continue
+        if isinstance(term, PotentialEnergy):
+            yield term.potential, _name(term)
+        elif isinstance(term, SquaredKSD) or (isinstance(term, FDivergence) and "value" in estimator.needs):
+            yield term.target.log_prob, f"log_prob of the target, {type(term.target).__name__},"
+    for G, part in solver.parts(F):
+        yield from _by_value(G, part)
+
+
+def _parts(F: Functional | None) -> Iterator[Functional]:
+    """Terms of sums and multiples."""
+    if isinstance(F, Sum):
+        for term in F.terms:
+            yield from _parts(term)
+    elif isinstance(F, Scaled):
+        yield from _parts(F.term)
+    elif F is not None:
+        yield F
+
+
+def _name(F: PotentialEnergy) -> str:
+    owner = getattr(getattr(F.potential, "__self__", None), "target", None)
+    if owner is None:
+        return "the potential of this PotentialEnergy"
+    return f"log_prob of the target, {type(owner).__name__},"
 
 
 def undefined(
@@ -81,13 +148,7 @@ def _terms(F: Functional) -> Iterator[Functional]:
 def _of_term(F: Functional, rho: Particles) -> str | None:
     name = type(F).__name__
     if isinstance(F, PotentialEnergy):
-        owner = getattr(getattr(F.potential, "__self__", None), "target", None)
-        what = (
-            "the potential of this PotentialEnergy"
-            if owner is None
-            else f"log_prob of the target, {type(owner).__name__},"
-        )
-        return _of_function(F.potential, rho.x, what)
+        return _of_function(F.potential, rho.x, _name(F))
     if isinstance(F, InteractionEnergy) and not isinstance(F.potential, Kernel):
         with torch.enable_grad():
             z = rho.x.new_zeros(1, 1, *rho.x.shape[1:]).requires_grad_(True)
@@ -125,12 +186,16 @@ def _first(what: str, values: Tensor, x: Points) -> str | None:
     if not bool(bad.any()):
         return None
     i = int(bad.int().argmax())
-    point = ", ".join(f"{c:.4g}" for c in x[i].detach().flatten()[:4].tolist())
-    more = ", ..." if x[i].numel() > 4 else ""
     slope = "gradient" in what or "velocity" in what
     kind = "a square root, a norm or a power at 0" if slope else "a logarithm or a root outside of its domain"
     return (
-        f"{what} is nan at a finite point, first at particle {i}, x = [{point}{more}] ({int(bad.sum())} of {len(x)} particles); a "
+        f"{what} is nan at a finite point, first at particle {i}, x = {_point(x[i])} ({int(bad.sum())} of {len(x)} particles); a "
         f"smaller step size does not help where the function is not defined, such as {kind}. Define it there, or start "
         "elsewhere."
     )
+
+
+def _point(x: Tensor) -> str:
+    """Return the first coordinates of a point."""
+    shown = ", ".join(f"{c:.4g}" for c in x.detach().flatten()[:4].tolist())
+    return f"[{shown}{', ...' if x.numel() > 4 else ''}]"

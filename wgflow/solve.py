@@ -20,7 +20,7 @@ from wgflow._ranks import anywhere
 from wgflow._rng import Stream, generator, mixed
 from wgflow._state import first_nonfinite, state_dict
 from wgflow._typing import Info
-from wgflow._undefined import nonfinite_entry, undefined
+from wgflow._undefined import nonfinite_entry, outside, undefined
 from wgflow.callbacks import Callback
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import same_points, why_not
@@ -180,7 +180,8 @@ def solve(
         When the three parts do not work together; the message says what to use instead. Also when the points of the
         flow and of its target differ in shape, dtype or device.
     BadInput
-        For a step size or a count that is not positive, or a start with entries that are not finite.
+        For a step size or a count that is not positive, a start with entries that are not finite, or one outside of the support,
+        where the log density or the potential that the flow goes by is not finite.
     Diverged
         When a reported quantity or a saved tensor is not finite; names the term, the step, the update and the time. Its
         ``solution`` holds what was saved until then and, for particles, the last finite law.
@@ -234,6 +235,10 @@ def _check_start(run: Run) -> None:
         entry = nonfinite_entry(part, name)
         if entry is not None:
             raise BadInput(f"the flow cannot start: {entry} is not finite")
+    if k < run.num_steps:
+        reason = outside(run.F.at(k, run.state.t), run.solver, run.state.measure)
+        if reason is not None:
+            raise BadInput(f"the flow cannot start: {reason}")
 
 
 def _drive(
@@ -315,6 +320,9 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
 def _say_unconverged(run: Run) -> None:
     """A flow that rests on solutions that are none is not done, and says so."""
     solution = run.solution
+    remark = run.solver.remark(solution.history)
+    if remark is not None:
+        warnings.warn(remark, RuntimeWarning, stacklevel=5)
     if not solution.unconverged:
         return
     if solution.status == "done":

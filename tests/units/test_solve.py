@@ -235,7 +235,7 @@ def test_evaluating_changes_neither_the_flow_nor_the_other_evaluations():
 
 
 class Potential:
-    """A parabola that is NaN at one of its calls."""
+    """A parabola that is NaN at one of its calls; the first is the look at the start."""
 
     def __init__(self, at: int) -> None:
         self.at, self.calls = at, 0
@@ -247,7 +247,7 @@ class Potential:
 
 def test_particles_that_turn_nan_stop_the_run_in_that_step():
     with pytest.raises(Diverged, match=r"flow/dissipation became nan at update 3, in time step 2") as caught:
-        two_particles(F=PotentialEnergy(Potential(3)))
+        two_particles(F=PotentialEnergy(Potential(4)))
     assert (caught.value.term, caught.value.step, caught.value.update) == ("flow/dissipation", 2, 3)
     assert len(caught.value.solution.history) == 2
     assert [bool(p.x.isfinite().all()) for p in caught.value.solution.saved] == [True] * 3
@@ -255,7 +255,7 @@ def test_particles_that_turn_nan_stop_the_run_in_that_step():
 
 def test_a_potential_that_turns_nan_inside_a_step_names_term_step_and_update():
     with pytest.raises(Diverged, match=r"jko/energy became nan at update 7, in time step 1") as caught:
-        two_particles(F=PotentialEnergy(Potential(7)), solver=JKO(optim=SGD(0.1), iters=4), log_every=2)
+        two_particles(F=PotentialEnergy(Potential(8)), solver=JKO(optim=SGD(0.1), iters=4), log_every=2)
     assert (caught.value.term, caught.value.step, caught.value.update) == ("jko/energy", 1, 7)
 
 

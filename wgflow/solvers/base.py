@@ -1,6 +1,7 @@
 """Time discretizations: frozen configuration, explicit state, one smallest unit of work."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -109,6 +110,10 @@ class Solver(Checked, ABC):
     def parts(self, F: Functional) -> list[tuple[Functional, "Solver"]]:
         """Return the solvers that this one runs inside itself, each with the functional that it must be able to serve."""
         return []
+
+    def remark(self, history: Sequence[dict[str, Any]]) -> str | None:
+        """Return what to warn of at the end of a run, going by the records of its steps; None when there is nothing."""
+        return None
 
     def rebase(self, state: State, measure: MovingMeasure, index: Tensor | None = None) -> State:
         """Return a state between two steps with another law, whose particle ``i`` was ``index[i]`` (None: ``i`` itself)."""

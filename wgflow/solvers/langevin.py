@@ -1,7 +1,9 @@
 r"""Noisy discretizations: the entropy part of :math:`F=E+T\int\rho\log\rho` is Brownian motion, never estimated."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from wgflow.functionals.base import Potential
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers.base import Solver, State, advance, register_solver
 from wgflow.solvers.explicit import Explicit, squared_speed
+
+_FEW = 0.01
 
 
 @register_solver("langevin")
@@ -86,7 +90,8 @@ class MetropolisLangevin(Solver):
     Notes
     -----
     Cost: two gradients and two values of V a step. Where the proposal is not finite it is refused. An acceptance rate of
-    0.57 is best in many dimensions (Roberts and Rosenthal 1998). A flow in time only as h goes to 0.
+    0.57 is best in many dimensions (Roberts and Rosenthal 1998); a run that ends below 0.01 on average gives a
+    ``RuntimeWarning``. A flow in time only as h goes to 0. Particles must start where the density is positive.
     """
 
     estimator: Estimator = field(default_factory=Autograd)
@@ -108,6 +113,17 @@ class MetropolisLangevin(Solver):
                 "estimates another one. Use MetropolisLangevin(Autograd())."
             )
         return None
+
+    def remark(self, history: Sequence[dict[str, Any]]) -> str | None:
+        """Warn of a run in which hardly any proposal was accepted."""
+        shares = [row["mala/acceptance"] for row in history if "mala/acceptance" in row]
+        mean = sum(shares) / max(len(shares), 1)
+        if not shares or mean >= _FEW:
+            return None
+        return (
+            f"MetropolisLangevin accepted {mean:.2%} of the proposals of {len(shares)} steps: the particles have hardly moved. Take "
+            "a smaller step_size; an acceptance (mala/acceptance) of 0.57 is best in many dimensions."
+        )
 
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         """Complete one time step; reports the share of the mass that accepted its proposal (``mala/acceptance``)."""

@@ -1,5 +1,6 @@
 """Splittings: one time step is made of the steps of two simpler flows, and any solver may make them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -208,6 +209,10 @@ class WithReaction(Solver):
             f"a reaction goes by the first variation, and {type(self.estimator).__name__} gives its gradient only. Use "
             "WithReaction(transport, reaction, estimator=Autograd()), Blob(density) or Critic(net) there."
         )
+
+    def remark(self, history: Sequence[dict[str, Any]]) -> str | None:
+        """That of the transport."""
+        return self.transport.remark(history)
 
     def updates(self, k: int) -> int:
         """Those of the transport."""
