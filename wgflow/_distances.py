@@ -122,9 +122,16 @@ def _place(k: int, column: Tensor, row: Tensor) -> Tensor:
     if not readable(column) or size > BLOCK_CPU:
         return column.new_empty(n, m)
     name = f"{k} {column.dtype}"
-    if getattr(_places, name, column).numel() < size:
-        setattr(_places, name, column.new_empty(BLOCK_CPU))
-    return getattr(_places, name)[:size].view(n, m)
+    place = getattr(_places, name, None)
+    if place is None or place.numel() < size:
+        with torch.inference_mode(False):  # what is made there cannot be written to elsewhere
+            place = torch.empty(BLOCK_CPU, dtype=column.dtype, device="cpu")
+        setattr(_places, name, place)
+    return place[:size].view(n, m)
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    return (x.data_ptr(), x.shape, x.stride()) == (y.data_ptr(), y.shape, y.stride())
 
 
 class Distances:
@@ -156,7 +163,7 @@ class Distances:
         d = flat.shape[1]
         self.direct = d <= (DIRECT_SMOOTH if smooth else DIRECT)
         self.near = min(NEAR_SMOOTH if smooth else NEAR, 2.0 ** (-40 / d))
-        self.one, self.looks = y is x, readable(flat)
+        self.one, self.looks = y is x or _same_memory(x, y), readable(flat)
         # A mean would follow one far point away from all others.
         centre = flat[:: -(-len(flat) // CENTRED_ON)].median(0).values
         self.x = Cloud(flat, centre)

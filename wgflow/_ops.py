@@ -48,7 +48,7 @@ def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
     return _Sums.apply(kernel, x, y, b)
 
 
-class _Pull:
+class Pull:
     r"""Sums :math:`\sum_jw_jq_{ij}(x_i-y_j)` for all points :math:`x_i` of one cloud and slopes :math:`q`, gathered block by block.
 
     As :math:`x_i\sum_jw_jq_{ij}-\sum_jw_jq_{ij}y_j` both sums are one product. Between points near each other and far from the
@@ -94,8 +94,8 @@ class _Pull:
         return (factor[:, None] * pull).to(like.dtype).view_as(like)
 
 
-def _add_block(
-    between: Distances, to_x: _Pull | None, to_y: _Pull | None, i: slice, j: slice, q: Tensor, near: Tensor | None
+def add_block(
+    between: Distances, to_x: Pull | None, to_y: Pull | None, i: slice, j: slice, q: Tensor, near: Tensor | None
 ) -> None:
     """Add a block of slopes, which it may overwrite, to the pulls on its rows and its columns; rows ``near`` in double precision."""
     q = q.contiguous()
@@ -144,8 +144,8 @@ class _Energy(torch.autograd.Function):
         symmetric, inputs = between.one and b is a, (x, a, y, b)
         a, b = a.to(between.dtype), b.to(between.dtype)
         _, wants_x, _, wants_y, wants_b = ctx.needs_input_grad
-        to_x = _Pull(between.x, between.y, b) if wants_x else None
-        to_y = to_x if symmetric else _Pull(between.y, between.x, a) if wants_y else None
+        to_x = Pull(between.x, between.y, b) if wants_x else None
+        to_y = to_x if symmetric else Pull(between.y, between.x, a) if wants_y else None
         u = torch.zeros_like(a)  # sums of kernel values
         v = u if symmetric else torch.zeros_like(b)
         c: float | Tensor = 0.0
@@ -156,7 +156,7 @@ class _Energy(torch.autograd.Function):
             u[i] += k @ b[j]
             if mirrored or (wants_b and not symmetric):
                 v[j] += a[i] @ k
-            _add_block(between, to_x, to_y if mirrored or not symmetric else None, i, j, q, near)
+            add_block(between, to_x, to_y if mirrored or not symmetric else None, i, j, q, near)
         if any(ctx.needs_input_grad):
             dx = None if to_x is None else to_x.result(2 * c * a, x)
             dy = dx if symmetric else None if to_y is None else to_y.result(2 * c * b, y)
@@ -199,10 +199,10 @@ class _Sums(torch.autograd.Function):
         b, g = b.to(between.dtype), g.to(between.dtype)
         if ctx.one:
             # Both sums are over the same symmetric matrix: one product, and half of the blocks.
-            to_x = to_y = _Pull(between.x, between.x, torch.stack([b, g])) if wants_x else None
+            to_x = to_y = Pull(between.x, between.x, torch.stack([b, g])) if wants_x else None
         else:
-            to_x = _Pull(between.x, between.y, b) if wants_x else None
-            to_y = _Pull(between.y, between.x, g) if wants_y else None
+            to_x = Pull(between.x, between.y, b) if wants_x else None
+            to_y = Pull(between.y, between.x, g) if wants_y else None
         v, c = torch.zeros_like(b), 0.0
         for i, j in tiles(len(x), len(y), x.device, ctx.one):
             s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
@@ -212,7 +212,7 @@ class _Sums(torch.autograd.Function):
                 v[j] += g[i] @ k
                 if mirrored:
                     v[i] += k @ g[j]
-            _add_block(between, to_x, to_y if mirrored or not ctx.one else None, i, j, q, near)
+            add_block(between, to_x, to_y if mirrored or not ctx.one else None, i, j, q, near)
         dx = None if to_x is None else to_x.result(2 * c * g, x)
         dy = None if to_y is None else to_y.result(2 * c * b, y, int(ctx.one))
         return None, dx, dy, v.to(x.dtype) if wants_b else None
@@ -229,7 +229,7 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
         w, g = w.to(between.dtype), g.to(between.dtype).flatten(1)
         G = torch.empty_like(g.T, memory_format=torch.contiguous_format)
         torch.mul(g.T, w, out=G)
-        pull, smoothed = _Pull(between.x, between.x, w), torch.zeros_like(G)
+        pull, smoothed = Pull(between.x, between.x, w), torch.zeros_like(G)
         c: float | Tensor = 0.0
         for i, j in tiles(len(x), len(x), x.device, symmetric=True):
             s, near = between.visit(i, j)
@@ -238,5 +238,5 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
             smoothed[:, i] += G[:, j] @ k.T
             if mirrored:
                 smoothed[:, j] += G[:, i] @ k
-            _add_block(between, pull, pull if mirrored else None, i, j, q, near)
+            add_block(between, pull, pull if mirrored else None, i, j, q, near)
         return smoothed.T.reshape(x.shape).to(x.dtype), pull.result(-2 * c * torch.ones_like(w), x)

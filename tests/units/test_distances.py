@@ -1,5 +1,7 @@
 """Squared distances in single precision, against double: each is right to its own size, whatever else is in the cloud."""
 
+import threading
+
 import pytest
 import torch
 from _exact import rng
@@ -193,3 +195,21 @@ def test_squared_mmd_of_a_cloud_with_itself_is_0():
     for name, make in CLOUDS.items():
         x = make(5)
         assert float(SquaredMMD(Particles(x.clone()), RBF(1.0)).value(Particles(x))) == pytest.approx(0, abs=1e-7), name
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 20])
+def test_a_thread_of_its_own_with_one_point(d):
+    """Blocks live in places of the thread that asked for them; the first of a thread may be a column or a single entry."""
+    x, found = normal(d), []
+
+    def ask():
+        with torch.inference_mode():
+            Distances(x, x, False).block(ALL, ALL)
+        found.extend(Distances(x[:n], x[:m], s).block(slice(0, n), slice(0, m)).clone() for n, m, s in SHAPES)
+
+    SHAPES = [(N, 1, False), (1, N, True), (1, 1, True), (N, N, False)]
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    for s, (n, m, _) in zip(found, SHAPES, strict=True):
+        torch.testing.assert_close(s.double(), exact(x[:n], x[:m]), rtol=1e-4, atol=0)

@@ -6,7 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow._distances import Distances
 from wgflow._pairs import pair_energy
+from wgflow._stein_blocks import stein_pairs
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals.base import Functional, register_functional
@@ -62,15 +64,15 @@ class SquaredKSD(Functional):
         kernel, s = self.kernel.fit(rho.x, rho.log_w), score(self.target, rho.x)
 
         def block(x: Tensor, s_x: Tensor, y: Tensor, s_y: Tensor) -> Tensor:
-            # Differences formed coordinate by coordinate would be exact and slow; centred, the product form is good.
-            r2 = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp(min=0)
-            along = (x * s_x).sum(1)[:, None] + (y * s_y).sum(1) - x @ s_y.T - s_x @ y.T  # <x-y, s_x-s_y>
+            r2, along = stein_pairs(x, s_x, y, s_y)
             slope = kernel.slope(r2)
             return kernel.profile(r2) * (s_x @ s_y.T) - 2 * slope * (along + x.shape[1]) - 4 * r2 * kernel.curvature(r2)
 
         x = rho.x.flatten(1)
-        parts = [x - x.detach().mean(0), s.flatten(1)]
-        return pair_energy(block, parts, rho.w, parts, rho.w)
+        # Double precision where squares need it.
+        parts = [t.to(Distances(x, x, kernel.smooth).dtype) for t in (x, s.flatten(1))]
+        w = rho.w.to(parts[0].dtype)
+        return pair_energy(block, parts, w, parts, w).to(rho.x.dtype)
 
     def freeze(self, rng: torch.Generator) -> Self:
         """Return itself: nothing is random."""

@@ -1,0 +1,67 @@
+r"""What a Stein kernel needs of a block of pairs: :math:`|x-y|^2` and :math:`\langle x-y,s_x-s_y\rangle`, with derivatives."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgflow._distances import Cloud, Distances
+from wgflow._ops import Pull, add_block
+
+
+def stein_pairs(x: Tensor, s: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`|x_i-y_j|^2` and :math:`\langle x_i-y_j,s_i-t_j\rangle`, both (n, m), differentiable once.
+
+    Parameters
+    ----------
+    x, s : Tensor, shape (n, d)
+        Points and their scores.
+    y, t : Tensor, shape (m, d)
+        The same of the others. Both are products, and rows with near points are formed as :class:`Distances` does.
+    """
+    return _SteinPairs.apply(x, s, y, t)
+
+
+class _SteinPairs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, s: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = slice(0, len(x)), slice(0, len(y))
+        points = Distances(x, y, smooth=True)
+        r2, near = points.visit(rows, columns)
+        centre = s.median(0).values
+        scores = Cloud(s, centre), Cloud(t, centre)
+        along = _products(points.x.x, scores[0].x, points.y.x, scores[1].x)
+        if near is not None:
+            wide = scores[0].double, scores[1].double
+            along[near] = _products(points.x.double.x[near], wide[0].x[near], points.y.double.x, wide[1].x).to(
+                along.dtype
+            )
+        itself = points.itself(along, rows, columns)
+        if itself is not None:
+            itself.zero_()
+        ctx.points, ctx.scores, ctx.near = points, scores, near
+        return r2.clone(), along
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        points = ctx.points.x, ctx.points.y
+        dx, dy = _pulls(ctx.points, points, 2 * g, ctx.near)
+        ds, dt = _pulls(ctx.points, points, h.clone(), ctx.near)
+        more = _pulls(ctx.points, ctx.scores, h.clone(), ctx.near)
+        return dx + more[0], ds, dy + more[1], dt
+
+
+def _products(x: Tensor, s: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    r"""Return :math:`\langle x_i-y_j,s_i-t_j\rangle`."""
+    left, right = ((a * b).sum(1, keepdim=True) for a, b in ((x, s), (y, t)))
+    one, other = torch.ones_like(left), torch.ones_like(right)
+    return torch.cat([x, s, left, one], 1) @ torch.cat([-t, -y, other, right], 1).T
+
+
+def _pulls(between: Distances, clouds: tuple[Cloud, Cloud], q: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\sum_jq_{ij}(x_i-y_j)` and :math:`\sum_iq_{ij}(y_j-x_i)` for the points of two clouds."""
+    x, y = clouds
+    ones = torch.ones_like(q[:, 0]), torch.ones_like(q[0])
+    to_x, to_y = Pull(x, y, ones[1]), Pull(y, x, ones[0])
+    add_block(between, to_x, to_y, slice(0, len(ones[0])), slice(0, len(ones[1])), q, near)
+    return to_x.result(ones[0], x.points), to_y.result(ones[1], y.points)
