@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 
 from wgflow.errors import BadInput, CannotWrite, CheckpointError, WgflowError
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # the first one held all saved states itself
 LOCK = "run.lock"
 _STRAY = ".writing-"
 _LARGEST_TEXT = 2**20
@@ -54,10 +55,10 @@ def _beside(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
 
         def put(path: Path) -> None:
             temporary.chmod(mode)  # some writers put a file of their own in its place, readable by its owner only
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, path)
             if os.name == "posix":  # a rename is durable only once its folder is
-                _flush(path.parent)
+                flush(path.parent)
 
         yield temporary, put
     except BaseException as error:
@@ -121,7 +122,8 @@ def read_text(path: Path, what: str) -> str:
         raise BadInput(f"{path} cannot be read: {reason(error)}") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -166,6 +168,12 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def update_of(path: Path) -> int:
+    """Count of updates in the name of a checkpoint file; 0 for another name."""
+    match = _NAME.fullmatch(path.name)
+    return 0 if match is None else int(match[1])
+
+
 def files(directory: Path) -> list[Path]:
     """Checkpoint files of a folder, the newest first."""
     return sorted(directory.glob("update-*.pt"), reverse=True)
@@ -191,7 +199,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from error
     if not intact:
         raise CheckpointError(f"{path.name} is truncated or altered: its bytes do not have the digest in its name")
-    if not isinstance(saved, dict) or saved.get("wgflow_checkpoint") != FORMAT or not saved.keys() >= _ENTRIES:
+    if not isinstance(saved, dict) or saved.get("wgflow_checkpoint") not in _READABLE or not saved.keys() >= _ENTRIES:
         raise CheckpointError(f"{path.name} is not a checkpoint of this version of wgflow (format {FORMAT})")
     return saved
 

@@ -15,10 +15,11 @@ import torch
 from wgflow import _describe_1
 from wgflow._describe import describe, differences
 from wgflow._fields import Checked, Count, NonNegative
-from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, write
+from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, update_of, write
 from wgflow._instead import suggest
 from wgflow._ranks import anywhere, from_first, parallel, rank
-from wgflow._state import load_state, plain, state_dict, tensors
+from wgflow._saved import SavedStates
+from wgflow._state import first_nonfinite, load_state, plain, state_dict, tensors
 from wgflow.errors import BadInput, CannotWrite, CheckpointError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Checkpoint(Checked):
     A file holds tensors and plain types only (``torch.load(weights_only=True)`` reads it): the state with networks,
     optimisers and generators, the logs' positions, the history, and the global random state. It is written under a
     temporary name, flushed to the disk and renamed to ``update-<count>-<sha256>.pt``, so that a run killed at any
-    moment leaves whole files only. On a CPU a resumed run ends bit for bit where an uninterrupted one ends.
+    moment leaves whole files only. Tensors of the saved states are beside it, in one file that grows
+    (``saved-<count>.states``). On a CPU a resumed run ends bit for bit where an uninterrupted one ends.
 
     The first file is written before the first update, so that a folder that cannot be used shows at once, and the last
     one after the last update. A finished run that is started again returns its solution without further work.
@@ -62,6 +64,7 @@ class Checkpoint(Checked):
     name: str | None = None
     _last: float = field(default=0.0, init=False, repr=False)
     _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _states: SavedStates = field(init=False, repr=False)
     _refused: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ class Checkpoint(Checked):
             if rank() == 0:
                 try:
                     stack.enter_context(locked(self.folder))
+                    self._states = SavedStates(self.folder)
                     self._run = describe_run(run) | {"name": self.name}
                     self._restore(run, callbacks)
                     self._check_room(run)
@@ -110,6 +114,7 @@ class Checkpoint(Checked):
             if reason is not None:
                 raise failed or CheckpointError(reason)
             if rank() != 0 and name is not None:
+                self._states = SavedStates(self.folder)
                 try:
                     self._fill(run, callbacks, read(self.folder / name), name)
                 except CheckpointError as error:
@@ -128,6 +133,9 @@ class Checkpoint(Checked):
                 why = self._another(run, saved["run"])
                 if why is not None:
                     raise CheckpointError(f"{path.name} is of another run: {why}")
+                where = first_nonfinite(saved["state"])
+                if where is not None:
+                    raise CheckpointError(f"{path.name} holds a {where} with entries that are not finite")
                 self._fill(run, callbacks, saved, path.name)
             except CheckpointError as error:
                 refused[path] = str(error)
@@ -158,7 +166,11 @@ class Checkpoint(Checked):
         run.ledger.load_state_dict(saved["ledger"])
         run.solution.history[:] = saved["history"]
         run.solution.times[:] = saved["times"]
-        run.solution.saved[:] = _unplain(saved["saved"])
+        try:
+            run.solution.saved[:] = self._states.read(saved["saved"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        run.spacing = saved.get("spacing", 1)
         for turn, c in _named(callbacks).items():
             if turn in saved["callbacks"]:
                 c.load_state_dict(saved["callbacks"][turn])
@@ -173,7 +185,8 @@ class Checkpoint(Checked):
             "ledger": run.ledger.state_dict(),
             "history": run.solution.history,
             "times": run.solution.times,
-            "saved": _plain(run.solution.saved),
+            "saved": self._states.write(run.solution.saved, run.updates),
+            "spacing": run.spacing,
             "callbacks": {name: c.state_dict() for name, c in _named(callbacks).items()},
             "global_rng": run.stream.saved(),
         }
@@ -215,9 +228,8 @@ class Checkpoint(Checked):
         return path
 
     def _write(self, run: "Run", callbacks: Sequence["Callback"]) -> Path:
-        payload = self._payload(run, callbacks)
         try:
-            path = write(payload, self.folder, run.updates)
+            path = write(self._payload(run, callbacks), self.folder, run.updates)
         except CannotWrite as error:
             why = reason(cast(OSError, error.__cause__))
             raise CheckpointError(
@@ -231,6 +243,7 @@ class Checkpoint(Checked):
         for old in [p for p in files(self.folder) if p not in self._refused][self.keep :]:
             with suppress(OSError):  # it is tried again next time
                 old.unlink()
+        self._states.remove_old(map(update_of, files(self.folder)))
 
 
 suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))
@@ -277,15 +290,3 @@ def _named(callbacks: Sequence["Callback"]) -> dict[str, "Callback"]:
         turns[name] += 1
         named[f"{name} {turns[name]}"] = c
     return named
-
-
-def _plain(saved: list[Any]) -> list[Any]:
-    from wgflow.measures import Particles
-
-    return [{"x": s.x, "log_w": s.log_w} if isinstance(s, Particles) else s for s in saved]
-
-
-def _unplain(saved: list[Any]) -> list[Any]:
-    from wgflow.measures import Particles
-
-    return [Particles(**s) if isinstance(s, dict) and s.keys() == {"x", "log_w"} else s for s in saved]

@@ -19,6 +19,15 @@ def snapshot(state: State) -> Any:
     return Particles(m.x.detach().cpu().clone(), None if m.log_w is None else m.log_w.detach().cpu().clone())
 
 
+MOST_SAVED = 2**24
+"""Bytes of states that a flow saves where nobody has said which to save."""
+
+
+def size(state: Any) -> int:
+    """Bytes of a :func:`snapshot`."""
+    return 0 if state is None else state.x.nbytes + (0 if state.log_w is None else state.log_w.nbytes)
+
+
 @dataclass(frozen=True)
 class Save(Checked):
     """What to keep of the states.

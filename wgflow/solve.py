@@ -27,7 +27,7 @@ from wgflow.compatibility import same_points, why_not
 from wgflow.errors import BadInput, CheckpointError, Diverged, Incompatible, NotConverged
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
-from wgflow.solution import Save, Solution
+from wgflow.solution import MOST_SAVED, Save, Solution, size
 from wgflow.solvers import Solver, State
 
 StepSize = PositiveOrInfinite | Callable[[int], float]
@@ -47,7 +47,7 @@ class Run:
     step_size: StepSize
     num_steps: int
     seed: int
-    save: Save
+    save: Save | None
     stream: Stream
     """What the global generators give, in the turns of this run."""
     initial: MovingMeasure | None = None
@@ -57,6 +57,8 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     advice: dict[str, str] = field(default_factory=dict)
     """What to do about solvers inside of the steps that miss their tolerance, by their names."""
+    spacing: int = 1
+    """Of the states saved, where nobody has said which: it doubles whenever they are too many."""
     resumed_from: str | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
     sound: tuple[MovingMeasure, float] = field(init=False)
@@ -115,10 +117,14 @@ class Run:
 
     def keep(self, last: bool = False) -> None:
         """Save the state now, when it is its turn."""
-        every, s = self.save.every, self.solution
+        s, save = self.solution, self.save or Save()
+        every = save.every * self.spacing
         if every and (self.state.k % every == 0 or last) and self.state.t not in s.times[-1:]:
             s.times.append(self.state.t)
-            s.saved.append(self.save.fn(self.state))
+            s.saved.append(save.fn(self.state))
+            if self.save is None and not last and size(s.saved[-1]) * len(s.saved) > MOST_SAVED:
+                del s.times[1::2], s.saved[1::2]
+                self.spacing *= 2
 
 
 @ordinary()
@@ -156,7 +162,8 @@ def solve(
         Everything random is a function of it: network initialisation, batches, latents. The global generators are
         left as they were found. Flows in several threads take turns, an update each, since networks draw from them.
     save : Save, optional
-        What to keep of the states; particles of every step by default.
+        What to keep of the states. By default particles of every step, and of every second, fourth, ... one where those
+        would take more than 16 MB.
     callbacks : sequence of Callback
         Readers of the run: progress, logs, pictures, metrics.
     checkpoint : Checkpoint, optional
@@ -209,7 +216,7 @@ def solve(
             if state is None:
                 # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
                 state = solver.init(F, initial, generator(mixed(seed), initial.device))
-            run = Run(F, solver, state, step_size, num_steps, seed, Save() if save is None else save, stream, start)
+            run = Run(F, solver, state, step_size, num_steps, seed, save, stream, start)
             _check_start(run)
         if checkpoint is not None:
             run.interrupts = stack.enter_context(Interrupts())

@@ -1,6 +1,9 @@
 """Checkpoints: what they hold, when they are written, and how a run goes on from one."""
 
+import importlib
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,6 +188,112 @@ def test_strays_of_killed_runs_are_removed(tmp_path):
     (tmp_path / ".writing-1").write_bytes(b"half a checkpoint")
     flow(tmp_path)
     assert not list(tmp_path.glob(".writing-*"))
+
+
+# --- saved states -----------------------------------------------------------------------------------------------------
+
+
+def states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("saved-*.states"))
+
+
+def assert_equal_clouds(ours: list[Any], theirs: list[Any]) -> None:
+    assert [torch.equal(a.x, b.x) for a, b in zip(ours, theirs, strict=True)] == [True] * len(ours)
+
+
+def test_a_checkpoint_does_not_grow_with_the_states_that_were_saved(tmp_path):
+    flow(tmp_path, num_steps=40, initial=points(5000))
+    sizes = [p.stat().st_size for p in files(tmp_path)]
+    state = 5000 * 2 * 4
+    assert max(sizes) < 4 * state
+    assert sum(p.stat().st_size for p in states(tmp_path)) > 41 * state
+
+
+@pytest.mark.parametrize("every_updates", [1, 3])
+def test_saved_states_come_back_after_a_resume(tmp_path, every_updates):
+    at = lambda name: wgflow.Checkpoint(tmp_path / name, every_updates=every_updates)  # noqa: E731
+    whole = flow(tmp_path, checkpoint=at("whole"))
+    for after in (2, 5):
+        with pytest.raises(Stop):
+            flow(tmp_path, checkpoint=at("parts"), callbacks=[Interrupt(after)])
+    for _ in range(2):
+        parts = flow(tmp_path, checkpoint=at("parts"))
+        assert parts.times == whole.times
+        assert_equal_clouds(parts.saved, whole.saved)
+
+
+def test_an_end_that_no_checkpoint_knows_is_overwritten(tmp_path):
+    with pytest.raises(Stop):
+        flow(tmp_path, callbacks=[Interrupt(4)])
+    with open(states(tmp_path)[0], "ab") as file:
+        file.write(b"half a state")
+    assert_equal_clouds(flow(tmp_path).saved, flow(tmp_path / "whole").saved)
+    assert states(tmp_path)[0].read_bytes() == states(tmp_path / "whole")[0].read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
+def test_states_that_are_damaged_are_named(tmp_path, damage):
+    flow(tmp_path)
+    path = states(tmp_path)[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 4] if damage == "cut" else content)
+    with pytest.raises(CheckpointError, match=rf"none can be used(?s:.*)its states .*{path.name}"):
+        flow(tmp_path)
+
+
+def test_only_an_end_that_is_damaged_costs_one_checkpoint(tmp_path):
+    whole = flow(tmp_path)
+    path = states(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.warns(UserWarning, match="its states in .* are truncated or altered"):
+        again = flow(tmp_path)
+    assert_equal_clouds(again.saved, whole.saved)
+
+
+def test_a_first_format_with_all_states_inside_is_read(tmp_path):
+    whole = flow(tmp_path)
+    for path in files(tmp_path):
+        saved = load(path)
+        n = saved["ledger"]["updates"] + 1
+        held = [{"x": s.x, "log_w": None} for s in whole.saved[:n]]
+        torch.save(saved | {"wgflow_checkpoint": 1, "saved": held}, tmp_path / "it")
+        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow._files._digest(tmp_path / 'it')}.pt")
+        path.unlink()
+    states(tmp_path)[0].unlink()
+    again = flow(tmp_path, num_steps=STEPS + 1)
+    assert_equal_clouds(again.saved, flow(tmp_path / "whole", num_steps=STEPS + 1).saved)
+
+
+def test_states_are_thinned_where_nobody_asked_for_all(tmp_path, monkeypatch):
+    cloud = 4 * points(500).x.numel()
+    monkeypatch.setattr(importlib.import_module("wgflow.solve"), "MOST_SAVED", 6 * cloud)
+    options = {"initial": points(500), "num_steps": 21}
+    kept = flow(tmp_path / "whole", **options)
+    assert [round(t / 0.1) for t in kept.times] == [0, 4, 8, 12, 16, 20, 21]
+    with pytest.raises(Stop):
+        flow(tmp_path / "parts", **options, callbacks=[Interrupt(11)])
+    parts = flow(tmp_path / "parts", **options)
+    assert parts.times == kept.times
+    assert_equal_clouds(parts.saved, kept.saved)
+    assert len(states(tmp_path / "parts")) <= 2, "files of states that were dropped go with their checkpoints"
+    assert len(flow(tmp_path / "all", **options, save=Save(1)).saved) == 22
+    assert len(flow(tmp_path / "parts", **options).saved) == 7
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    flow(tmp_path)
+    for path in files(tmp_path):
+        saved = load(path)
+        saved["state"]["measure"]["x"][0, 0] = float("nan")
+        torch.save(saved, tmp_path / "it")
+        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow._files._digest(tmp_path / 'it')}.pt")
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"holds a state\.measure\.x with entries that are not finite"):
+        flow(tmp_path)
 
 
 # --- when to save -----------------------------------------------------------------------------------------------------
