@@ -1,25 +1,50 @@
-"""Arguments of a command, read from the signature and the docstring of its function: names and options in any order."""
+"""Commands of the command line, made from functions: their signatures, annotations and numpydoc docstrings, by click."""
 
-import argparse
 import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable
+from typing import Any, Literal
+
+import click
 
 from wgflow._fields import rule_of
-from wgflow._registry import near_misses
-from wgflow._words import FALSE, NOTHING, TRUE, kinds, read
+from wgflow._startup import imported
+from wgflow._words import NOTHING, kinds, read
 from wgflow.errors import BadInput
 
-_NUMBER = re.compile(r"-\.?(\d|inf|nan)", re.IGNORECASE)
+_NOT_GIVEN: Any = object()
 
 
-@dataclass(frozen=True)
-class Command:
-    """A function as a command: parameters by keyword only are its options, the others its names.
+class Word(click.ParamType):
+    """A value as people write it, read as what an annotation asks for and checked by it."""
+
+    def __init__(self, hint: Any) -> None:
+        self.hint = hint
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        kind = next(k for k in kinds(hint) if k is not type(None))
+        self.name = "|".join(choices) or {int: "n", float: "x", bool: "true|false", str: "text"}[kind]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        """Return what stands for a value in the help; the name of an argument speaks for itself."""
+        return self.name if isinstance(param, click.Option) else None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value; raises ``BadInput`` that names the option."""
+        name = "" if param is None else str(param.name)
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            raise BadInput(f"{name} is empty: expected a value")
+        if type(None) in kinds(self.hint) and value.lower() in NOTHING:
+            return None
+        plain, rule = read(self.hint, value, name), rule_of(self.hint)
+        return plain if rule is None else rule(plain, f"{name}={{}}")
+
+
+def command(run: Callable[..., None], settings: type | None = None) -> click.Command:
+    """Return a function as a command: parameters by keyword only are its options, the others its arguments.
 
     Parameters
     ----------
@@ -28,131 +53,51 @@ class Command:
     settings : type, optional
         A dataclass, every field of which is an option too: those that are given are passed on as ``overrides``.
     """
-
-    run: Callable[..., None]
-    settings: type | None = None
-
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return _plain(inspect.getdoc(self.run) or "").partition("\n")[0]
-
-    def help(self, name: str) -> str:
-        """Return what ``wgflow NAME --help`` says."""
-        return self._parser(name).format_help()
-
-    def parse(self, name: str, words: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments that the words give.
-
-        Raises
-        ------
-        BadInput
-            For a word that is not understood, an option given twice or without a value, and a value of another kind.
-        """
-        parser, hints = self._parser(name), self._hints()
-        flags = [f"--{option}" for option, hint in hints.items() if bool in kinds(hint)]
-        given, left = parser.parse_known_intermixed_args(list(_joined(words, flags)))
-        for word in left:
-            if word.startswith("-"):
-                option, known = word.partition("=")[0], [f"--{o}" for o in hints if o not in self._names()]
-                hint = near_misses(option, known).partition("known:")[0]
-                raise BadInput(f"{name} has no option {option}: {hint}see wgflow {name} --help")
-            raise BadInput(f"{name}: {word!r} is one name too many; an option is written --name value")
-        values = {option: _value(hints[option], text, option) for option, text in vars(given).items()}
-        overrides = {f.name: values.pop(f.name) for f in self._settings() if f.name in values}
-        return values | ({} if self.settings is None else {"overrides": overrides})
-
-    def _names(self) -> list[str]:
-        parameters = inspect.signature(self.run).parameters.values()
-        return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-
-    def _settings(self) -> tuple[Any, ...]:
-        return () if self.settings is None else dataclasses.fields(self.settings)
-
-    def _hints(self) -> dict[str, Any]:
-        fields = {} if self.settings is None else typing.get_type_hints(self.settings, include_extras=True)
-        own = typing.get_type_hints(self.run, include_extras=True)
-        return {k: h for k, h in (own | fields).items() if k not in ("return", "overrides")}
-
-    def _parser(self, name: str) -> "_Parser":
-        parser = _Parser(
-            prog=f"wgflow {name}",
-            description=self.summary,
-            add_help=False,
-            allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    doc = inspect.getdoc(run) or ""
+    hints, about = typing.get_type_hints(run, include_extras=True), _descriptions(doc)
+    own = [p for p in inspect.signature(run).parameters.values() if p.name != "overrides"]
+    params: list[click.Parameter] = [
+        _option(p.name, hints[p.name], about.get(p.name, ""), p.default)
+        if p.kind is p.KEYWORD_ONLY
+        else click.Argument(
+            [p.name], type=Word(hints[p.name]), **({} if p.default is p.empty else {"default": p.default})
         )
-        about, hints = _descriptions(inspect.getdoc(self.run) or ""), self._hints()
-        for p in inspect.signature(self.run).parameters.values():
-            if p.name == "overrides":
-                continue
-            default = "" if p.default in (p.empty, None) else f" Default: {p.default}."
-            text = (about.get(p.name, "") + default).replace("%", "%%")
-            if p.kind is p.POSITIONAL_OR_KEYWORD:
-                parser.add_argument(p.name, nargs=None if p.default is p.empty else "?", help=text)
-            else:
-                short = [f"-{p.name}"] if len(p.name) == 1 else []
-                parser.add_argument(*short, f"--{p.name}", action=_Once, metavar=_shown(hints[p.name]), help=text)
-        if self.settings is not None:
-            group = parser.add_argument_group("settings", "Those that are not given stay as the recipe has them.")
-            about = _descriptions(inspect.getdoc(self.settings) or "")
-            for f in self._settings():
-                text = about.get(f.name, "").replace("%", "%%")
-                group.add_argument(f"--{f.name}", action=_Once, metavar=_shown(hints[f.name]), help=text)
-        return parser
+        for p in own
+    ]
+    names = [] if settings is None else [f.name for f in dataclasses.fields(settings)]
+    if settings is not None:
+        hints = typing.get_type_hints(settings, include_extras=True)
+        about = _descriptions(inspect.getdoc(settings) or "")
+        params += [_option(name, hints[name], about.get(name, "")) for name in names]
+
+    def callback(**read: Any) -> None:
+        given = {name: value for name, value in read.items() if value is not _NOT_GIVEN}
+        if settings is not None:
+            given["overrides"] = {name: given.pop(name) for name in names if name in given}
+        imported()
+        run(**given)
+
+    return click.Command(
+        run.__name__,
+        params=params,
+        callback=callback,
+        help=doc.partition("\n")[0],
+        context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},  # of options
+    )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises ``BadInput`` where argparse prints the usage and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{self.prog.removeprefix('wgflow ')}: {message}")
-
-
-class _Once(argparse.Action):
-    """An option that is given twice says two things, and one of them would be ignored."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if hasattr(namespace, self.dest):
-            raise BadInput(f"{option_string} is given twice")
-        setattr(namespace, self.dest, values)
+def _option(name: str, hint: Any, about: str, default: Any = None) -> click.Option:
+    """Return an option that may be given once; what it says of its default is not one, so that it is known whether it was given."""
+    text = about if default is None else f"{about} Default: {default}."
+    bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if bool in kinds(hint) else {}
+    names = [*([f"-{name}"] if len(name) == 1 else []), f"--{name}"]
+    return click.Option(names, type=Word(hint), help=text, multiple=True, callback=_once, **bare)
 
 
-def _joined(words: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
-    """Yield the words with ``--an-option value`` as ``--an_option=value`` where argparse would not take the value."""
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            yield from (word, *words)
-            return
-        if not word.startswith("--"):
-            yield word
-            continue
-        name, given, value = word.partition("=")
-        name = "--" + name[2:].replace("-", "_")
-        if not given and name in flags:
-            given, value = "=", words.pop(0) if words and words[0].lower() in TRUE + FALSE else "true"
-        elif not given and words and _NUMBER.match(words[0]):
-            given, value = "=", words.pop(0)
-        yield f"{name}{given}{value}"
-
-
-def _shown(hint: Any) -> str:
-    """Return what stands for a value in the help."""
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-    kind = next(k for k in kinds(hint) if k is not type(None))
-    return "|".join(choices) or {int: "N", float: "X", bool: "true|false", str: "TEXT"}[kind]
-
-
-def _value(hint: Any, text: str, name: str) -> Any:
-    if not text.strip():
-        raise BadInput(f"{name} is empty: expected a value")
-    if type(None) in kinds(hint) and text.lower() in NOTHING:
-        return None
-    value, rule = read(hint, text, name), rule_of(hint)
-    return value if rule is None else rule(value, f"{name}={{}}")
+def _once(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    if len(values) > 1:
+        raise BadInput(f"--{param.name} is given twice")
+    return values[0] if values else _NOT_GIVEN
 
 
 def _descriptions(doc: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ def read(hint: Any, value: Any, name: str) -> Any:
         found = _as(kind, value)
         if found is not _REFUSED:
             return found
-    names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in accepted)
+    names = " or ".join({type(None): "nothing", bool: "true or false"}.get(kind, kind.__name__) for kind in accepted)
     raise BadInput(f"{name}={shortened(value)}: expected {names}")
 
 

@@ -13,15 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wgflow._arguments import Command
+import click
+
+from wgflow._arguments import command
 from wgflow._fields import Count, NonNegative
 from wgflow._files import reason
-from wgflow._registry import near_misses
-from wgflow._startup import imported
 from wgflow._words import shortened
-from wgflow.errors import BadInput, WgflowError
-
-_HELP = ("-h", "--help")
+from wgflow.errors import WgflowError
 
 
 def train(
@@ -197,41 +195,19 @@ def list_names() -> None:
         print(f"{kind + ':':13}" + ", ".join(names))
 
 
-def _commands() -> dict[str, Command]:
+def _group() -> click.Group:
+    from wgflow import __version__
     from wgflow.generative import Recipe
 
-    return {
-        "train": Command(train, Recipe),
-        "sample": Command(sample),
-        "evaluate": Command(evaluate),
-        "bench": Command(bench),
-        "list": Command(list_names),
-    }
-
-
-def _do(words: Sequence[str]) -> None:
-    commands = _commands()
-    if not words:
-        raise BadInput(f"a command is missing: {', '.join(commands)}. See wgflow --help")
-    if words[0] in _HELP:
-        about = "\n".join(f"  {name:10}{command.summary}" for name, command in commands.items())
-        print(f"usage: wgflow COMMAND [NAME] [--option value ...]\n\n{about}\n\nwgflow COMMAND --help says more.")
-    elif words[0] == "--version":
-        from wgflow import __version__
-
-        print(f"wgflow {__version__}")
-    elif words[0] not in commands:
-        what = (
-            f"{words[0]} comes before the command" if words[0].startswith("-") else f"no command is called {words[0]!r}"
-        )
-        raise BadInput(f"{what}: {near_misses(words[0], list(commands))}")
-    elif any(word in _HELP for word in words):
-        print(commands[words[0]].help(words[0]))
-    else:
-        command = commands[words[0]]
-        arguments = command.parse(words[0], words[1:])
-        imported()
-        command.run(**arguments)
+    group = click.Group(
+        help="Wasserstein gradient flows: image generators and benchmarks.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    group.add_command(command(train, Recipe))
+    for run in (sample, evaluate, bench):
+        group.add_command(command(run))
+    group.add_command(command(list_names), "list")
+    return click.version_option(__version__, prog_name="wgflow", message="%(prog)s %(version)s")(group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -239,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), _terminable():
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         try:
-            _do(list(sys.argv[1:] if argv is None else argv))
+            words = list(sys.argv[1:] if argv is None else argv)
+            _group().main(words, prog_name="wgflow", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:  # who reads has seen enough
@@ -247,13 +224,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         except WgflowError as error:
             return _fail(str(error))
+        except click.exceptions.NoArgsIsHelpError:
+            return _fail("a command is missing: see wgflow --help")
+        except click.ClickException as error:
+            return _fail(error.format_message())
         except OSError as error:
             return _fail(f"{shortened(str(error.filename or 'output'))}: {reason(error)}")
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             return _fail(f"not enough memory, a smaller --batch, --n or image_size needs less ({str(error)[:80]})")
-        except (KeyboardInterrupt, _Terminated) as stop:
+        except (KeyboardInterrupt, click.Abort, _Terminated) as stop:
             _say(
                 "wgflow: stopped; a training that is started again with the same command goes on from its last checkpoint"
             )

@@ -61,7 +61,7 @@ def test_bad_values_are_named(change, message):
         ("divergance: kl\n", "no 'divergance': did you mean 'divergence'"),
         ("batch: many\n", "batch='many': expected int"),
         ("batch: 1.5\n", "batch=1.5: expected int"),
-        ("flip: 3\n", "flip=3: expected bool"),
+        ("flip: 3\n", "flip=3: expected true or false"),
         ("- a\n- b\n", "holds a list"),
         ("a: [\n", "not valid YAML"),
     ],
