@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from _exact import double, rng
@@ -209,6 +210,72 @@ def test_barenblatt_vector_and_draws():
     )
 
 
+@pytest.mark.parametrize("d", [1, 2, 64, 1000])
+@pytest.mark.parametrize("m", [1 + 1e-9, 1.01, 2.0, 50.0])
+@pytest.mark.parametrize("dilation", [1 + 1e-9, 1.0833, 3.0, 1e4])
+def test_barenblatt_steps_invert_their_formula(d: int, m: float, dilation: float) -> None:
+    """The step that gives a dilation is h = t λ^(d(m-1)+1) (λ-1)/β, of any size."""
+    rho = Barenblatt(d, m, 0.3)
+    n = d * (m - 1) + 1
+    log_h = math.log(rho.time) + n * math.log(dilation) + math.log(dilation - 1) - math.log(rho.beta)
+    if abs(log_h) > 600:
+        pytest.skip("no such step in float64")
+    new = rho.jko(math.exp(log_h))
+    assert new.radius / rho.radius == pytest.approx(dilation, rel=1e-12)
+    # Of the growth alone, as precisely as the given dilation is: in the time, t λ^(1/β).
+    assert math.log(new.time / rho.time) * rho.beta == pytest.approx(
+        math.log(dilation), rel=1e-6 if dilation < 1.01 else 1e-12
+    )
+
+
+@pytest.mark.parametrize("m", [1 + 1e-8, 1 + 1e-4])
+def test_barenblatt_profiles_tend_to_the_heat_kernel(m: float) -> None:
+    """As m goes to 1 the density is that of N(0, 2t I), in any dimension, to the order of m - 1; quantiles too."""
+    for d in (1, 3, 200):
+        rho, x = (
+            Barenblatt(d, m, 0.3),
+            torch.linspace(0, 2, 5, dtype=torch.float64)[:, None].expand(5, d) / math.sqrt(d),
+        )
+        heat = -x.square().sum(1) / 1.2 - 0.5 * d * math.log(2 * math.pi * 0.6)
+        away = rho.log_prob(x) - rho.log_prob(x[:1]) - (heat - heat[0])
+        assert float(away.abs().max()) < 20 * (d + 2) * (m - 1) + 1e-7
+    u = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    normal = math.sqrt(1.2) * torch.erfinv(2 * u - 1)
+    assert float((Barenblatt(1, m, 0.3).quantiles(u) - normal).abs().max()) < 20 * (m - 1) + 1e-9
+
+
+@pytest.mark.parametrize("m", [1.0001, 1.5, 2.0, 20.0])
+def test_barenblatt_quantiles_invert_the_distribution_function(m: float) -> None:
+    """By Gauss-Legendre sums of the density, with the substitution x = R sin a that makes it smooth."""
+    rho, u = Barenblatt(1, m, 0.3), double([0.01, 0.2, 0.5, 0.75, 0.999])
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    for level, q in zip(u.tolist(), rho.quantiles(u).tolist(), strict=True):
+        low, high = -math.pi / 2, math.asin(q / rho.radius)
+        if m < 1.01:
+            low = max(low, -0.2)  # beyond there is no mass
+        a = double(low + (high - low) * (nodes + 1) / 2)
+        density = rho.log_prob(rho.radius * a.sin()[:, None]).exp() * rho.radius * a.cos()
+        assert float((density * double(weights)).sum() * (high - low) / 2) == pytest.approx(level, abs=1e-6)
+
+
+def test_steps_keep_small_variances() -> None:
+    """Without entropy a step of the potential is a map: C+ = B^-1 C B^-1, also where C is nearly singular."""
+    flow = OrnsteinUhlenbeck(double([[2, 0.5], [0.5, 1]]), double([0, 0]), temperature=0.0)
+    C, B = double([[1, 1], [1, 1 + 1e-12]]), torch.eye(2).double() + 0.5 * flow.A
+    # Along the direction that has almost no variance.
+    direction = B @ double([1, -1])
+    new = flow.jko(Moments(double([0, 0]), C), 0.5).cov
+    assert float(direction @ new @ direction) == pytest.approx(1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6])
+def test_units_of_a_covariance_do_not_make_it_singular(scale: float) -> None:
+    """KL does not depend on the unit of a coordinate."""
+    p, q = (Moments(double([0, m]), double([[1.0, c], [c, 2.0]])) for m, c in ((0.0, 0.3), (1.0, -0.2)))
+    S = torch.diag(double([1.0, scale]))
+    assert float(kl(*(Moments(S @ r.mean, S @ r.cov @ S) for r in (p, q)))) == pytest.approx(float(kl(p, q)), rel=1e-9)
+
+
 def test_w1_flow_stops_where_it_arrives():
     x, y = double([-2, 0, 5]), double([0, 0.25, 1])
     assert w1_flow(x, y, 1.0).tolist() == [-1, 0.25, 4]
@@ -225,6 +292,15 @@ def test_w1_flow_stops_where_it_arrives():
         (lambda: Barenblatt(2, 2.0, 0.1).jko(0.0), "positive step"),
         (lambda: GaussianFit().log_density(Particles(torch.ones(3, 2))), "singular"),
         (lambda: w1_flow(double([0]), double([0, 1]), 1.0), "two vectors"),
+        (lambda: GaussianFit().log_density(Particles(torch.arange(8.0).view(4, 2) / 3)), "singular"),
+        (
+            lambda: kl(
+                Moments(double([0, 0]), torch.eye(2).double()), Moments(double([0, 0]), double([[1, 1], [1, 1]]))
+            ),
+            "KL to a Gaussian needs",
+        ),
+        (lambda: geodesic(Moments(double([0]), double([[0]])), Moments(double([0]), double([[1]])), 0.5), "a geodesic"),
+        (lambda: OrnsteinUhlenbeck(1e-9 * double([[1, 2], [0, 1]]), double([0, 0])), "symmetric A"),
     ],
 )
 def test_bad_input(make, message):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wgflow._fields import Count, Device, checked
 from wgflow._outputs import per_point
 from wgflow._typing import Points
 from wgflow.errors import BadInput
@@ -59,7 +60,7 @@ class Grid(MovingMeasure):
                 f"a Grid needs floating-point masses with one axis a coordinate, got {self.mass.dtype} of shape "
                 f"{tuple(self.mass.shape)} for the box from {self.low} to {self.high}"
             )
-        if not all(a < b < math.inf for a, b in zip(self.low, self.high, strict=True)):
+        if not all(a < b and math.isfinite(b - a) for a, b in zip(self.low, self.high, strict=True)):
             raise BadInput(f"a Grid needs a box with low < high, got {self.low} and {self.high}")
         least, total = float(self.mass.min()), float(self.mass.sum())
         if not (least >= 0 and 0 < total < math.inf):
@@ -68,15 +69,16 @@ class Grid(MovingMeasure):
             object.__setattr__(self, "mass", self.mass / total)
 
     @classmethod
+    @checked
     def of(
         cls,
         density: Measure | Callable[[Points], Tensor],
         low: Sequence[float],
         high: Sequence[float],
-        shape: Sequence[int],
+        shape: Sequence[Count],
         *,
         dtype: torch.dtype = torch.float64,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> "Grid":
         """Return the grid with masses proportional to a density at the nodes.
 
@@ -93,6 +95,13 @@ class Grid(MovingMeasure):
         log_rho = per_point(
             density.log_prob if isinstance(density, Measure) else density, blank.points, "a log density"
         )
+        log_rho = log_rho.detach().to(dtype)
+        if not math.isfinite(float(log_rho.max())):  # NaN is the largest
+            bad = int(log_rho.argmax())
+            raise BadInput(
+                f"a log density for a Grid needs numbers or minus infinity at its nodes, a number at one of them at least: it is "
+                f"{float(log_rho[bad])} at {blank.points[bad].tolist()}"
+            )
         return replace(blank, mass=(log_rho - log_rho.max()).exp().view(blank.mass.shape))
 
     @property
@@ -130,7 +139,7 @@ class Grid(MovingMeasure):
     @property
     def log_rho(self) -> Tensor:
         """Log density at the nodes, (n,)."""
-        return (self.mass.flatten() / self.volume).log()
+        return self.mass.flatten().log() - sum(map(math.log, self.spacing))
 
     def nodes(self) -> Particles:
         """Return the nodes as weighted particles that know their density: functionals and moments become sums over cells."""

@@ -77,16 +77,18 @@ class Barenblatt(Measure):
         return self.beta * (self.m - 1) / (2 * self.m)
 
     @property
-    def _C(self) -> float:
-        # mass(C) = C^(1/(m-1) + d/2) (pi/k)^(d/2) Gamma(m/(m-1)) / Gamma(m/(m-1) + d/2)
+    def _log_C(self) -> float:
+        # mass(C) = C^(1/(m-1) + d/2) (pi/k)^(d/2) Gamma(p) / Gamma(p + d/2), p = m/(m-1): a Beta function, as p may be large
+        from scipy.special import betaln
+
         p, half = self.m / (self.m - 1), self.d / 2
-        log_mass = half * math.log(math.pi / self._k) + math.lgamma(p) - math.lgamma(p + half)
-        return math.exp(-log_mass / (1 / (self.m - 1) + half))
+        log_mass = half * math.log(math.pi / self._k) + float(betaln(p, half)) - math.lgamma(half)
+        return -log_mass / (1 / (self.m - 1) + half)
 
     @property
     def radius(self) -> float:
         """Radius of the support."""
-        return math.sqrt(self._C / self._k) * self.time**self.beta
+        return math.exp((self._log_C - math.log(self._k)) / 2) * self.time**self.beta
 
     @property
     def second_moment(self) -> float:
@@ -109,14 +111,17 @@ class Barenblatt(Measure):
         """
         if not 0 < h < math.inf:
             raise BadInput(f"h={h}: expected a positive step")
-        n, c = self.d * (self.m - 1) + 1, h * self.beta / self.time
-        x = 1 + c  # an upper bound, from which Newton's method falls monotonically: the left side is convex
-        for _ in range(100):
-            step = (x**n * (x - 1) - c) / (x ** (n - 1) * ((n + 1) * x - n))
-            x -= step
-            if abs(step) <= 1e-15 * x:
+        n, log_c = self.d * (self.m - 1) + 1, math.log(h) + math.log(self.beta) - math.log(self.time)
+        # With s = log of the dilation: n s + log(e^s - 1) = log c, convex and increasing in log s. So Newton's method falls
+        # monotonically from an upper bound, of which e^s - 1 <= c and e^s - 1 >= s give two.
+        s = min(_log1p_exp(log_c), max(1.0, log_c + math.log(n)) / n)
+        while True:
+            slope = n + 1 / -math.expm1(-s)
+            lower = s * math.exp(-(n * s + s + math.log(-math.expm1(-s)) - log_c) / (s * slope))
+            if not lower < s * (1 - 4e-16):
                 break
-        return replace(self, time=self.time * x ** (1 / self.beta))
+            s = lower
+        return replace(self, time=self.time * math.exp(s / self.beta))
 
     def velocity(self, x: Points) -> Points:
         r"""Return the velocity of the flow, :math:`\beta x/t`."""
@@ -132,12 +137,12 @@ class Barenblatt(Measure):
 
     def log_prob(self, x: Points) -> Tensor:
         r"""Log density, shape (n,); :math:`-\infty` outside of the ball."""
-        inside = (1 - x.square().sum(1) / self.radius**2).clamp(min=0)
-        peak = math.log(self._C) / (self.m - 1) - self.d * self.beta * math.log(self.time)
-        return inside.log() / (self.m - 1) + peak
+        log_inside = (-(x / self.radius).square().sum(1).clamp(max=1)).log1p()
+        peak = self._log_C / (self.m - 1) - self.d * self.beta * math.log(self.time)
+        return log_inside / (self.m - 1) + peak
 
     def quantiles(self, u: Tensor) -> Tensor:
-        r"""Return the quantiles at levels u (n,) in one dimension, to about 1e-7 of the radius.
+        r"""Return the quantiles at levels u (n,) in one dimension.
 
         Raises
         ------
@@ -146,9 +151,13 @@ class Barenblatt(Measure):
         """
         if self.d != 1:
             raise Unsupported(f"quantiles are of one dimension, this profile has {self.d}: use draw")
-        # With x = R sin(a) the density is a power of cos(a): smooth up to the ends.
-        a = np.linspace(-math.pi / 2, math.pi / 2, 20001)
-        f = np.clip(np.cos(a), 0, None) ** (2 / (self.m - 1) + 1)
-        F = np.concatenate([[0.0], np.cumsum((f[1:] + f[:-1]) / 2)])
-        angle = np.interp(u.detach().cpu().double().numpy(), F / F[-1], a)
-        return torch.from_numpy(self.radius * np.sin(angle)).to(u)
+        from scipy.special import betaincinv
+
+        signed = 2 * u.detach().cpu().double().numpy() - 1  # |x|²/R² is Beta(1/2, m/(m-1))
+        fraction = betaincinv(0.5, self.m / (self.m - 1), np.abs(signed))
+        return torch.from_numpy(self.radius * np.sign(signed) * np.sqrt(fraction)).to(u)
+
+
+def _log1p_exp(t: float) -> float:
+    """Return log(1 + e^t)."""
+    return t + math.log1p(math.exp(-t)) if t > 0 else math.log1p(math.exp(t))

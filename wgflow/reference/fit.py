@@ -34,7 +34,9 @@ class GaussianFit(DensityModel):
         """Log density at the particles, shape (n,)."""
         mean, cov = Moments.of(rho)
         chol, failed = torch.linalg.cholesky_ex(cov)
-        if bool(failed):
+        # What rounding alone leaves of a direction is no variance.
+        noise = len(mean) * torch.finfo(cov.dtype).eps * cov.diagonal()
+        if bool((failed > 0) | (chol.diagonal().square() <= noise).any()):
             raise BadInput(f"GaussianFit: the covariance of {len(rho)} particles in {len(mean)} dimensions is singular")
         r = torch.linalg.solve_triangular(chol, (rho.x.flatten(1) - mean).mT, upper=False)
         return -0.5 * r.square().sum(0) - chol.diagonal().log().sum() - 0.5 * len(mean) * math.log(2 * math.pi)

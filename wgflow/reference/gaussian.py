@@ -40,6 +40,18 @@ def symmetric_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
 
 
+def _inverse(cov: Tensor, who: str) -> Tensor:
+    """Inverse of a covariance; raises ``BadInput`` unless it is positive definite to the precision of its numbers."""
+    scale = cov.diagonal().clamp(min=0).sqrt()
+    correlation = cov / scale[:, None] / scale  # so that units of coordinates do not count
+    least = float(torch.linalg.eigvalsh(correlation)[0]) if bool(correlation.isfinite().all()) else 0.0
+    if not least > len(cov) * torch.finfo(cov.dtype).eps:
+        raise BadInput(
+            f"{who} needs a positive definite covariance, got {cov.tolist() if len(cov) < 4 else 'one that is not'}"
+        )
+    return torch.linalg.inv(correlation) / scale[:, None] / scale
+
+
 def squared_w2(p: Moments, q: Moments) -> Scalar:
     r"""Return :math:`W_2^2` between Gaussians (Bures): :math:`|m-m'|^2+\operatorname{tr}(C+C'-2(C^{1/2}C'C^{1/2})^{1/2})`."""
     # tr(C + C' - 2 (...)^{1/2}) as a least square over rotations: the difference of traces would lose half of the digits.
@@ -49,9 +61,9 @@ def squared_w2(p: Moments, q: Moments) -> Scalar:
 
 
 def kl(p: Moments, q: Moments) -> Scalar:
-    r"""Return :math:`\mathrm{KL}(N(p)|N(q))`; both covariances must be positive definite."""
+    r"""Return :math:`\mathrm{KL}(N(p)|N(q))`, infinite for a singular p; raises ``BadInput`` for a singular q."""
     r = p.mean - q.mean
-    trace = torch.linalg.solve(q.cov, p.cov + torch.outer(r, r)).trace()
+    trace = (_inverse(q.cov, "KL to a Gaussian") @ (p.cov + torch.outer(r, r))).trace()
     return 0.5 * (trace - len(r) + torch.logdet(q.cov) - torch.logdet(p.cov))
 
 
@@ -72,7 +84,7 @@ def geodesic(p: Moments, q: Moments, s: float) -> Moments:
     :math:`s=h`.
     """
     root = symmetric_root(p.cov)
-    inverse = torch.linalg.inv(root)
+    inverse = _inverse(root, "a geodesic from a Gaussian")
     G = (1 - s) * torch.eye(len(p.mean)).to(p.cov) + s * inverse @ symmetric_root(root @ q.cov @ root) @ inverse
     return Moments((1 - s) * p.mean + s * q.mean, G @ p.cov @ G)
 
@@ -113,7 +125,11 @@ class OrnsteinUhlenbeck(Checked):
 
     def __post_init__(self) -> None:
         d = self.center.shape
-        if len(d) != 1 or self.A.shape != (*d, *d) or not torch.allclose(self.A, self.A.mT):
+        if (
+            len(d) != 1
+            or self.A.shape != (*d, *d)
+            or not torch.allclose(self.A, self.A.mT, atol=1e-8 * float(self.A.abs().max()))
+        ):
             raise BadInput(
                 f"OrnsteinUhlenbeck: expected center (d,) and a symmetric A (d, d), got {tuple(d)} and {tuple(self.A.shape)}"
             )
@@ -158,7 +174,7 @@ class OrnsteinUhlenbeck(Checked):
 
     def forward_euler(self, p: Moments, h: float) -> Moments:
         r"""Return the explicit step along the exact velocity, :math:`G=I-h(A-\tau C^{-1})`; unstable when :math:`h\lambda_{\max}(A)>1`."""
-        G = self._eye - h * (self.A - self.temperature * torch.linalg.inv(p.cov))
+        G = self._eye - h * (self.A - self._thermal(p))
         return Moments(p.mean - h * self.A @ (p.mean - self.center), G @ p.cov @ G.mT)
 
     def langevin(self, p: Moments, h: float) -> Moments:
@@ -168,7 +184,7 @@ class OrnsteinUhlenbeck(Checked):
 
     def velocity(self, p: Moments, x: Points) -> Points:
         r"""Return :math:`-A(x-m_*)+\tau C^{-1}(x-m)`, (n, d)."""
-        return -(x - self.center) @ self.A + self.temperature * torch.linalg.solve(p.cov, (x - p.mean).mT).mT
+        return -(x - self.center) @ self.A + (x - p.mean) @ self._thermal(p)
 
     def energy(self, p: Moments) -> Scalar:
         r"""Return :math:`F` of the Gaussian, without the constant :math:`\tau\log Z`."""
@@ -184,17 +200,26 @@ class OrnsteinUhlenbeck(Checked):
 
         After an exact JKO step it equals :math:`W_2^2(\rho_k,\rho_{k+1})/h^2`.
         """
-        G = self.A - self.temperature * torch.linalg.inv(p.cov)
+        G = self.A - self._thermal(p)
         return (G @ p.cov @ G).trace() + (self.A @ (p.mean - self.center)).square().sum()
 
     @property
     def _eye(self) -> Tensor:
         return torch.eye(len(self.center)).to(self.A)
 
+    def _thermal(self, p: Moments) -> Tensor:
+        """Slope of minus the entropy's velocity: temperature over covariance."""
+        if self.temperature == 0:
+            return torch.zeros_like(p.cov)
+        return self.temperature * _inverse(p.cov, "the velocity of an entropy")
+
     def _potential_step(self, p: Moments, h: float) -> Moments:
         G = self._eye - h * self.A
         return Moments(p.mean - h * self.A @ (p.mean - self.center), G @ p.cov @ G)
 
     def _entropy_step(self, M: Tensor, h: float) -> Tensor:
+        # Eigenvalue by eigenvalue: squares of M would lose its small ones.
         g = h * self.temperature
-        return 0.5 * (M + 2 * g * self._eye + symmetric_root(M @ M + 4 * g * M))
+        values, vectors = torch.linalg.eigh((M + M.mT) / 2)
+        values = values.clamp(min=0)
+        return (vectors * (0.5 * (values + 2 * g + (values * (values + 4 * g)).sqrt()))) @ vectors.mT
