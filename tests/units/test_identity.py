@@ -407,5 +407,7 @@ def test_a_folder_of_the_first_format_is_compared_as_it_was(tmp_path: Path) -> N
 
 
 def test_a_covariance_counts_and_its_root_does_not() -> None:
-    described = describe(Gaussian(torch.zeros(2), torch.eye(2)))
-    assert described.keys() == {"class", "mean", "cov", "event_shape"}
+    normal = Gaussian(torch.zeros(2), torch.eye(2))
+    before = describe(normal)
+    normal.log_prob(torch.zeros(1, 2))
+    assert describe(normal) == before != describe(Gaussian(torch.zeros(2), 2 * torch.eye(2)))

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from wgflow._cache import Kept
 from wgflow._fields import Count, Device, FloatingPoint, NonNegative, Positive, Whole, checked
 from wgflow._finite import first_nonfinite, require_finite
 from wgflow._outputs import number_of_step
@@ -89,16 +89,15 @@ class Gaussian(Measure):
                 f"Gaussian: cov is not symmetric, cov[{i}, {j}] = {float(cov[i, j]):g} and cov[{j}, {i}] = {float(cov[j, i]):g}. "
                 "Give a covariance, such as A @ A.T, not a factor of one"
             )
-        self.mean, self.cov = mean, cov
+        self.mean, self.cov, self._root = mean, cov, Kept(torch.linalg.cholesky)
         _, failed = torch.linalg.cholesky_ex(cov)
         if failed:
             raise BadInput(f"Gaussian: cov is not positive definite:\n{cov}")
         self.event_shape = mean.shape
 
-    @cached_property
+    @property
     def _chol(self) -> Tensor:
-        """Root of the covariance, kept: it follows from it, and is no part of what tells two runs apart."""
-        return torch.linalg.cholesky(self.cov)
+        return self._root.of(self.cov)
 
     @property
     def device(self) -> torch.device:
