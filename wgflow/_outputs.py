@@ -138,6 +138,14 @@ def numbers(found: Any, who: str) -> dict[str, float]:
         ) from None
 
 
+def number(value: Any, who: str) -> float:
+    """Return what a function of the user gave as a plain number; raises ``BadInput`` for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise BadInput(f"{who} must return a number; it returned {shown(value)}") from None
+
+
 def number_of_step(f: Any, k: int, declared: Any, name: str) -> float:
     """Return ``f`` at step ``k``, or ``f`` itself where it is a number; raises ``BadInput`` unless it is what an annotation declares."""
     rule = cast(Rule, rule_of(declared))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._finite import first_nonfinite
+from wgflow._outputs import per_point
 from wgflow._rng import generator, global_generators
 from wgflow._typing import Points
 from wgflow.estimators import Estimator
@@ -62,7 +63,7 @@ def outside(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     for f, what in _by_value(F, solver):
         with global_generators(0, device), torch.enable_grad():  # the flow's own numbers are not used up
             x = rho.x.detach().requires_grad_(True)
-            v = f(x)
+            v = per_point(f, x, what.rstrip(","))
             slope = (
                 torch.autograd.grad(v.sum(), x, materialize_grads=True)[0] if v.requires_grad else torch.zeros_like(x)
             )

@@ -23,7 +23,7 @@ from wgflow.plotting._curves import Quantity, energy
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
 from wgflow.plotting._particles import frame_axes, line_top, put
 from wgflow.plotting._scene import Over, Scene, scene
-from wgflow.plotting._style import COLOURS, PARTICLE, styled
+from wgflow.plotting._style import COLOURS, PARTICLE, Colour, styled
 from wgflow.solution import Solution
 
 MOST_FRAMES = 600
@@ -66,7 +66,7 @@ def animate(
     max_frames: Count = 150,
     dims: Dims | None = None,
     limits: Limits | None = None,
-    color: str = PARTICLE,
+    color: Colour = PARTICLE,
     dpi: Count = 90,
     progress: bool = True,
 ) -> Movie:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow._fields import Whole, checked
+from wgflow._outputs import number
 from wgflow._rng import generator
 from wgflow.errors import BadInput
 from wgflow.functionals import Functional
@@ -75,7 +76,7 @@ def values_along(solution: Solution, quantity: Quantity, *, seed: Whole = 0) -> 
                 now = quantity.at(steps.get(t, 0), t).freeze(generator(seed, rho.device))
                 values.append(float(now.value(rho)))
             else:
-                values.append(float(quantity(rho)))
+                values.append(number(quantity(rho), f"the quantity {_name(quantity)}"))
     return list(solution.times), values
 
 
@@ -131,7 +132,9 @@ def energy(
         if exact is not None:
             first, last = min(t[0] for t, _ in curves.values()), max(t[-1] for t, _ in curves.values())
             grid = np.linspace(first, last, 201)
-            panel.plot(grid, [float(exact(t)) - minimum for t in grid], color=PALE, linewidth=4.5, label="exact")
+            panel.plot(
+                grid, [number(exact(t), "exact") - minimum for t in grid], color=PALE, linewidth=4.5, label="exact"
+            )
         for j, (label, (t, v)) in enumerate(curves.items()):
             panel.plot(t, np.array(v) - minimum, color=COLOURS[j % len(COLOURS)], label=label or None)
         if floor is not None:

@@ -10,7 +10,7 @@ from wgflow.errors import BadInput
 from wgflow.measures import Particles
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
 from wgflow.plotting._scene import Over, Scene, histogram, scene
-from wgflow.plotting._style import PARTICLE, drawing, legend
+from wgflow.plotting._style import PARTICLE, Colour, drawing, legend
 from wgflow.solution import Solution
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def particles(
     times: int | Sequence[float] | None = None,
     dims: Dims | None = None,
     limits: Limits | None = None,
-    color: str = PARTICLE,
+    color: Colour = PARTICLE,
     label: str | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure | Axes":

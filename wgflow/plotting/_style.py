@@ -4,8 +4,9 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from wgflow._fields import REFUSED, Rule
 from wgflow._imports import require
 from wgflow._instead import shown
 from wgflow.errors import BadInput
@@ -35,6 +36,13 @@ _RC = {
     "lines.linewidth": 1.6,
     "figure.dpi": 110,
 }
+
+
+def _colour(value: Any) -> Any:
+    return value if require("matplotlib.colors", extra="plot").is_color_like(value) else REFUSED
+
+
+Colour = Annotated[str, Rule(_colour, "a color that matplotlib knows, such as '#0072B2' or 'tab:blue'")]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from wgflow.measures import Measure
 from wgflow.plotting._frames import Dims, Frame, Limits, draws, frames
 from wgflow.plotting._particles import frame_axes
 from wgflow.plotting._scene import Over, Scene, scene
-from wgflow.plotting._style import PARTICLE, drawing
+from wgflow.plotting._style import PARTICLE, Colour, drawing
 from wgflow.solution import Solution
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def trajectories(
     count: Count = 60,
     dims: Dims | None = None,
     limits: Limits | None = None,
-    color: str = PARTICLE,
+    color: Colour = PARTICLE,
     ax: "Axes | None" = None,
 ) -> "Figure | Axes":
     r"""Draw the paths of particles: in the plane with their ends as dots, on a line against time.
