@@ -25,6 +25,11 @@ def rank() -> int:
     return dist.get_rank() if parallel() else 0
 
 
+def world() -> int:
+    """Return the number of processes of the run."""
+    return dist.get_world_size() if parallel() else 1
+
+
 def anywhere(flags: torch.Tensor) -> torch.Tensor:
     """Return, elementwise, which of the boolean ``flags`` are set on any rank. All ranks must call it together."""
     if not parallel():

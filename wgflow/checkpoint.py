@@ -17,8 +17,9 @@ from wgflow._describe import describe, differences
 from wgflow._fields import Checked, Count, NonNegative
 from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, update_of, write
 from wgflow._instead import suggest
-from wgflow._ranks import anywhere, from_first, parallel, rank
+from wgflow._ranks import anywhere, from_first, parallel, rank, world
 from wgflow._saved import SavedStates
+from wgflow._shares import as_one
 from wgflow._state import first_nonfinite, load_state, plain, state_dict, tensors
 from wgflow.errors import BadInput, CannotWrite, CheckpointError
 
@@ -140,6 +141,7 @@ class Checkpoint(Checked):
             except CheckpointError as error:
                 refused[path] = str(error)
                 continue
+            _say_other_shares(saved.get("processes", world()))
             break
         self._refused = set(refused)
         if refused and run.resumed_from is None:
@@ -181,6 +183,7 @@ class Checkpoint(Checked):
         payload = {
             "wgflow_checkpoint": FORMAT,
             "run": self._run,
+            "processes": world(),
             "state": state_dict(run.state),
             "ledger": run.ledger.state_dict(),
             "history": run.solution.history,
@@ -250,15 +253,22 @@ suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))
 
 
 def describe_run(run: "Run") -> dict[str, Any]:
-    """Return what makes two runs the same one, before the first update; ``num_steps`` may grow: it is not part of it."""
+    """Return what makes two runs the same one, before the first update.
+
+    ``num_steps`` and the number of processes may change: they are not part of it.
+    """
     start = {"state": describe(run.state)} if run.initial is None else {"measure": describe(run.initial)}
-    return {
-        "version": 2,
-        "functional": describe(run.F),
-        "solver": describe(run.solver),
-        "step_size": describe(run.step_size),
-        "seed": run.seed,
-    } | start
+    found: dict[str, Any] = as_one({"functional": describe(run.F), "solver": describe(run.solver)} | start)
+    return {"version": 2, "step_size": describe(run.step_size), "seed": run.seed} | found
+
+
+def _say_other_shares(processes: int) -> None:
+    if processes != world():
+        warnings.warn(
+            f"this run was begun with {processes} processes and goes on with {world()}: the same up to the order of sums, but for "
+            "terms that are no means over a batch (batch normalization, minibatch statistics, kl_dv), which see other shares",
+            stacklevel=2,
+        )
 
 
 def another(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:

@@ -57,6 +57,7 @@ FLOORS = [
     {
         "_bench",
         "_describe",
+        "_shares",
         "_describe_1",
         "_saved",
         "_undefined",

@@ -43,7 +43,9 @@ def normal() -> wgflow.StandardNormal:
     return wgflow.StandardNormal(2, dtype=torch.float64)
 
 
-def run(rank: int = 0, world: int = 1, poison: int | None = None, **options: Any) -> wgflow.Solution:
+def run(
+    rank: int = 0, world: int = 1, poison: int | None = None, batch: int = BATCH, **options: Any
+) -> wgflow.Solution:
     """Two JKO steps on this rank's share of the batch; with one rank, on all of it."""
     share = lambda measure: Sharded(measure, rank, world) if world > 1 else measure  # noqa: E731
     target = wgflow.Gaussian(
@@ -52,13 +54,13 @@ def run(rank: int = 0, world: int = 1, poison: int | None = None, **options: Any
     schedule = wgflow.Cosine(UPDATES, 1e-3)
     critic = wgflow.Critic(lambda: Critic(poison), wgflow.Adam(2e-2, schedule=schedule), iters=2, r1=wgflow.R1(0.1))
     settings = {
-        "F": wgflow.Softplus(share(target), batch=BATCH // world),
+        "F": wgflow.Softplus(share(target), batch=batch // world),
         "solver": wgflow.JKO(
             critic,
             wgflow.Adam(1e-2, schedule=schedule),
             iters=5,
             first_iters=7,
-            batch=BATCH // world,
+            batch=batch // world,
             tolerance=1e-6,
             look_every=3,
         ),
@@ -132,6 +134,8 @@ def work(rank: int, world: int, folder: Path) -> None:
     found["interrupted"] = error_of(*here, callbacks=[Interrupt()], **checkpoint("parts", every_updates=4))
     log = wgflow.JsonLog(folder / "log")
     found["resumed"] = weights(run(*here, callbacks=first(log), **checkpoint("parts", every_updates=4)))
+    found["handed over"] = error_of(*here, callbacks=[Interrupt()], **checkpoint("from two", every_updates=4))
+    found["taken over"] = weights(run(*here, **checkpoint("from one", every_updates=4)))
     found["finished"] = weights(run(*here, callbacks=first(log), **checkpoint("parts")))
     found["timed"] = weights(run(*here, **checkpoint("timed", every_seconds=0.0, keep=99)))
     # an update calls the critic twice for each of its two iterations and once for the generator: 40 is in the eighth

@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from _distributed_child import UPDATES, run, weights, work
+from _distributed_child import UPDATES, Interrupt, error_of, run, weights, work
 
+import wgflow
 from wgflow._files import files
+from wgflow._shares import as_one
 
 if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
@@ -22,6 +24,7 @@ WORLD = 2
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which both ranks have done their work; they meet through a file, without a port to choose."""
     path = tmp_path_factory.mktemp("ranks")
+    error_of(callbacks=[Interrupt()], checkpoint=wgflow.Checkpoint(path / "from one", every_updates=4))
     mp.spawn(work, (WORLD, path), nprocs=WORLD)
     return path
 
@@ -62,6 +65,32 @@ def test_a_run_of_several_ranks_is_resumed_bit_for_bit(ranks, rank, case):
     assert ranks[rank]["interrupted"].startswith("InterruptedError")
     for name, value in ranks[rank]["whole"].items():
         assert torch.equal(ranks[rank][case][name], value)
+
+
+def test_two_processes_go_on_with_the_run_of_one(ranks, single):
+    for found in ranks:
+        torch.testing.assert_close(found["taken over"]["generator"], single["generator"], rtol=0, atol=1e-10)
+
+
+def test_one_process_goes_on_with_the_run_of_two(ranks, single, folder):
+    assert ranks[0]["handed over"].startswith("InterruptedError")
+    with pytest.warns(UserWarning, match="begun with 2 processes and goes on with 1: the same up to the order of sums"):
+        found = weights(run(checkpoint=wgflow.Checkpoint(folder / "from two", every_updates=4)))
+    torch.testing.assert_close(found["generator"], single["generator"], rtol=0, atol=1e-10)
+    with pytest.raises(wgflow.CheckpointError, match="batch is 24 here and 12 there"):  # as much as each of two had
+        run(batch=24, checkpoint=wgflow.Checkpoint(folder / "from two"))
+
+
+def test_a_run_in_shares_is_described_as_the_whole():
+    share = {"class": "Sharded", "base": {"class": "Normal"}, "rank": 1, "world": 4}
+    run = {"target": share, "batch": 8, "parts": [{"batch": 2}], "net": {"closure": {"batch": 32}}}
+    assert as_one(run) == {
+        "target": {"class": "Normal"},
+        "batch": 32,
+        "parts": [{"batch": 8}],
+        "net": {"closure": {"batch": 32}},
+    }
+    assert as_one({"target": {"class": "Normal"}, "batch": 8}) == {"target": {"class": "Normal"}, "batch": 8}
 
 
 def test_the_run_was_resumed_in_the_middle(folder):

@@ -33,6 +33,10 @@ class Runtime:
     world: int = 1
     local: int = 0
 
+    def run_identity(self) -> tuple[str, str]:
+        """Return what of it decides a run: not the rank, nor how many there are."""
+        return self.device.type, self.precision
+
     @property
     def leads(self) -> bool:
         """Whether this is the first rank of its machine."""
