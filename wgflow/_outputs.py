@@ -27,10 +27,11 @@ def per_point(f: Callable[[Points], Any], x: Points, who: str, axes: int = 1) ->
     BadInput
         For anything but a floating-point tensor of that shape on the device of ``x``; for a result that was detached.
     """
-    value = f(x)
-    if not isinstance(value, Tensor) or value.shape != x.shape[:axes]:
+    value, shape = f(x), x.shape
+    event = shape[axes:]
+    if not isinstance(value, Tensor) or value.shape != shape[:axes]:
         raise _wrong_shape(value, x, who, axes)
-    if set(x.shape[:axes]) & set(x.shape[axes:]) and _first_seen(f):
+    if (shape[0] in event or shape[axes - 1] in event) and _first_seen(f):
         # A sum over the wrong axis has the right shape where there are as many points as coordinates; not for more.
         more = max(x.shape) + 1
         several = x.detach()[(slice(1),) * axes].expand(*range(more, more + axes), *x.shape[axes:])
