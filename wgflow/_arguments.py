@@ -11,7 +11,7 @@ import click
 
 from wgflow._fields import rule_of
 from wgflow._startup import imported
-from wgflow._words import NOTHING, kinds, read
+from wgflow._words import FALSE, NOTHING, TRUE, kinds, read
 from wgflow.errors import BadInput
 
 _NOT_GIVEN: Any = object()
@@ -77,7 +77,7 @@ def command(run: Callable[..., None], settings: type | None = None) -> click.Com
         imported()
         run(**given)
 
-    return click.Command(
+    return _Command(
         run.__name__,
         params=params,
         callback=callback,
@@ -87,17 +87,35 @@ def command(run: Callable[..., None], settings: type | None = None) -> click.Com
 
 
 def _option(name: str, hint: Any, about: str, default: Any = None) -> click.Option:
-    """Return an option that may be given once; what it says of its default is not one, so that it is known whether it was given."""
+    """Return an option; what it says of its default is not one, so that it is known whether it was given."""
     text = about if default is None else f"{about} Default: {default}."
     bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if bool in kinds(hint) else {}
     names = [*([f"-{name}"] if len(name) == 1 else []), f"--{name}"]
-    return click.Option(names, type=Word(hint), help=text, multiple=True, callback=_once, **bare)
+    return click.Option(names, type=Word(hint), help=text, multiple=True, callback=_last, **bare)
 
 
-def _once(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
-    if len(values) > 1:
-        raise BadInput(f"--{param.name} is given twice")
-    return values[0] if values else _NOT_GIVEN
+def _last(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """The last of several counts, so that a list of options can be changed at its end."""
+    return values[-1] if values else _NOT_GIVEN
+
+
+class _Command(click.Command):
+    """A command whose switches stand alone or before a word of truth, so that no name after them is taken for their value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join switches and their values before click reads the words."""
+        truths = [p for p in self.params if isinstance(p.type, Word) and bool in kinds(p.type.hint)]
+        switches = {name for p in truths for name in p.opts}
+        words, joined = list(args), list[str]()
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                joined += [word, *words]
+                break
+            if word.replace("-", "_").replace("__", "--", 1) in switches:
+                word += "=" + (words.pop(0) if words and words[0].lower() in TRUE + FALSE else "true")
+            joined.append(word)
+        return super().parse_args(ctx, joined)
 
 
 def _descriptions(doc: str) -> dict[str, str]:

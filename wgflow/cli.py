@@ -18,6 +18,7 @@ import click
 from wgflow._arguments import command
 from wgflow._fields import Count, NonNegative
 from wgflow._files import reason
+from wgflow._startup import stop
 from wgflow._words import shortened
 from wgflow.errors import WgflowError
 
@@ -216,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         try:
             words = list(sys.argv[1:] if argv is None else argv)
-            _group().main(words, prog_name="wgflow", standalone_mode=False)
+            group = _group()
+            with suppress(click.exceptions.Exit), group.make_context("wgflow", words) as context:  # left after help
+                group.invoke(context)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:  # who reads has seen enough
@@ -234,11 +237,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             return _fail(f"not enough memory, a smaller --batch, --n or image_size needs less ({str(error)[:80]})")
-        except (KeyboardInterrupt, click.Abort, _Terminated) as stop:
+        except (KeyboardInterrupt, _Terminated) as signalled:
             _say(
                 "wgflow: stopped; a training that is started again with the same command goes on from its last checkpoint"
             )
-            return 143 if isinstance(stop, _Terminated) else 130
+            return 143 if isinstance(signalled, _Terminated) else 130
     return 0
 
 
@@ -251,7 +254,10 @@ def _terminable() -> Iterator[None]:
     def terminate(*_: Any) -> NoReturn:
         raise _Terminated
 
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) in (
+        signal.SIG_DFL,
+        stop,
+    )
     if ours:
         signal.signal(signal.SIGTERM, terminate)
     try:

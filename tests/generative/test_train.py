@@ -198,27 +198,6 @@ def test_the_command_line_from_training_to_images(images, tmp_path, capsys):
     assert "frechet" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "fashion-mnis"], "did you mean 'fashion-mnist'"),
-        (["train", "--step_size", "0"], "step_size=0.0: expected a positive"),
-        (["train", "--num_steps", "0"], "num_steps=0"),
-        (["train", "--data", "cifar11"], "did you mean 'cifar10'"),
-        (["train", "--divergence", "kll"], "did you mean 'kl'"),
-        (["train", "--device", "tpu9"], "expected auto, cpu, cuda"),
-        (["sample", "no/such/run"], "not the folder of a run"),
-    ],
-)
-def test_wrong_input_is_one_line_and_no_folder(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main([*arguments, *(["--folder", "r"] if arguments[0] == "train" else [])]) == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert "Traceback" not in printed
-    assert not (tmp_path / "r").exists()
-
-
 def test_list_names_what_there_is(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out

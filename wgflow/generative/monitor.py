@@ -93,11 +93,11 @@ class Monitor(Callback):
     def _evaluated(self, run: "Run") -> dict[str, float] | None:
         if run.nonfinite() is not None:  # the driver stops the run at its next look, on all ranks together
             return None
-        still_there(self.directory)
         found = evaluate_all(self.metrics, present_generator(run), run.seed, run.updates)
         return {"update": run.updates, "k": run.state.k, "t": run.state.t} | found
 
     def _write(self, run: "Run") -> None:
+        still_there(self.directory)
         rho = present_generator(run)
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
         save_grid(sample(rho, self.images, seed=run.seed), grid)

@@ -145,6 +145,8 @@ def fit(
         checkpoint=checkpoint,
     )
     if here.first:
+        still_there(folder)
+        claim_folder(folder, record)  # one that was removed and made anew while it started has lost its record
         _report(folder, solution, metrics, here, time.perf_counter() - begun)
     return solution
 
@@ -166,5 +168,4 @@ def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: R
     }
     if here.device.type == "cuda":
         report["peak_memory_mb"] = round(torch.cuda.max_memory_allocated(here.device) / 2**20)
-    still_there(folder)
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """Curves of a training: what updates reported and what was evaluated."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,11 @@ def training_curves(windows: Sequence[dict[str, Any]], evaluations: Sequence[dic
     starts = [b["update"] for a, b in itertools.pairwise(windows) if b["k"] > a["k"]]
     for ax, name in zip(axes[0], metric_names, strict=False):
         _line(ax, evaluations, name, marker="o", markersize=3)
-        floor = f"{name}_floor"
-        if floor in evaluations[0]:
-            ax.axhline(evaluations[0][floor], color="0.4", linestyle="--", linewidth=1, label="real against real")
+        floors = [e[f"{name}_floor"] for e in evaluations if math.isfinite(e.get(f"{name}_floor", math.inf))]
+        if floors:
+            ax.axhline(floors[0], color="0.4", linestyle="--", linewidth=1, label="real against real")
             ax.legend(frameon=False, fontsize=7)
-        ax.set_ylim(bottom=min(0, *(e[name] for e in evaluations if name in e)))
+        ax.set_ylim(bottom=min([0, *(e[name] for e in evaluations if name in e and math.isfinite(e[name]))]))
     for ax, name in zip(axes[1:].flat, window_names, strict=False):
         _line(ax, windows, name, linewidth=0.9)
         for start in starts:

@@ -1,0 +1,258 @@
+"""The command line: any order of arguments, values as people write them, and errors of one line with exit status 2."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+import wgflow.cli
+from wgflow import BadInput
+from wgflow._arguments import command
+from wgflow._words import read
+from wgflow.cli import main
+from wgflow.generative import RECIPES, Recipe
+
+INF = float("inf")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command prints when it is refused; warnings have lines of their own."""
+    assert main(words) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("wgflow: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("hint", "text", "value"),
+    [
+        (int, "1e3", 1000),
+        (float, "1e-4", 1e-4),
+        (float, "5E-5", 5e-5),
+        *((float, text, INF) for text in ("inf", ".inf", "Infinity", "+inf", "INF")),
+        *((float | None, text, None) for text in ("none", "None", "null", "NULL", "~")),
+        *((bool, text, True) for text in ("true", "True", "yes", "on")),
+        *((bool, text, False) for text in ("false", "no", "OFF")),
+        (str | None, "none", "none"),
+        (int | None, 3.0, 3),
+    ],
+)
+def test_values_are_read_as_people_write_them(hint: Any, text: Any, value: Any) -> None:
+    found = read(hint, text, "x")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [(int, "1.5"), (int, "inf"), (int, True), (float, "1e999"), (float, 10**400), (float, True), (float, None), (bool, "1"),
+     (int, "9" * 5000), (str, 3), (float, "none"), (int, [1])],
+)  # fmt: skip
+def test_what_would_lose_something_is_refused(hint: Any, text: Any) -> None:
+    with pytest.raises(BadInput, match=r"^x=.*: expected"):
+        read(hint, text, "x")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, Path]]:
+    """What would be trained, in place of training it."""
+    seen: list[tuple[Recipe, Path]] = []
+
+    def no_training(recipe: Recipe, folder: Path, **_: Any) -> Any:
+        seen.append((recipe, folder))
+        return type("Solution", (), {"history": [], "status": "done"})()
+
+    monkeypatch.setattr("wgflow.generative.train", no_training)
+    return seen
+
+
+ORDERS = [
+    ["cifar10-small", "--folder", "r", "--batch", "8"],
+    ["--folder", "r", "cifar10-small", "--batch", "8"],
+    ["--folder", "r", "--batch", "8", "cifar10-small"],
+    ["--batch=8", "--folder=r", "--", "cifar10-small"],
+]
+
+
+@pytest.mark.parametrize("words", ORDERS)
+@pytest.mark.parametrize("file", [False, True])
+def test_the_recipe_may_stand_anywhere(words: list[str], file: bool, asked: list[tuple[Recipe, Path]]) -> None:
+    if file:
+        RECIPES["cifar10-small"].save(Path("own.yaml"))
+        words = ["own.yaml" if word == "cifar10-small" else word for word in words]
+    assert main(["train", *words]) == 0
+    ((recipe, folder),) = asked
+    assert (recipe.data, recipe.network, recipe.batch, recipe.flip) == ("cifar10", "small", 8, True)
+    assert folder == Path("r")
+
+
+def test_a_recipe_keeps_all_that_no_option_says(asked: list[tuple[Recipe, Path]]) -> None:
+    assert (
+        main(["train", "f-gan", "--lr-floor", "None", "--flip", "--download", "no", "--batch", "8", "--batch", "16"])
+        == 0
+    )
+    ((recipe, folder),) = asked
+    changes = {"lr_floor": None, "flip": True, "batch": 16}
+    assert recipe == Recipe(**(vars(RECIPES["f-gan"]) | changes))
+    assert folder == Path("runs/f-gan")
+
+
+def test_a_negative_number_is_a_value_and_not_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "lr_floor=-1e-05: expected a nonnegative" in refused(["train", "--lr_floor", "-1e-5"], capsys)
+
+
+COMMANDS = {"train": command(wgflow.cli.train, Recipe)} | {
+    name: command(getattr(wgflow.cli, name)) for name in ("sample", "evaluate", "bench")
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_described(name: str) -> None:
+    said = {str(p.name): p.help for p in COMMANDS[name].params if isinstance(p, click.Option)}
+    assert all(words and len(words.partition(" Default:")[0].split()) > 1 for words in said.values()), said
+    assert said.keys() >= (vars(Recipe()).keys() if name == "train" else set())
+
+
+BAD = [
+    ([], "a command is missing"),
+    (["trian"], "Did you mean 'train'?"),
+    (["--folder", "r", "train"], "No such option '--folder'"),
+    (["train", "fashion-mnis"], "did you mean 'fashion-mnist'"),
+    (["train", "fashion-mnist", "cifar10-small"], "unexpected extra argument (cifar10-small)"),
+    (["train", "."], "is a folder: a recipe is a file"),
+    (["train", "--num_step", "3"], "No such option '--num_step'. Did you mean '--num_steps'?"),
+    (["train", "--folder"], "'--folder' requires an argument"),
+    (["train", "--folder", ""], "folder is empty"),
+    (["train", "--folder="], "folder is empty"),
+    (["train", "--num_steps", "1.5"], "num_steps='1.5': expected int"),
+    (["train", "--num_steps", "0"], "num_steps=0: expected a whole number from 1 up"),
+    (["train", "--step_size", "0"], "step_size=0.0: expected a positive"),
+    (["train", "--step_size", "nan"], "step_size=nan: expected a positive"),
+    (["train", "--seed", "-1"], "seed=-1: expected a whole number from 0 up"),
+    (["train", "--precision", "fp16"], "precision='fp16': expected one of"),
+    (["train", "--flip", "maybe"], "no recipe and no file is called 'maybe'"),
+    (["train", "--flip=maybe"], "flip='maybe': expected true or false"),
+    (["train", "--checkpoint_seconds", "-1"], "checkpoint_seconds=-1.0"),
+    (["train", "--data", "cifar11"], "did you mean 'cifar10'"),
+    (["train", "--divergence", "kll"], "did you mean 'kl'"),
+    (["train", "--network", "os:getcwd"], "expected a NetworkPair"),
+    (["train", "--network", "torch.nn:Linear"], "expected a NetworkPair"),
+    (["train", "--network", ":"], "cannot be imported"),
+    *((["train", "--device", name], "expected auto, cpu, cuda or cuda:N") for name in ("mps", "xpu", "gpu", "tpu9", "meta", "cpu:3")),
+    (["train", "--device", "cuda:99"], "torch sees"),
+    (["sample"], "Missing argument 'RUN'"),
+    (["sample", "no/such/run"], "not the folder of a run"),
+    (["sample", "x" * 5000], "File name too long"),
+    (["sample", "r", "-n", "0"], "n=0: expected a whole number from 1 up"),
+    (["sample", "r", "--columns", "-3"], "columns=-3: expected a whole number from 1 up"),
+    (["evaluate", "r", "--kid=perhaps"], "kid='perhaps': expected true or false"),
+    (["bench", "../x"], "no table of that name"),
+    (["bench", "--results", "nowhere"], "no record at"),
+    (["list", "recipes"], "unexpected extra argument (recipes)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else "")
+def test_wrong_input_is_one_line_and_no_folder(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = words[:1] == ["train"] and "--folder" not in " ".join(words)
+    assert message in refused([*words, *(["--folder", "r"] if named else [])], capsys)
+    assert not Path("r").exists()
+
+
+BAD_OF_A_RUN = [
+    (["sample", "RUN", "--n", "1000000000000"], "million pixels"),
+    (["sample", "RUN", "--n", "100000000000000", "--out", "x.npy"], "MB free"),
+    (["sample", "RUN", "--out", "x.jpg"], "expected a name that ends in .png or .npy"),
+    (["sample", "RUN", "--out", "x.npy", "--columns", "2"], "columns=2 is for a .png grid"),
+    (["sample", "RUN", "--out", "/dev/null/x.png"], "cannot write"),
+    (["evaluate", "RUN", "--weights", "/nonexistent"], "no Inception weights file at /nonexistent"),
+    (["evaluate", "RUN", "--features", "random-conv", "--weights", "x"], "leave it out"),
+    (["evaluate", "RUN", "--features", "os:getcwd"], "returned a str: expected a FeatureExtractor"),
+    (["evaluate", "RUN", "--features", "os:environ"], "is not a function without arguments"),
+    (["evaluate", "RUN", "--features", "no_such_module:x"], "cannot be imported"),
+    (["evaluate", "RUN", "--features", "random"], "did you mean 'random-conv'"),
+    (["train", "RUN"], "a recipe is a file, such as"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), BAD_OF_A_RUN, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else ""
+)
+def test_wrong_input_to_a_run_is_one_line(
+    words: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = sorted(trained.rglob("*"))
+    at = ["--device", "cpu"] if "RUN" in words[1:2] and words[0] != "train" else []
+    assert message in refused([str(trained) if word == "RUN" else word for word in (*words, *at)], capsys)
+    assert sorted(trained.rglob("*")) == held
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize("words", [["-n", "9"], ["--n=9"], ["--n", "9e0"]])
+def test_samples_go_into_new_folders(words: list[str], trained: Path) -> None:
+    for name in ("a/b/x.npy", "c/x.png"):
+        assert main(["sample", *words, "--out", name, str(trained), "--device", "cpu"]) == 0
+    assert np.load("a/b/x.npy").shape == (9, 1, 8, 8)
+    assert Path("c/x.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("output", ["list", "train --help"])
+def test_who_reads_may_go_away(output: str) -> None:
+    script = "import sys; from wgflow.cli import main; sys.exit(main(sys.argv[1:]))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *output.split()], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_an_answer_that_cannot_be_written_is_an_error() -> None:
+    script = "import sys; from wgflow.cli import main; sys.exit(main(['--version']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "wgflow: 'output': the disk is full\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_packages_are_imported_is_one_line(number: int, status: int) -> None:
+    script = "import sys; sys.argv = ['wgflow', 'list']; import os, signal; from wgflow import _startup; " + (
+        f"os.kill(os.getpid(), {int(number)})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "wgflow: stopped\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_mid_training_saves_first(
+    number: int, status: int, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def send() -> None:
+        while not (Path("r/log.jsonl").exists() and Path("r/log.jsonl").stat().st_size):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    words = [*options, "--first_iters", "5000", "--evaluate_every", "9999", "--folder", "r"]
+    threading.Thread(target=send, daemon=True).start()
+    assert main(["train", *words]) == status
+    assert "goes on from its last checkpoint" in capsys.readouterr().err
+    newest = max(Path("r/checkpoints").glob("update-*.pt")).name
+    assert 50 <= int(newest[7:17]) < 5000
