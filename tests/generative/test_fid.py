@@ -295,7 +295,6 @@ X = images(8)
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Particles(to_unit(X), log_w=torch.arange(8.0)), "weighted"),
         (Particles(to_unit(X).masked_fill(X[0, 0, 0, 0] == X, torch.nan)), r"nan in image 0, first at \(0, 0, 0\)"),
         (exactly(images(8, channels=2)), "1 or 3"),
         (exactly(images(8, size=3)), r"shape \(8, 12\), got \(8, 27\)"),
@@ -305,6 +304,15 @@ X = images(8)
 def test_bad_draws(model, message):
     with pytest.raises(BadInput, match=message):
         FID(PIXELS, X, n=8, batch=8)(model, rng())
+
+
+def test_a_weighted_model_is_counted_by_its_weights():
+    """Every image of weight w among 8 is drawn 8 w times, as if it were there as often."""
+    counts = torch.tensor([3, 1, 2, 0, 0, 1, 0, 1])
+    model = Particles(to_unit(X), counts.log())
+    metric = FID(PIXELS, images(30), n=8, batch=8)
+    repeated = Particles(to_unit(X.repeat_interleave(counts, 0)))
+    assert metric(model, rng()) == pytest.approx(metric(repeated, rng()), rel=1e-6)
 
 
 def test_bad_sizes():

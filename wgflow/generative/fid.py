@@ -107,7 +107,7 @@ class FID:
     ------
     BadInput
         On construction for bad sizes, a reference that is not uint8, statistics of another protocol, or ``kid`` with
-        statistics; in a call for draws that are not equally weighted finite images.
+        statistics; in a call for draws that are not finite images.
 
     Notes
     -----
@@ -201,8 +201,8 @@ class FID:
         while missing:
             with torch.no_grad():
                 drawn = rho.draw(min(self.batch, missing), rng)
-            if drawn.log_w is not None and float(drawn.log_w.max() - drawn.log_w.min()) > 1e-6:
-                raise BadInput("the distance counts every image once: resample the weighted draws first")
+            if drawn.log_w is not None:  # the distance counts every image once
+                drawn = drawn.resampled(min(self.batch, missing), rng)
             if not bool(torch.isfinite(drawn.x).all()):
                 index = first_nonfinite_index(drawn.x)
                 raise BadInput(
