@@ -202,7 +202,7 @@ def test_the_flow_reaches_the_target_and_falls_by_its_dissipation():
 
 
 def test_rules_and_single_precision():
-    fitted = MedianRBF().fit(RHO.x)
+    fitted = MedianRBF().fit(RHO.x, RHO.log_w)
     values = [KALE(NU, k, 0.1).value(RHO) for k in (MedianRBF(), fitted)]
     torch.testing.assert_close(*values)
     rho, nu = (Particles(p.x.float(), p.log_w.float()) for p in (RHO, NU))

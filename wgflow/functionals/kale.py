@@ -139,6 +139,7 @@ def _maximise(K: Tensor, log_b: Tensor, m: Tensor, lam: float, iterations: int) 
     least value is taken.
     """
     eye, rounding = torch.eye(len(m), dtype=K.dtype, device=K.device), 16 * torch.finfo(K.dtype).eps
+    shares = torch.tensor(_SHARES, dtype=K.dtype, device=K.device)
     lengths = _SHORTER ** torch.arange(_LENGTHS, dtype=K.dtype, device=K.device)
 
     def dual(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,20 +154,21 @@ def _maximise(K: Tensor, log_b: Tensor, m: Tensor, lam: float, iterations: int) 
     for _ in range(iterations):
         value, error, slope = dual(h[:, None])
         alpha, slope = (log_b + h).exp(), slope[:, 0]
+        if not K.is_cuda and bool((alpha * slope.square()).sum() <= 1e-24):  # a CPU need not be waited for
+            break
         root = alpha.sqrt()
         L = torch.linalg.cholesky_ex(lam * eye + root[:, None] * K * root)[0]
         z = torch.cholesky_solve((-lam * root * slope)[:, None], L)
         step = -slope - (K @ (root[:, None] * z))[:, 0] / lam
-        paths = []
-        for share in _SHARES:
-            curved = alpha > share * alpha.sum()
-            reach = (-0.99 / torch.where(curved, step, 0.0).amin().clamp(max=-1e-300)).clamp(max=1.0)
-            t = reach * lengths * step[:, None]
-            # A share that is below comes up straight as well, as far as that share.
-            room = ((share * alpha.sum()).log() - log_b - h)[:, None]
-            light = torch.where(t > 0, torch.minimum(t, room).maximum(t.clamp(min=0).log1p()), t)
-            paths.append(torch.where(curved[:, None], t.clamp(min=-0.999).log1p(), light))
-        tried = torch.cat(paths, 1) + h[:, None]
+        # Cells, shares, lengths.
+        curved = alpha[:, None] > shares * alpha.sum()
+        reach = (-0.99 / torch.where(curved, step[:, None], 0.0).amin(0).clamp(max=-1e-300)).clamp(max=1.0)
+        t = step[:, None, None] * reach[:, None] * lengths
+        bent = t.clamp(min=-0.999).log1p()
+        # What holds less than a share comes up straight as well, as far as that share.
+        room = (shares * alpha.sum()).log() - (log_b + h)[:, None]
+        light = torch.where(t > 0, torch.minimum(t, room[:, :, None]).maximum(bent), t)
+        tried = torch.where(curved[:, :, None], bent, light).flatten(1) + h[:, None]
         found = dual(tried)[0].nan_to_num(torch.inf)
         # Of those that are equal up to rounding the first, which is the longest.
         best = (found <= found.amin() + error).double().argmax()
