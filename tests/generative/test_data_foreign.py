@@ -20,6 +20,8 @@ from wgflow.errors import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
 from wgflow.generative.features import CifarResNetFeatures
 from wgflow.generative.fid import ReferenceStats
+from wgflow.generative.sample import save_images
+from wgflow.measures import Pushforward, StandardNormal
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -376,6 +378,23 @@ def test_sizes_beyond_any_memory(size: int, tmp_path: Path) -> None:
     for path in (tmp_path / "a.npy", tmp_path / "folder"):
         with pytest.raises(BadInput, match="GB of memory"):
             load_images(path, size=size)
+
+
+@pytest.mark.parametrize(("values", "warns"), [((0.0, 255.0), True), ((-1.05, 1.05), False), ((-2.0, 1.0), True)])
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+def test_images_of_another_range_are_not_saved_without_a_word(
+    values: tuple[float, float], warns: bool, name: str, tmp_path: Path
+) -> None:
+    pixel = torch.tensor(values).repeat(32).reshape(1, 8, 8)
+    net = torch.nn.Linear(2, 64).requires_grad_(False)
+    net.weight.zero_()
+    net.bias.copy_(pixel.flatten())
+    model = Pushforward(StandardNormal(2), torch.nn.Sequential(net, torch.nn.Unflatten(1, (1, 8, 8))))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        save_images(model, 3, tmp_path / name)
+    assert len(said) == warns
+    assert all("expected [-1, 1]: what lies outside of that was cut off" in str(w.message) for w in said)
 
 
 U = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)

@@ -13,7 +13,7 @@ from wgflow._finite import first_nonfinite_index
 from wgflow._imports import require
 from wgflow.errors import BadInput
 from wgflow.generative.data import ImageSet, to_uint8
-from wgflow.generative.data._images import check_images
+from wgflow.generative.data._images import check_images, cut_off, other_range
 from wgflow.generative.features import FeatureExtractor, device_of, embed
 from wgflow.generative.frechet import MomentSums, ReferenceStats, frechet_distance
 from wgflow.generative.inception import InceptionFeatures
@@ -24,8 +24,6 @@ __all__ = ["FID", "ReferenceStats", "frechet_distance", "reference_stats"]
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 """Subsets over which the kernel distance is averaged, and their size; less where there are fewer images."""
-_CLIPPED = 1.1
-"""Absolute value from which images count as made for another range than [-1, 1]; less is overshoot of a network."""
 
 
 def reference_stats(features: FeatureExtractor, images: Tensor | ImageSet, batch: int = 100) -> ReferenceStats:
@@ -217,16 +215,9 @@ class FID:
 
     def _say_range(self, low: float, high: float) -> None:
         """Warn, once, about images that were made for another range than [-1, 1]."""
-        clipped = max(-low, high) > _CLIPPED
-        if self._range or not (clipped or 0 <= low < high):
-            return
-        self._range.extend((low, high))
-        what = "what lies outside of that was cut off" if clipped else "half of it was never used"
-        warnings.warn(
-            f"the model's images have values from {low:.4g} to {high:.4g}, expected [-1, 1]: {what}. Images in [0, 1] become "
-            "2 x - 1, levels 0 to 255 become x / 127.5 - 1",
-            stacklevel=2,
-        )
+        if not self._range and (cut_off(low, high) or 0 <= low < high):
+            self._range.extend((low, high))
+            warnings.warn(other_range(low, high), stacklevel=2)
 
 
 def _seeded_compute(kernel: Any, rng: torch.Generator) -> tuple[float, float]:

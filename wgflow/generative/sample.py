@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from wgflow._imports import require
 from wgflow._rng import generator
 from wgflow.errors import BadInput
 from wgflow.generative.data import to_uint8
+from wgflow.generative.data._images import cut_off, other_range
 from wgflow.measures import Measure, Pushforward
 
 _LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it opens them
@@ -67,6 +69,7 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
     n, _, h, w = images.shape
     columns = _columns(n, h, w, columns)
     utils = require("torchvision.utils", extra="image")
+    _say_cut_off(images)
     scale = max(1, 512 // (columns * (w + 2)))
     big = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     with replacing(path) as temporary:
@@ -105,7 +108,14 @@ def save_images(
         np.lib.format.write_array_header_1_0(file, header)
         for first in range(0, n, batch):
             images = sample(measure, min(batch, n - first), seed=seed, first=first, batch=batch)
+            _say_cut_off(images)
             file.write(to_uint8(images).numpy().tobytes())
+
+
+def _say_cut_off(images: Tensor) -> None:
+    low, high = (float(edge) for edge in images.aminmax())
+    if cut_off(low, high):
+        warnings.warn(other_range(low, high), stacklevel=3)
 
 
 def _check_count(n: int, first: int, batch: int) -> None:

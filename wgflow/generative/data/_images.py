@@ -118,6 +118,20 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.detach().to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def cut_off(low: float, high: float) -> bool:
+    """Whether images of these values were made for another range than [-1, 1]; a little more is overshoot of a network."""
+    return max(-low, high) > 1.1
+
+
+def other_range(low: float, high: float) -> str:
+    """Return a sentence on images that were made for another range than [-1, 1]."""
+    what = "what lies outside of that was cut off" if cut_off(low, high) else "half of it was never used"
+    return (
+        f"the model's images have values from {low:.2g} to {high:.2g}, expected [-1, 1]: {what}. Images in [0, 1] become "
+        "2 x - 1, levels 0 to 255 become x / 127.5 - 1"
+    )
+
+
 def _kind(x: Any) -> str:
     return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
 
