@@ -248,7 +248,7 @@ def test_a_cpu_generator_draws_the_same_images_everywhere(device):
         (torch.zeros(2, 1, 4, 4), "float32"),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), r"\(2, 4, 4\)"),
         (torch.zeros(0, 1, 4, 4, dtype=torch.uint8), "empty"),
-        (np.zeros((2, 1, 4, 4), np.uint8), "ndarray"),
+        (np.zeros((2, 1, 4, 4), np.uint8), "array"),
     ],
 )
 def test_images_that_are_refused(images, message):
