@@ -154,12 +154,13 @@ def main(argv: list[str] | None = None) -> Path | None:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("other", type=Path, help="root of the other checkout")
     options.add_argument("--seconds", type=float, default=4.0, help="of every case")
+    options.add_argument("--sizes", nargs="+", default=[f"{n}x{d}" for n, d in SIZES], help="particles x coordinates")
     options.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     options.add_argument("--serve", action="store_true", help="answer requests: what this script starts itself with")
     args = options.parse_args(argv)
     if args.serve:
         return serve()
-    sizes = ((30, 2),) if args.quick else SIZES
+    sizes = [tuple(map(int, size.split("x"))) for size in (["30x2"] if args.quick else args.sizes)]
     sides = Side(args.other), Side(ROOT)
     rows = []
     for case in args.cases:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._context import full_precision
+from wgflow._distances import Distances
 from wgflow._fields import Count, Positive
 from wgflow._networks import called
 from wgflow._outputs import per_point, same_shape
@@ -280,8 +281,7 @@ class ProximalScore(Estimator):
         with torch.no_grad(), full_precision(x.device):
             bias = rho.log_weights.detach() - self._log_z(energy, temperature, rho, es)
             width = 4 * temperature * self.time
-            means = torch.cat([_softmax_mean(rows, x, bias, width) for rows in x.split(_ROWS)])
-        pull = (x - means).view_as(rho.x) / (2 * self.time)
+            pull = _from_softmax_means(x, bias, width).view_as(rho.x) / (2 * self.time)
         return linear(rho, 0.5 * energy_slope(energy, rho) - pull)
 
     def _log_z(self, energy: Functional, temperature: float, rho: Particles, es: ProximalState) -> Tensor:
@@ -298,7 +298,12 @@ class ProximalScore(Estimator):
 _ROWS = 256
 
 
-def _softmax_mean(rows: Tensor, x: Tensor, bias: Tensor, width: float) -> Tensor:
-    r"""Return :math:`\sum_jp_{ij}x_j` for some rows, :math:`p_{ij}\propto\exp(\text{bias}_j-|x_i-x_j|^2/\text{width})`."""
-    s = torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist").square()
-    return (bias - s / width).softmax(1) @ x
+def _from_softmax_means(x: Tensor, bias: Tensor, width: float) -> Tensor:
+    r"""Return :math:`x_i-\sum_jp_{ij}x_j`, :math:`p_{ij}\propto\exp(\text{bias}_j-|x_i-x_j|^2/\text{width})`."""
+    between, pulls = Distances(x, x, smooth=False), []
+    wide = between.x.double.x  # where the mean is of near points far from the centre, the difference cancels
+    for start in range(0, len(x), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(x)))
+        p = (bias - between.block(rows, slice(0, len(x))) / width).softmax(1)
+        pulls.append(wide[rows] - p.double() @ wide)
+    return torch.cat(pulls).to(x.dtype)
