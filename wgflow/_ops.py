@@ -235,8 +235,8 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
             s, near = between.visit(i, j)
             k, q, c = kernel.evaluate(s)
             mirrored = i.start != j.start
-            smoothed[:, i] += G[:, j] @ k.T
+            smoothed[:, i].addmm_(G[:, j], k.T)
             if mirrored:
-                smoothed[:, j] += G[:, i] @ k
+                smoothed[:, j].addmm_(G[:, i], k)
             add_block(between, pull, pull if mirrored else None, i, j, q, near)
         return smoothed.T.reshape(x.shape).to(x.dtype), pull.result(-2 * c * torch.ones_like(w), x)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wgflow._distances import readable
 from wgflow._fields import Checked
 from wgflow._instead import suggest
 from wgflow._ops import kernel_sums
@@ -80,17 +81,25 @@ class Spacings(DensityModel):
 
     With sorted particles :math:`x_1<\dots<x_n` the gap :math:`g` has mass :math:`m_g=\tfrac12(w_g+w_{g+1})`, divided by their sum,
     and log density :math:`\log m_g-\log(x_{g+1}-x_g)`. No bandwidth; consistent as n grows, in the tails at the rate of
-    about :math:`n^{-1/2}`. Coincident particles have an infinite density.
+    about :math:`n^{-1/2}`. Coincident particles have an infinite density, without a slope.
 
     Under ``JKO`` it makes a step the convex quantile problem of one-dimensional transport, as long as the particles keep
     their order, which the exact step does. While one update of the minimiser evaluates it again and again, as the line
-    searches of ``LBFGS`` and ``TridiagonalNewton`` do, it is infinite in any other order than the first. Cost O(n log n).
+    searches of ``LBFGS`` and ``TridiagonalNewton`` do, it is infinite in any other order than the first. Explicit steps must
+    be small against the squares of the gaps: ``solve`` reports a flow in which neighbours have passed each other as not
+    converged. Cost O(n log n).
 
     Raises
     ------
     BadInput
-        For points of more than one coordinate, or fewer than two particles.
+        For points of more than one coordinate, or fewer than two particles. On a CPU also where a slope is asked for and two
+        particles are at one place.
     """
+
+    @property
+    def _starts(self) -> bool:
+        """Whether this is not a trial of a minimiser, which turns back from infinity."""
+        return True
 
     def expect(self, rho: Particles, f: Callable[[Tensor], Tensor]) -> Scalar:
         """Return the mean of ``f`` over the gaps."""
@@ -105,6 +114,13 @@ class Spacings(DensityModel):
         mass = mass / mass.sum()
         void = mass == 0  # a gap between particles without mass counts for nothing
         m, gap = (torch.where(void, 1.0, t) for t in (mass, x[1:] - x[:-1]))
+        if x.requires_grad and self._starts and readable(gap.detach()) and not bool(gap.detach().all()):
+            k = int((gap == 0).nonzero()[0])
+            i, j, place = int(order[k]), int(order[k + 1]), float(x[k].detach())
+            raise BadInput(
+                f"Spacings: particles {i} and {j} are at the same place, {place:g}, where the "
+                "density is infinite and no slope leads on. Move duplicates apart (jitter the start), or use KernelDensity."
+            )
         return (mass * f(m.log() - gap.log())).sum()
 
     def fit(self, rho: Particles) -> "Spacings":
@@ -115,6 +131,10 @@ class Spacings(DensityModel):
 @dataclass(frozen=True)
 class _InOrder(Spacings):
     first: list[Tensor] = field(default_factory=list)
+
+    @property
+    def _starts(self) -> bool:
+        return not self.first
 
     def expect(self, rho: Particles, f: Callable[[Tensor], Tensor]) -> Scalar:
         """Return the mean of ``f`` over the gaps; infinity where particles have passed each other."""

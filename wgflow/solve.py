@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from wgflow._context import ordinary, outside_inference
+from wgflow._crossings import report_crossings
 from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
 from wgflow._inner import RESIDUAL, gathered
 from wgflow._interrupts import Interrupts
@@ -288,7 +289,9 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
     while run.state.k < run.num_steps and not stop:
         k = run.state.k
         with run.stream.turn(), gathered() as inner:
+            before = run.state.measure
             run.state, info = run.solver.update(run.F, run.state, run.h(k))
+            report_crossings(run.F, run.solver, before, run.state.measure)
         info |= inner.info()
         run.advice |= inner.advice
         ledger.add(k, info)

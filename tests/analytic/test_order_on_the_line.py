@@ -5,11 +5,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from _exact import double
+from _exact import double, rng
 from scipy.stats import norm
 from torch import nn
 
-from wgflow import JKO, KL, SGD, Gaussian, Particles, PotentialEnergy, solve
+from wgflow import (
+    JKO,
+    KL,
+    SGD,
+    BadInput,
+    ForwardEuler,
+    Gaussian,
+    Heun,
+    NotConverged,
+    Particles,
+    PotentialEnergy,
+    solve,
+)
 from wgflow.densities import Spacings
 from wgflow.estimators import Autograd
 from wgflow.estimators.entropic import Blob
@@ -52,6 +64,36 @@ def test_first_order_minimisers_and_fresh_evaluations_see_any_order():
     assert float(held.value(crossed)) == math.inf
     rough = JKO(Blob(Spacings()), SGD(1.0), iters=3)  # some of its steps exchange neighbours
     assert solve(Entropy(), rough, Particles(X), step_size=1.0, num_steps=1).measure.x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("F", "estimator"),
+    [
+        (KL(Gaussian(double([0]), double([[1]]))), Blob(Spacings())),
+        (HARMONIC + Entropy(Spacings()), Autograd()),
+        (HARMONIC + 0.5 * PowerEntropy(Spacings(), m=2.0), Autograd()),
+    ],
+)
+def test_explicit_steps_past_each_other_are_not_called_done(F, estimator):
+    """A step of .1 is far above the square of the least gap of 24 normal draws, 1e-4; one of 1e-9 is below."""
+    start = Particles(torch.randn(N, 1, dtype=torch.float64, generator=rng(1)))
+    for solver in (ForwardEuler(estimator), Heun(estimator)):
+        with pytest.warns(NotConverged, match="passed each other"):
+            flow = solve(F, solver, start, step_size=0.1, num_steps=3)
+        assert flow.status == "unconverged"
+        assert max(row["spacings/residual"] for row in flow.history) > 0
+        assert solve(F, solver, start, step_size=1e-9, num_steps=3).status == "done"
+
+
+@pytest.mark.parametrize(
+    "solver", [ForwardEuler(Blob(Spacings())), JKO(Blob(Spacings()), LBFGS(), iters=1)], ids=["euler", "jko"]
+)
+def test_duplicates_on_a_line_are_named(solver):
+    x = X.clone()
+    x[5] = x[3]
+    with pytest.raises(BadInput, match=r"particles (3 and 5|5 and 3) are at the same place"):
+        solve(Entropy(), solver, Particles(x), step_size=1e-4, num_steps=1)
+    assert float(Entropy(Spacings()).value(Particles(x))) == math.inf
 
 
 @pytest.mark.parametrize("outside", [math.inf, math.nan])
