@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from wgflow._fields import checked
 from wgflow._files import write_text
 from wgflow._registry import near_misses
 from wgflow.callbacks import evaluate_all, json_numbers
@@ -24,14 +25,15 @@ FEATURES = ("inception", "random-conv", "cifar-resnet")
 """Names of the feature networks of :func:`evaluate`."""
 
 
-def load_generator(run: str | Path, device: str = "auto", *, allow_code: bool = False) -> Pushforward:
+@checked
+def load_generator(run: str | Path, device: str | torch.device = "auto", *, allow_code: bool = False) -> Pushforward:
     """Return the exported generator of a run, with averaged weights and in evaluation mode.
 
     Parameters
     ----------
     run : path
         Folder of a run.
-    device : str
+    device : str or torch.device
         As for :func:`train`.
     allow_code : bool
         Import the network that the folder names, where it is not one of wgflow's own. That runs its code: see :doc:`security`.
@@ -109,6 +111,7 @@ def _features_of_the_user(name: str, weights: str | None) -> FeatureExtractor:
     return found
 
 
+@checked
 def evaluate(
     run: str | Path,
     *,
@@ -116,7 +119,7 @@ def evaluate(
     features: str = "inception",
     weights: str | None = None,
     kid: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     allow_download: bool = False,
     allow_code: bool = False,
     seed: int = 0,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wgflow._fields import Count, checked
 from wgflow._files import reason, remove_strays, replacing
 from wgflow._imports import require
 from wgflow._ranks import by_first
@@ -35,7 +36,7 @@ class Monitor(Callback):
 
     Parameters
     ----------
-    directory : Path
+    directory : path
         Folder of the run.
     metrics : sequence of Metric
         Evaluated with a generator that depends on the seed and the update only.
@@ -45,8 +46,9 @@ class Monitor(Callback):
         Images on a grid.
     """
 
-    def __init__(self, directory: Path, metrics: Sequence[Metric], every: int, images: int = 64) -> None:
-        self.directory, self.metrics, self.every, self.images = directory, metrics, every, images
+    @checked
+    def __init__(self, directory: str | Path, metrics: Sequence[Metric], every: Count, images: Count = 64) -> None:
+        self.directory, self.metrics, self.every, self.images = Path(directory), metrics, every, images
         self.rows: list[dict[str, float]] = []
         self.windows: list[dict[str, float]] = []
         self.board: _Board | None = None

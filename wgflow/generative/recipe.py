@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from wgflow._fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, field_rules
+from wgflow._fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, checked, field_rules
 from wgflow._files import read_text, write_text
 from wgflow._imports import require
 from wgflow._registry import near_misses
@@ -133,7 +133,8 @@ class Recipe:
             )
         return self
 
-    def save(self, path: Path) -> None:
+    @checked
+    def save(self, path: str | Path) -> None:
         """Write as YAML."""
         write_text(path, self.text())
 
@@ -143,6 +144,7 @@ class Recipe:
         return text
 
     @classmethod
+    @checked
     def load(cls, source: str | Path, *, allow_code: bool = False) -> "Recipe":
         """Return a recipe by name, or from a YAML file.
 
@@ -173,6 +175,7 @@ class Recipe:
         return cls.from_dict(_flat_yaml(path)).trusted(path, allow_code)
 
     @classmethod
+    @checked
     def from_dict(cls, held: dict[str, Any]) -> "Recipe":
         """Return a recipe from plain values; numbers are converted where nothing is lost."""
         hints = typing.get_type_hints(cls, include_extras=True)

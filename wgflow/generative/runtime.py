@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from wgflow._fields import checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Derived, Measure, Particles
@@ -64,13 +65,14 @@ class Runtime:
         return net if self.precision == "fp32" else Autocast(net)
 
 
+@checked
 @contextmanager
-def runtime(device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -> Iterator[Runtime]:
+def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf16"] = "fp32") -> Iterator[Runtime]:
     """Start the process group when ``torchrun`` asks for one, choose the device, and clean up at the end.
 
     Parameters
     ----------
-    device : str
+    device : str or torch.device
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     precision : {"fp32", "bf16"}
         bf16 runs the networks under autocast, their outputs and all losses stay in fp32. TF32 products are allowed
@@ -97,22 +99,22 @@ def runtime(device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -
             dist.destroy_process_group()
 
 
-def _place(device: str, local: int | None) -> torch.device:
+def _place(device: str | torch.device, local: int | None) -> torch.device:
     """Return the device of this process; ``local`` is its number on this machine, where it is one of several."""
     expected = "expected auto, cpu, cuda or cuda:N"
     try:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except (RuntimeError, TypeError):
-        raise BadInput(f"device={device!r}: {expected}") from None
+        raise BadInput(f"device={str(device)!r}: {expected}") from None
     if place.type == "cpu" and not place.index:
         return torch.device("cpu")
     if place.type != "cuda":
-        raise BadInput(f"device={device!r}: {expected}; wgflow trains on no others")
+        raise BadInput(f"device={str(device)!r}: {expected}; wgflow trains on no others")
     if not torch.cuda.is_available():
-        raise BadInput(f"device={device!r}, and torch sees no GPU here: use --device cpu")
+        raise BadInput(f"device={str(device)!r}, and torch sees no GPU here: use --device cpu")
     number, count = local if local is not None else place.index or 0, torch.cuda.device_count()
     if number >= count:
-        raise BadInput(f"device={device!r}: torch sees {count} GPUs here, and number {number} is not one of them")
+        raise BadInput(f"device={str(device)!r}: torch sees {count} GPUs here, and number {number} is not one of them")
     return torch.device("cuda", number)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._fields import checked
 from wgflow._files import replacing
 from wgflow._imports import require
 from wgflow._rng import generator
@@ -20,6 +21,7 @@ from wgflow.measures import Measure, Pushforward
 _LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it opens them
 
 
+@checked
 def sample(measure: Pushforward, n: int, *, seed: int = 0, first: int = 0, batch: int = 256) -> Tensor:
     r"""Return images number ``first`` to ``first + n - 1`` of a seed, float (n, \*event) on the CPU.
 
@@ -56,23 +58,29 @@ def _seeded_draws(latent: Measure, seed: int, numbers: range, stream: int) -> Te
     return torch.cat(draws)
 
 
-def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
+@checked
+def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> None:
     """Write images (n, c, h, w) in [-1, 1] as one picture, about square unless ``columns`` is given.
 
     Raises
     ------
     BadInput
-        For fewer than one column, or a picture that would be too large to open again.
+        For images of another shape, fewer than one column, or a picture that would be too large to open again.
     CannotWrite
         When the file system refuses.
     """
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel() or not images.is_floating_point():
+        raise BadInput(
+            f"a grid shows images (n, 1 or 3, h, w) in [-1, 1], got {images.dtype} of shape {tuple(images.shape)}; uint8 images "
+            "become such by to_unit"
+        )
     n, _, h, w = images.shape
     columns = _columns(n, h, w, columns)
     utils = require("torchvision.utils", extra="image")
     _say_cut_off(images)
     scale = max(1, 512 // (columns * (w + 2)))
     big = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         utils.save_image(big.clamp(-1, 1) * 0.5 + 0.5, temporary, "png", nrow=columns, padding=2 * scale, pad_value=1.0)
 
 

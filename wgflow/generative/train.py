@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wgflow._fields import Count, NonNegative, Whole, checked
 from wgflow._files import write_text
 from wgflow._ranks import by_first, together
 from wgflow.callbacks import Callback, JsonLog, Progress, json_numbers
@@ -26,13 +27,14 @@ from wgflow.solution import Solution
 from wgflow.solve import solve
 
 
+@checked
 def train(
     recipe: Recipe,
     run: str | Path,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     metrics: Sequence[Metric] = (),
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
 ) -> Solution:
     """Train what a recipe says, in a folder of its own; the same call on the same folder goes on where it stopped.
@@ -43,7 +45,7 @@ def train(
         What to train.
     run : path
         Folder for checkpoints, logs, samples, curves and the exported generator. New, or of the same recipe.
-    device : str
+    device : str or torch.device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; under ``torchrun`` every process takes its own GPU.
     metrics : sequence of Metric
         Besides the Sinkhorn divergence to the data.
@@ -97,6 +99,7 @@ def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
     return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n > 1 else []
 
 
+@checked
 def fit(
     flow: Flow,
     run: str | Path,
@@ -104,10 +107,10 @@ def fit(
     *,
     record: dict[str, Any],
     metrics: Sequence[Metric] = (),
-    every: int = 500,
-    seed: int = 0,
+    every: Count = 500,
+    seed: Whole = 0,
     callbacks: Sequence[Callback] = (),
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
 ) -> Solution:
     """Solve a flow of images with progress, logs, sample grids, curves, exports and checkpoints in one folder.
