@@ -318,7 +318,7 @@ def test_a_gif_has_the_frames_asked_for(tmp_path, steps, asked, frames):
 
 @pytest.mark.parametrize(
     ("fps", "delays"),
-    [(20, [50] * 11), (30, [30, 40, 30] * 3 + [30, 40]), (50, [20] * 11), (60, [20] * 9), (2000, [20] * 2)],
+    [(20, [50] * 11), (30, [30, 40, 30] * 3 + [30, 40]), (50, [20] * 11), (60, [20] * 9)],
 )
 def test_delays_of_a_gif_are_whole_hundredths_and_the_film_lasts_as_long(tmp_path, fps, delays):
     film = plotting.animate(flow(steps=10), tmp_path / "flow.gif", fps=fps, dpi=40, progress=False)
@@ -418,6 +418,7 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
         (lambda: plotting.animate(flow(), "flow.gif", fps=0), "fps=0"),
         (lambda: plotting.animate(flow(), "flow.gif", fps=12.5), "fps=12.5"),
         (lambda: plotting.animate(cloud(), "flow.gif"), "expected a Solution"),
+        (lambda: plotting.animate(flow(), "flow.gif", fps=100), "at most 50 pictures a second"),
         (lambda: plotting.particles(cloud(), ax=plt.figure()), "expected Axes"),
         (lambda: plotting.trajectories(flow(), count=True), "count=True"),
         (lambda: plotting.particles(cloud(), color="bluish"), "expected a color"),

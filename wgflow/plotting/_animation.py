@@ -84,7 +84,7 @@ def animate(
     quantity, exact : optional
         As for :func:`energy`: a second panel with its curve and a dot at the time.
     fps : int
-        Pictures a second. Of a GIF at most 50: beyond, some are left out, so that the film lasts as long.
+        Pictures a second. A GIF has 50 at most; up to 60, every so many are left out, so that the film lasts as long.
     max_frames : int
         At most so many of the saved states, evenly spread; at most 600.
     dpi : int
@@ -118,7 +118,7 @@ def animate(
         )
     shown = pick(frames(solution, dims), max_frames, max_frames)
     if target.suffix == ".gif" and fps > GIF_FPS:
-        shown, fps = pick(shown, max(2, round(len(shown) * GIF_FPS / fps)), 2), GIF_FPS
+        shown, fps = pick(shown, round(len(shown) * GIF_FPS / fps), 1), GIF_FPS
     stage = scene(solution, shown, over, dims, limits)
     with styled():
         figure = require("matplotlib.figure", extra="plot").Figure((3.6 * columns, 3.6), dpi=dpi, layout="constrained")
@@ -138,6 +138,10 @@ def _check(path: Path, **counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise BadInput(f"{name}={value}: expected at least 1")
+    if path.suffix == ".gif" and counts["fps"] > 1.2 * GIF_FPS:
+        raise BadInput(
+            f"fps={counts['fps']}: a GIF shows at most {GIF_FPS} pictures a second. Take fewer, or write an .mp4"
+        )
     if path.suffix == ".mp4" and _ffmpeg() is None:
         raise MissingDependency(
             "an .mp4 is written by ffmpeg, which is not on the PATH: install it (apt install ffmpeg, conda install "
