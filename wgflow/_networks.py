@@ -52,7 +52,7 @@ def called(net: Any, who: str, *inputs: Tensor) -> Any:
         return net(*inputs)
     except (WgflowError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         given = " and ".join(f"{tuple(t.shape)} {t.dtype}" for t in inputs)
         raise BadInput(f"{who} cannot take {given}: {_first_line(error)}{_other_precision(net, inputs)}") from error
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow._fields import REFUSED, Rule, rule_of
 from wgflow._instead import shown
+from wgflow._networks import called
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 
@@ -27,7 +28,7 @@ def per_point(f: Callable[[Points], Any], x: Points, who: str, axes: int = 1) ->
     BadInput
         For anything but a floating-point tensor of that shape on the device of ``x``; for a result that was detached.
     """
-    value, shape = f(x), x.shape
+    value, shape = called(f, who, x), x.shape
     event = shape[axes:]
     if not isinstance(value, Tensor) or value.shape != shape[:axes]:
         raise _wrong_shape(value, x, who, axes)
@@ -35,7 +36,7 @@ def per_point(f: Callable[[Points], Any], x: Points, who: str, axes: int = 1) ->
         # A sum over the wrong axis has the right shape where there are as many points as coordinates; not for more.
         more = max(x.shape) + 1
         several = x.detach()[(slice(1),) * axes].expand(*range(more, more + axes), *x.shape[axes:])
-        again = f(several)
+        again = called(f, who, several)
         if not isinstance(again, Tensor) or again.shape != several.shape[:axes]:
             raise _wrong_shape(again, several, who, axes)
     return differentiable(value, x, who)

@@ -255,11 +255,22 @@ class StopWhen(Callback):
     def on_start(self, run: "Run") -> str | None:
         """Ask the condition about the last record of a resumed run."""
         history = run.solution.history
-        return run.STOP if history and self.condition(history[-1]) else None
+        return self._asked(run, history[-1]) if history else None
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
-        """Ask the condition."""
-        return run.STOP if self.condition(row | run.metrics) else None
+        """Ask the condition; raises ``BadInput`` when it looks for a number that is not in the record, or answers neither yes nor no."""
+        return self._asked(run, row | run.metrics)
+
+    def _asked(self, run: "Run", row: dict[str, Any]) -> str | None:
+        try:
+            return run.STOP if self.condition(row) else None
+        except KeyError as error:
+            raise BadInput(
+                f"the condition of StopWhen looks for {error}, and the record of step {row.get('k')} has {', '.join(sorted(row))}. For one "
+                f"that comes later, row.get({error}, math.inf)"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            raise BadInput(f"the condition of StopWhen must answer yes or no: {error}") from error
 
 
 @dataclass

@@ -1,5 +1,7 @@
 r"""Schedules: numbers that depend on the step, for step sizes, noise levels and whatever else takes a function of :math:`k`."""
 
+import math
+import sys
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -33,7 +35,11 @@ class Geometric(Checked):
 
     def __call__(self, k: int) -> float:
         """Value at step ``k``."""
-        return max(self.start * self.ratio**k, self.floor)
+        try:
+            value = self.start * self.ratio**k
+        except OverflowError:
+            value = math.inf
+        return max(min(value, sys.float_info.max), self.floor)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The one driver: it starts, advances, saves, checks and stops, and knows nothing of any method."""
 
+import inspect
 import math
 import time
 import warnings
@@ -12,8 +13,9 @@ import torch
 
 from wgflow._context import ordinary, outside_inference
 from wgflow._crossings import report_crossings
-from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
+from wgflow._fields import Count, PositiveOrInfinite, Whole, checked, resolved
 from wgflow._inner import RESIDUAL, gathered
+from wgflow._instead import article
 from wgflow._interrupts import Interrupts
 from wgflow._ledger import ADVICE, Ledger
 from wgflow._outputs import number_of_step
@@ -229,6 +231,13 @@ def _check_start(run: Run) -> None:
     k = run.state.k
     if k > run.num_steps:
         raise BadInput(f"num_steps={run.num_steps} counts all time steps, and the state passed has completed {k}")
+    init = type(run.solver).init
+    kind = resolved(inspect.get_annotations(init).get("return", State), init.__module__)
+    if isinstance(kind, type) and not isinstance(run.state, kind):
+        raise BadInput(
+            f"{type(run.solver).__name__} goes on from {article(kind)}, not from {article(type(run.state))}: start from its measure, "
+            "solve(F, solver, state.measure, ...)"
+        )
     for step in range(k, min(run.num_steps, k + _LOOKED_AHEAD)) if callable(run.step_size) else [k]:
         run.h(step)
     for target in run.F.targets():

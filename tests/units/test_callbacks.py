@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from _flows import two_particles
 
 import wgflow
 from wgflow import (
@@ -318,3 +319,15 @@ def test_an_explicit_flow_is_seen_at_every_step():
     diary = Diary()
     flow(callbacks=[diary], solver=ForwardEuler(), step_size=0.5, log_every=100)
     assert names(diary) == ["start", *["update", "step"] * 3, "end"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (lambda row: row["loss"] < 1, r"looks for 'loss', and the record of step 1 has .*row.get\('loss', math.inf\)"),
+        (lambda row: torch.ones(2) > 0, "must answer yes or no"),
+    ],
+)
+def test_a_condition_that_cannot_be_answered_says_why(condition, message):
+    with pytest.raises(BadInput, match=message):
+        two_particles(callbacks=[StopWhen(condition)])

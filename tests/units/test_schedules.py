@@ -1,6 +1,7 @@
 """Schedules by their formulas, and the rules that stop a run."""
 
 import math
+import sys
 import warnings
 
 import pytest
@@ -103,3 +104,10 @@ def test_flatness_of_a_metric_that_is_evaluated_now_and_then():
 def test_a_key_that_nobody_records_is_named():
     with pytest.warns(UserWarning, match=r"no time step has recorded 'dissipation'.*flow/dissipation"):
         run(StopWhenFlat("dissipation"), num_steps=2)
+
+
+def test_a_geometric_growth_ends_at_the_largest_number():
+    """1.0 * 2^1023 is the last power of two that a float holds."""
+    assert Geometric(1.0, 2.0)(1023) == 2.0**1023
+    assert Geometric(1.0, 2.0)(1024) == Geometric(2.0, 1e300)(5000) == sys.float_info.max
+    assert Geometric(1.0, 0.5, floor=0.1)(5000) == 0.1

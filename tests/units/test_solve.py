@@ -320,3 +320,23 @@ def test_a_start_drawn_with_the_seed_of_the_flow_is_not_its_noise():
     after = solve(wgflow.Entropy(), wgflow.Langevin(), start, step_size=0.5, num_steps=1, seed=0).measure.x
     noise = (after - start.x)[:, 0]
     assert abs(torch.corrcoef(torch.stack([start.x[:, 0], noise]))[0, 1]) < 0.04  # four standard errors
+
+
+# --- counts and states ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "solver", [wgflow.ForwardEuler(), JKO(iters=2, first_iters=3), wgflow.ForwardBackward(), wgflow.WithReaction()]
+)
+def test_a_count_of_steps_costs_nothing_until_they_are_made(solver):
+    """Updates of 10^9 steps are counted in closed form, and equal the sum over the steps of a short flow."""
+    assert solver.updates_before(10**9) > 0
+    assert [solver.updates_before(k) for k in range(6)] == [sum(map(solver.updates, range(k))) for k in range(6)]
+
+
+def test_a_state_of_another_solver_is_refused_by_name():
+    state = two_particles(num_steps=1).state
+    with pytest.raises(
+        BadInput, match="Accelerated goes on from an AcceleratedState, not from a State: start from its measure"
+    ):
+        two_particles(solver=wgflow.Accelerated(), state=state)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from wgflow._context import ordinary
+from wgflow._fields import Fraction, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.estimators.base import Estimator
@@ -18,8 +19,9 @@ T = TypeVar("T")
 
 
 @ordinary()
+@checked
 def velocity_at(
-    estimator: Estimator, F: Functional, rho: Particles, es: Any, y: Points, *, mass: float | None = None
+    estimator: Estimator, F: Functional, rho: Particles, es: Any, y: Points, *, mass: Fraction | None = None
 ) -> Points:
     r"""Return :math:`-\nabla\frac{\delta F}{\delta\rho}(y_j)` at any points ``y``, for the law ``rho`` without them.
 
@@ -70,8 +72,6 @@ def velocity_at(
         return estimator.velocity(F, Particles(y), es)
     if mass is None:
         mass = min(math.sqrt(torch.finfo(y.dtype).eps), 1e-3 / len(y))
-    if not 0 < mass < 1:
-        raise BadInput(f"mass={mass}: expected a small part of 1")
     x = rho.x.detach()
     log_w = torch.cat([rho.log_weights.detach(), x.new_full((len(y),), math.log(mass))])
     both = Particles(torch.cat([x, y.detach()]), log_w)

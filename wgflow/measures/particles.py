@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from wgflow._fields import checked
 from wgflow._instead import shown
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
@@ -63,6 +64,7 @@ class Particles(MovingMeasure, checks=False):
                 raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {got}")
 
     @classmethod
+    @checked
     def weighted(cls, x: Points, w: Tensor) -> "Particles":
         r"""Return particles with weights ``w`` (n,) instead of their logarithms.
 
