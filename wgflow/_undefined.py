@@ -53,15 +53,18 @@ def outside(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     Looked at are potentials, and log densities of targets that take part with their values, at the particles or, of a
     measure that makes new points, at 256 draws. A potential may be infinite on a grid, where it is a wall.
     """
-    if isinstance(measure, Grid):
+    weights = getattr(measure, "log_w", None)
+    if weights is not None and not bool((weights > -torch.inf).any()):
+        return "no particle has any mass: all log_w are -inf"
+    looked_at = [] if isinstance(measure, Grid) else list(_by_value(F, solver))
+    if not looked_at:
         return None
     device = measure.device
-    rho = measure if isinstance(measure, Particles) else measure.draw(256, generator(0, device))
-    if rho.log_w is not None and not bool((rho.log_w > -torch.inf).any()):
-        return "no particle has any mass: all log_w are -inf"
+    with global_generators(0, device):  # here and below, so that the flow's own numbers are not used up
+        rho = measure if isinstance(measure, Particles) else measure.inference().draw(256, generator(0, device))
     who = "starting particles" if rho is measure else f"draws of this {type(measure).__name__}"
-    for f, what in _by_value(F, solver):
-        with global_generators(0, device), torch.enable_grad():  # the flow's own numbers are not used up
+    for f, what in looked_at:
+        with global_generators(0, device), torch.enable_grad():
             x = rho.x.detach().requires_grad_(True)
             v = per_point(f, x, what.rstrip(","))
             slope = (

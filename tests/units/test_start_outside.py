@@ -76,6 +76,20 @@ def test_a_generator_that_starts_outside_is_told_so_before_it_is_trained() -> No
         wg.solve(KL["-inf"], wg.JKO(iters=1), chain, step_size=0.1, num_steps=1)
 
 
+def test_nothing_is_drawn_where_no_function_is_looked_at() -> None:
+    class Counted(wg.StandardNormal):
+        drawn = 0
+
+        def draw(self, n, rng):
+            Counted.drawn = max(Counted.drawn, n)
+            return super().draw(n, rng)
+
+    law = wg.Pushforward(Counted(2), lambda: nn.Linear(2, 2))
+    solver = wg.JKO(wg.Critic(lambda: nn.Linear(2, 1)), iters=1, batch=8)
+    wg.solve(wg.KL(wg.StandardNormal(2), batch=8), solver, law, step_size=0.1, num_steps=1)
+    assert Counted.drawn == 8
+
+
 def test_a_wall_of_a_grid_is_one() -> None:
     grid = wg.Grid.of(lambda x: -x.square().sum(1), [-2.0, -2.0], [2.0, 2.0], [16, 16])
     flow = wg.solve(KL["-inf"], wg.EntropicJKO(blur=0.5), grid, step_size=0.1, num_steps=1)
