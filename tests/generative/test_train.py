@@ -12,10 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow import BadInput, CheckpointError, DataNotFound, Diverged
+from wgflow import BadInput, CheckpointError, DataNotFound, Diverged, StopWhen
 from wgflow.checkpoint import Checkpoint
 from wgflow.cli import main
-from wgflow.generative import ImageData, NetworkPair, Recipe, Sharded, evaluate, load_generator, sample, to_uint8, train
+from wgflow.generative import (
+    ImageData,
+    NetworkPair,
+    Recipe,
+    Sharded,
+    evaluate,
+    fit,
+    load_generator,
+    load_images,
+    runtime,
+    sample,
+    to_uint8,
+    train,
+)
 from wgflow.generative.features import RandomConvFeatures
 from wgflow.generative.nets import ConvCritic, ConvGenerator
 from wgflow.measures import Smoothed, StandardNormal, instance_noise
@@ -85,6 +98,18 @@ def test_a_folder_of_something_else_is_refused(images, tmp_path):
     with pytest.raises(BadInput, match="is not the folder of a wgflow run"):
         train(tiny(images), tmp_path, device="cpu", progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_end_of_a_training_that_a_callback_stops_is_looked_at(images, tmp_path):
+    recipe = tiny(images)
+    data = ImageData(load_images(recipe.data).images)
+    with runtime("cpu") as here:
+        flow = recipe.flow(data, here)
+        stop = StopWhen(lambda row: row["k"] >= 2)
+        solution = fit(flow, tmp_path / "r", here, record={}, every=4, callbacks=[stop], progress=False)
+    assert (solution.status, solution.state.k) == ("stopped", 2)
+    with open(tmp_path / "r" / "metrics.csv") as file:
+        assert [int(r["update"]) for r in csv.DictReader(file)] == [0, 4, 7]
 
 
 class Stopped(Exception):

@@ -82,6 +82,15 @@ class Monitor(Callback):
         """Look at the end of the run, and put the last numbers into the record of the step."""
         if run.state.k == run.num_steps:
             self._look(run)
+        self._record(run)
+
+    def on_stop(self, run: "Run", row: dict[str, Any]) -> None:
+        """Look at the end of a run that is stopped between two looks."""
+        if not self.rows or self.rows[-1]["update"] != run.updates:
+            self._look(run)
+            self._record(run)
+
+    def _record(self, run: "Run") -> None:
         if self.rows and self.rows[-1]["update"] == run.updates:
             run.record({k: v for k, v in self.rows[-1].items() if k not in ("update", "k", "t")})
 

@@ -86,17 +86,30 @@ def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf1
     """
     rank, local, world = processes()
     place = _place(device, local if world > 1 else None)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-    if world > 1:
-        _meet(place, rank, world)
-    try:
-        yield Runtime(place, precision, rank, world, local)
-    finally:
+    with _fast(place):
         if world > 1:
-            dist.destroy_process_group()
+            _meet(place, rank, world)
+        try:
+            yield Runtime(place, precision, rank, world, local)
+        finally:
+            if world > 1:
+                dist.destroy_process_group()
+
+
+@contextmanager
+def _fast(place: torch.device) -> Iterator[None]:
+    """Make a GPU the present one, with TF32 products and its fastest convolutions, and leave all of it as it was."""
+    if place.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    with torch.cuda.device(place):
+        try:
+            matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def _place(device: str | torch.device, local: int | None) -> torch.device:
