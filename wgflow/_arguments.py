@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from wgflow._fields import rule_of
+from wgflow._rules import rule_of
 from wgflow._startup import imported
 from wgflow._words import FALSE, NOTHING, TRUE, kinds, read
 from wgflow.errors import BadInput

@@ -6,7 +6,8 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from wgflow._fields import Finite, rule_of
+from wgflow._fields import Finite
+from wgflow._rules import rule_of
 
 _NUMBER = rule_of(Finite)
 

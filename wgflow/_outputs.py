@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from wgflow._fields import REFUSED, Rule, rule_of
 from wgflow._instead import shown
 from wgflow._networks import called
+from wgflow._rules import REFUSED, Rule, rule_of
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 

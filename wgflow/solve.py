@@ -13,7 +13,7 @@ import torch
 
 from wgflow._context import ordinary, outside_inference
 from wgflow._crossings import report_crossings
-from wgflow._fields import Count, PositiveOrInfinite, Whole, checked, resolved
+from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
 from wgflow._inner import RESIDUAL, gathered
 from wgflow._instead import article
 from wgflow._interrupts import Interrupts
@@ -21,6 +21,7 @@ from wgflow._ledger import ADVICE, Ledger
 from wgflow._outputs import number_of_step
 from wgflow._ranks import anywhere
 from wgflow._rng import Stream, generator, mixed
+from wgflow._rules import resolved
 from wgflow._state import first_nonfinite, state_dict
 from wgflow._typing import Info
 from wgflow._undefined import nonfinite_entry, outside, undefined

@@ -43,7 +43,8 @@ from wgflow import (
     reference,
     schedules,
 )
-from wgflow._fields import Checked, Count, Finite, Positive, PositiveOrInfinite, checked, field_rules, resolved, rule_of
+from wgflow._fields import Checked, Count, Finite, Positive, PositiveOrInfinite, checked, field_rules
+from wgflow._rules import resolved, rule_of
 from wgflow.callbacks import Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
 from wgflow.kernels import InverseMultiquadric, Laplace, Matern, PowerLaw, Riesz
 from wgflow.solution import Save

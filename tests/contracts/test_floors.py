@@ -36,6 +36,7 @@ FLOORS = [
         "_ranks",
         "_registry",
         "_rng",
+        "_rules",
         "_sinkhorn",
         "_sinkhorn_problem",
         "_sinkhorn_solver",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wgflow._cache import remember
-from wgflow._fields import Count
+from wgflow._fields import Count, checked
 from wgflow._ops import kernel_energy, kernel_sums
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
@@ -106,7 +106,8 @@ class MMD(SquaredMMD):
         return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
 
 
-def EnergyDistance(target: Measure, batch: int = 256) -> SquaredMMD:
+@checked
+def EnergyDistance(target: Measure, batch: Count = 256) -> SquaredMMD:
     r"""Return :math:`2E|X-Y|-E|X-X'|-E|Y-Y'|`, the squared MMD of the kernel :math:`-|x-y|`.
 
     ``0.5 * EnergyDistance(target)`` has unit forces :math:`-E\frac{x-X}{|x-X|}` between particles (Hertrich et al. 2024).

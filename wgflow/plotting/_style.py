@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wgflow._fields import REFUSED, Rule
 from wgflow._imports import require
 from wgflow._instead import shown
+from wgflow._rules import REFUSED, Rule
 from wgflow.errors import BadInput
 
 if TYPE_CHECKING:
