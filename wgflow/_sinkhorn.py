@@ -1,6 +1,7 @@
 """The debiased Sinkhorn divergence between two clouds, by geomloss behind checks."""
 
 import math
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ def sinkhorn_divergence(
 
     geomloss has no tolerance: it anneals the length from the diameter down to ``blur``, by ``scaling`` a
     sweep, and stops there. At 0.9 values are good to about 1 % and gradients to about 10 %: enough to
-    measure, too little to drive a flow.
+    measure, too little to drive a flow. It is computed in float64 and in units of the blur, so neither the precision nor
+    the unit of the points counts.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def sinkhorn_divergence(
     blur : float
         A length in the units of the flattened points; :class:`SinkhornMetric` says how to choose it.
     p : int
-        1 or 2. At p = 1 geomloss counts distances below 1e-4 as 1e-4.
+        1 or 2. At p = 1 geomloss counts distances below 1e-4 of the blur as that.
     scaling : float
         Ratio of successive annealing lengths, in (0, 1); nearer to 1 is more accurate and slower.
     a, b : Tensor, shapes (n,) and (m,), optional
@@ -79,25 +81,70 @@ def sinkhorn_divergence(
     0.5
     """
     check_parameters(blur, p, scaling)
-    _check_clouds(x, y)
-    x, y = x.flatten(1), y.flatten(1)
-    a, b = _weights(a, x, "a"), _weights(b, y, "b")
-    both = torch.cat([x.detach(), y.detach()])
-    centre = both.mean(0)  # geomloss expands |x-y|², which cancels badly far from the origin
-    x, y, both = x - centre, y - centre, both - centre
-    if not bool(torch.isfinite(4 * both.square().sum(1)).all()):
-        raise BadInput(f"squared distances overflow {x.dtype}: rescale the points")
-    # geomloss starts its annealing at the diameter: at 0, when all points coincide, it would return NaN.
-    diameter = max(float((both.amax(0) - both.amin(0)).norm()), blur)
+    problem = _Problem.of(x, y, blur, a, b)
+    value = problem.annealed(p, scaling, debias=True) * blur ** (p - 1) * blur
+    return value.to(x.dtype)
 
-    from geomloss import SamplesLoss
 
-    # backend="auto" would switch, beyond 5000 points, to one that fails or returns NaN without KeOps.
-    loss = SamplesLoss("sinkhorn", p=p, blur=blur, scaling=scaling, diameter=diameter, backend="tensorized")
-    wants_grad = torch.is_grad_enabled()
-    with torch.set_grad_enabled(wants_grad):  # geomloss leaves it on, or off when it fails midway
-        value = loss(a, x, b, y)
-    return value if wants_grad else value.detach()
+def annealing_error(
+    x: Points,
+    y: Points,
+    *,
+    blur: float,
+    p: int = 2,
+    scaling: float = 0.9,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+) -> float:
+    """Return the marginal error (L1, of mass 1) of the plan that annealing with these parameters ends at.
+
+    The number that an iteration to a tolerance would be stopped by; annealing has none. Values of the divergence are off by
+    a fifth of it and less, wherever we looked. Costs half as much as the divergence itself.
+    """
+    check_parameters(blur, p, scaling)
+    with torch.no_grad():
+        problem = _Problem.of(x, y, blur, a, b)
+        f, g = problem.annealed(p, scaling, debias=False, potentials=True)
+        x, a, y, b = problem.clouds
+        h, new = a.log() + f.flatten(), []
+        for points in y.split(max(1, 2**24 // len(x))):
+            new.append(-(h - torch.cdist(points, x) ** p / p).logsumexp(1))
+        return float(b @ torch.expm1((g.flatten() - torch.cat(new)).clamp(max=50)).abs())
+
+
+class _Problem(NamedTuple):
+    """Two clouds in float64, around a common centre and in units of the blur: geomloss compares with numbers like 1e-4."""
+
+    clouds: tuple[Tensor, Tensor, Tensor, Tensor]
+    diameter: float
+
+    @classmethod
+    def of(cls, x: Points, y: Points, blur: float, a: Tensor | None, b: Tensor | None) -> Self:
+        _check_clouds(x, y)
+        x, y = x.flatten(1).double(), y.flatten(1).double()
+        a, b = _weights(a, x, "a"), _weights(b, y, "b")
+        centre = torch.cat([x.detach(), y.detach()]).mean(
+            0
+        )  # geomloss expands |x-y|², which cancels far from the origin
+        x, y = (x - centre) / blur, (y - centre) / blur
+        both = torch.cat([x.detach(), y.detach()])
+        if not bool(torch.isfinite(4 * both.square().sum(1)).all()):
+            raise BadInput(f"squared distances over the squared blur {blur:g} overflow {x.dtype}: increase blur")
+        # Annealing starts at the diameter: at 0, when all points coincide, it would return NaN.
+        return cls((x, a, y, b), max(float((both.amax(0) - both.amin(0)).norm()), 1.0))
+
+    def annealed(self, p: int, scaling: float, **kind: bool) -> Any:
+        """Return what geomloss finds, with a graph where that is wanted."""
+        from geomloss import SamplesLoss
+
+        x, a, y, b = self.clouds
+        # backend="auto" would switch, beyond 5000 points, to one that fails or returns NaN without KeOps.
+        options = {"p": p, "blur": 1.0, "scaling": scaling, "diameter": self.diameter, "backend": "tensorized"}
+        loss = SamplesLoss("sinkhorn", **options, **kind)
+        wants_grad = torch.is_grad_enabled()
+        with torch.set_grad_enabled(wants_grad):  # geomloss leaves it on, or off when it fails midway
+            found = loss(a, x, b, y)
+        return found if wants_grad or kind.get("potentials") else found.detach()
 
 
 def check_parameters(blur: float, p: int, scaling: float) -> None:
@@ -121,7 +168,7 @@ def _check_clouds(x: Points, y: Points) -> None:
         if ours != theirs:
             raise BadInput(f"x and y must agree in the {what}, got {ours} and {theirs}")
     if max(len(x), len(y)) > MAX_POINTS:
-        gigabytes = 2 * (len(x) + len(y)) ** 2 * x.element_size() / 1e9
+        gigabytes = 2 * (len(x) + len(y)) ** 2 * 8 / 1e9
         raise BadInput(
             f"{len(x)} against {len(y)} points need about {gigabytes:.0f} GB of memory for dense costs; "
             f"the limit is {MAX_POINTS} a side. Use random subsets (2000 points are common) and average"

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wgflow.errors import BadInput
-from wgflow.functionals import Functional
+from wgflow._sinkhorn import annealing_error
+from wgflow.errors import BadInput, NotConverged
+from wgflow.functionals import Functional, SinkhornDivergence
 from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
 from wgflow.metrics import MAX_POINTS, FunctionalValue, Moments, SinkhornMetric, sinkhorn_divergence
 
@@ -151,7 +152,7 @@ X = torch.zeros(4, 2)
         (X, X, {"p": 3}, "p must be 1 or 2"),
         (X, X, {"scaling": 1.0}, "scaling"),
         (X, torch.zeros(MAX_POINTS + 1, 2), {}, "GB of memory"),
-        (X, X + 1e30, {}, "overflow torch.float32"),
+        (X.double(), X.double() + 1e200, {}, "overflow torch.float64"),
     ],
 )
 def test_bad_input_is_named(x, y, kwargs, message):
@@ -204,6 +205,44 @@ def test_values_are_plain_floats_and_add_up(metric):
     values = metric(NORMAL, rng(1))
     assert {type(v) for v in values.values()} == {float}
     assert values["sinkhorn"] - values["sinkhorn_floor"] == values["sinkhorn_excess"]
+
+
+def test_the_residual_is_the_marginal_error_of_the_annealed_plan():
+    """It falls with finer annealing, and the divergence is off by a fifth of it and less."""
+    x, y = cloud(40, 3, seed=0), cloud(50, 3, seed=1) + 1
+    exact = float(SinkhornDivergence(Particles(y), blur=0.3).value(Particles(x)))
+    errors = [annealing_error(x, y, blur=0.3, scaling=s) for s in (0.5, 0.9, 0.99)]
+    values = [float(sinkhorn_divergence(x, y, blur=0.3, scaling=s)) for s in (0.5, 0.9, 0.99)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.02
+    assert all(abs(v / exact - 1) < e / 5 for v, e in zip(values, errors, strict=True))
+
+
+def test_a_metric_whose_annealing_is_too_coarse_says_so():
+    coarse = SinkhornMetric(NORMAL, n=100, blur=0.01, scaling=0.1)
+    with pytest.warns(
+        NotConverged, match=r"sinkhorn metric has not converged: .* Increase scaling \(0.1\) or blur \(0.01\)"
+    ):
+        values = coarse(NORMAL, rng(1))
+    assert values["sinkhorn_residual"] > 0.3
+    assert SinkhornMetric(NORMAL, n=100, blur=1.0)(NORMAL, rng(1))["sinkhorn_residual"] < 0.1
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e15])
+def test_single_precision_and_units_do_not_count(scale: float, p: int) -> None:
+    """In float32 eps underflowed to NaN at 1e-25; a far point put gradients of the others off by 78 %."""
+    x, y = cloud(40, 3, seed=0).float(), cloud(50, 3, seed=1).float() + 1
+    one, other = (sinkhorn_divergence(s * x, s * y, blur=0.1 * s, p=p) for s in (1.0, scale))
+    if p == 1 or scale > 1e-20:
+        assert float(other) / scale**p == pytest.approx(float(one), rel=1e-5)
+    assert math.isfinite(float(other))
+    x[0] = 1e4
+    gradients = []
+    for z in (x, x.double()):
+        z = z.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(sinkhorn_divergence(z, y.to(z), blur=0.1, p=p), z)[0][1:].double())
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
 def test_global_generator_is_untouched(metric):
