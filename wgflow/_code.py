@@ -1,4 +1,4 @@
-"""What a function does, as far as its code tells: a digest that is the same in another process and after an edited comment."""
+"""What a function or a class does and holds, as far as its code tells: the same in another process and after an edited comment."""
 
 import dis
 import hashlib
@@ -7,7 +7,7 @@ import os
 import sys
 import sysconfig
 from functools import cache
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
 _FOLDERS = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -73,3 +73,55 @@ def names_used(code: CodeType) -> tuple[set[str], set[str]]:
             inner, more = names_used(constant)
             read, others = read | inner, others | more
     return read, others
+
+
+def held_in(cell: CellType) -> Any:
+    """What a closure holds in one of its cells."""
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def globals_read(f: FunctionType) -> dict[str, Any]:
+    """What a function reads from its module, and from modules of the user's that it names there."""
+    read, others = names_used(f.__code__)
+    found: dict[str, Any] = {}
+    for name in sorted(read & f.__globals__.keys()):
+        value = f.__globals__[name]
+        if isinstance(value, ModuleType) and not is_library(value):
+            found |= {f"{name}.{inner}": vars(value)[inner] for inner in sorted(others & vars(value).keys())}
+        else:
+            found[name] = value
+    return found
+
+
+def attributes(obj: Any) -> dict[str, Any]:
+    """What an object holds, without what it has only kept of what it computed (``functools.cached_property``)."""
+    cls = type(obj)
+    slots = {n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, MemberDescriptorType)}
+    held = {n: getattr(obj, n) for n in slots if hasattr(obj, n)} | getattr(obj, "__dict__", {})
+    return {name: value for name, value in held.items() if not _keeps(inspect.getattr_static(cls, name, None))}
+
+
+def _keeps(member: Any) -> bool:
+    """Whether a member of a class puts what it returns into the object, under its own name."""
+    kind = type(member)
+    return (
+        hasattr(kind, "__get__")
+        and not hasattr(kind, "__set__")
+        and kind not in (FunctionType, classmethod, staticmethod)
+    )
+
+
+def members(cls: type) -> dict[str, Any]:
+    """What the body of a class says, without what Python puts there."""
+
+    def said(name: str, value: Any) -> bool:
+        if isinstance(value, (MemberDescriptorType, GetSetDescriptorType)) or name == "_abc_impl":
+            return False
+        if not (name.startswith("__") and name.endswith("__")):
+            return True
+        return isinstance(value, FunctionType) and value.__code__.co_filename != "<string>" and "annotate" not in name
+
+    return {name: value for name, value in sorted(vars(cls).items()) if said(name, value)}

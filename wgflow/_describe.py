@@ -4,7 +4,6 @@ import copyreg
 import enum
 import functools
 import hashlib
-import inspect
 import math
 import threading
 import weakref
@@ -12,11 +11,8 @@ from collections.abc import Iterator
 from functools import singledispatchmethod
 from types import (
     BuiltinFunctionType,
-    CellType,
     FunctionType,
-    GetSetDescriptorType,
     MappingProxyType,
-    MemberDescriptorType,
     MethodType,
     ModuleType,
 )
@@ -26,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgflow._code import code_digest, is_library, names_used
+from wgflow._code import attributes, code_digest, globals_read, held_in, is_library, members
 
 UNKNOWN = "cannot tell"
 # Levels, objects and entries beyond which a description says that it cannot be told, or that it is a digest.
 _DEEP, _MANY, _LONG = 60, 20_000, 100
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 _OF_ANY_NETWORK = vars(nn.Module()).keys() - {"training"}
 
 
@@ -74,7 +71,8 @@ class _Description:
             return {UNKNOWN: "which holds too much to look through"}
         self.inside.append(id(obj))
         try:
-            found = self.look(obj)
+            ours = isinstance(obj, _CONTAINERS) and not is_library(type(obj))
+            found = self.anything(obj) if ours else self.look(obj)
         finally:
             self.inside.pop()
         self.known[id(obj)] = obj, found
@@ -85,7 +83,10 @@ class _Description:
 
     @singledispatchmethod
     def look(self, obj: Any) -> Any:
-        """Any object: its class, and its attributes or what it would be made of again."""
+        return self.anything(obj)
+
+    def anything(self, obj: Any) -> Any:
+        """Any object: its class, its entries, and its attributes or what it would be made of again."""
         cls = type(obj)
         head = {"class": cls.__qualname__, **self.code(cls)}
         registered = copyreg.dispatch_table.get(cls)
@@ -95,11 +96,12 @@ class _Description:
             return {UNKNOWN: f"a {cls.__module__}.{cls.__qualname__}"}
         if isinstance(made, str):
             return head | {"name": made}
-        entries = [self.of(list(part)) for part in made[3:5] if part is not None]
+        kind = next((k for k in _CONTAINERS if isinstance(obj, k)), None)
+        entries = [kind(obj)] if kind else [list(part) for part in made[3:5] if part is not None]
         if entries:
-            head["entries"] = entries
+            head["entries"] = self.of(entries)
         if registered is None and cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__:
-            return head | self.all(dict(sorted(_attributes(obj).items())))
+            return head | self.all(dict(sorted(attributes(obj).items())))
         return head | {"made of": [self.of(part) for part in made[:3]]}
 
     @look.register
@@ -124,8 +126,9 @@ class _Description:
 
     @look.register(bytes)
     @look.register(bytearray)
-    def _(self, b: bytes | bytearray) -> Any:
-        return f"{len(b)} bytes {_digest(b)}"
+    @look.register(memoryview)
+    def _(self, b: bytes | bytearray | memoryview) -> Any:
+        return f"{len(bytes(b))} bytes {_digest(bytes(b))}"
 
     @look.register(torch.dtype)
     @look.register(np.dtype)
@@ -161,8 +164,8 @@ class _Description:
         if is_library(f):
             held["function"] = f"{f.__module__}.{f.__qualname__}"
         else:
-            held |= {"code": code_digest(f), "globals": self.all(_read(f))}
-        held["closure"] = self.all(dict(zip(f.__code__.co_freevars, map(_content, f.__closure__ or ()), strict=True)))
+            held |= {"code": code_digest(f), "globals": self.all(globals_read(f))}
+        held["closure"] = self.all(dict(zip(f.__code__.co_freevars, map(held_in, f.__closure__ or ()), strict=True)))
         held["defaults"] = self.of(list(f.__defaults__ or ()))
         held["keywords"] = self.of(f.__kwdefaults__ or {})
         held["attributes"] = self.all(
@@ -210,7 +213,7 @@ class _Description:
     @look.register
     def _(self, cls: type) -> Any:
         """What a class of the user's does, as one digest with those of its bases; one of a library by name."""
-        held = [self.all(_members(c)) for c in cls.__mro__ if not is_library(c)]
+        held = [self.all(members(c)) for c in cls.__mro__ if not is_library(c)]
         if not held:
             return cls.__qualname__
         found = {"class": cls.__qualname__, "code": _digest(repr(held).encode())}
@@ -228,7 +231,7 @@ class _Description:
             return self.of(net._orig_mod)
         if isinstance(net, torch.jit.ScriptModule):
             return {"class": "ScriptModule", "graph": _digest(str(net.inlined_graph).encode()), **self.weights(net)}
-        settings = {name: value for name, value in _attributes(net).items() if name not in _OF_ANY_NETWORK}
+        settings = {name: value for name, value in attributes(net).items() if name not in _OF_ANY_NETWORK}
         hooks = {name: list(vars(net)[name].values()) for name in ("_forward_hooks", "_forward_pre_hooks")}
         settings |= {name: held for name, held in hooks.items() if held}
         parts = dict(net.named_children())
@@ -255,52 +258,6 @@ class _Description:
 
 def _digest(content: bytes | bytearray) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _read(f: FunctionType) -> dict[str, Any]:
-    """What a function reads from its module, and from modules of the user's that it names there."""
-    read, others = names_used(f.__code__)
-    found: dict[str, Any] = {}
-    for name in sorted(read & f.__globals__.keys()):
-        value = f.__globals__[name]
-        if isinstance(value, ModuleType) and not is_library(value):
-            found |= {f"{name}.{inner}": vars(value)[inner] for inner in sorted(others & vars(value).keys())}
-        else:
-            found[name] = value
-    return found
-
-
-def _attributes(obj: Any) -> dict[str, Any]:
-    """What an object holds, without what it has only kept of what it computed (``functools.cached_property``)."""
-    cls = type(obj)
-    slots = {n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, MemberDescriptorType)}
-    held = {n: getattr(obj, n) for n in slots if hasattr(obj, n)} | getattr(obj, "__dict__", {})
-    return {name: value for name, value in held.items() if not _keeps(inspect.getattr_static(cls, name, None))}
-
-
-def _keeps(member: Any) -> bool:
-    plain = (FunctionType, classmethod, staticmethod, MemberDescriptorType, GetSetDescriptorType)
-    return hasattr(type(member), "__get__") and not isinstance(member, plain)
-
-
-def _members(cls: type) -> dict[str, Any]:
-    """What the body of a class says, without what Python puts there."""
-
-    def said(name: str, value: Any) -> bool:
-        if isinstance(value, (MemberDescriptorType, GetSetDescriptorType)) or name == "_abc_impl":
-            return False
-        if not (name.startswith("__") and name.endswith("__")):
-            return True
-        return isinstance(value, FunctionType) and value.__code__.co_filename != "<string>" and "annotate" not in name
-
-    return {name: value for name, value in sorted(vars(cls).items()) if said(name, value)}
 
 
 def _unknown(found: Any) -> Iterator[dict[str, str]]:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import json
 import math
+import operator
 import os
 import subprocess
 import sys
@@ -67,6 +68,15 @@ class Bowl:
     @functools.cached_property
     def doubled(self) -> float:
         return 2 * self._centre
+
+
+Pair = collections.namedtuple("Pair", "a")
+
+
+class Named(dict):
+    def __init__(self, entries: dict, extra: int) -> None:
+        super().__init__(entries)
+        self.extra = extra
 
 
 class Slotted:
@@ -156,6 +166,15 @@ TWO = {
     "complex numbers": (1j, 2j),
     "bytes": (b"a", b"b"),
     "ranges": (range(3), range(4)),
+    "polynomials": (np.poly1d([1, 2]), np.poly1d([1, 3])),
+    "attributes of dictionaries": (Named({"a": 1}, 1), Named({"a": 1}, 2)),
+    "entries of dictionaries of the user's": (Named({"a": 1}, 1), Named({"a": 2}, 1)),
+    "compiled functions": (torch.compile(lambda x: x), torch.compile(lambda x: -x)),
+    "gradients": (torch.func.grad(lambda x: x.sum()), torch.func.grad(lambda x: x.max())),
+    "decorated functions": (torch.no_grad()(lambda x: x), torch.no_grad()(lambda x: -x)),
+    "items and methods by name": (operator.itemgetter(0), operator.methodcaller("sum", 1)),
+    "methods put on an object": (network(nn.ReLU()), network(nn.ReLU(), forward=lambda x: x)),
+    "named tuples": (Pair(1), Pair(2)),
     "counters": (collections.Counter("a"), collections.Counter("b")),
 }
 
