@@ -28,6 +28,8 @@ def nonfinite_entry(part: Any, where: str) -> str | None:
         allowed = (t == -torch.inf) if name.rpartition(".")[2] in ("log_w", "log_rho") else torch.zeros_like(t) > 0
         if not bool((torch.isfinite(t) | allowed).all()):
             return first_nonfinite(name, t.masked_fill(allowed, 0.0))
+        if name.endswith(".log_w") and bool(allowed.all()):
+            return f"every entry of {name}"
     return None
 
 
@@ -53,9 +55,6 @@ def outside(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None
     Looked at are potentials, and log densities of targets that take part with their values, at the particles or, of a
     measure that makes new points, at 256 draws. A potential may be infinite on a grid, where it is a wall.
     """
-    weights = getattr(measure, "log_w", None)
-    if weights is not None and not bool((weights > -torch.inf).any()):
-        return "no particle has any mass: all log_w are -inf"
     looked_at = [] if isinstance(measure, Grid) else list(_by_value(F, solver))
     if not looked_at:
         return None

@@ -249,7 +249,7 @@ def _check_start(run: Run) -> None:
     if where is not None:
         first = nonfinite_entry(run.state, "state") or "in a network or an optimiser"
         raise BadInput(f"the flow cannot start: {where} has entries that are not finite, the first is {first}")
-    for part, name in ((run.F, "F"), (run.solver, "solver")):
+    for part, name in ((run.F, "F"), (run.solver, "solver"), (run.state.measure, "initial")):
         entry = nonfinite_entry(part, name)
         if entry is not None:
             raise BadInput(f"the flow cannot start: {entry} is not finite")

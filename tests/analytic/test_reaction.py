@@ -314,6 +314,6 @@ def test_refusals():
     ):
         with pytest.raises(BadInput, match="expected"):
             make()
-    V = PotentialEnergy(lambda x: torch.where(x[:, 0] > 0, torch.nan, x[:, 0]))
+    V = PotentialEnergy(lambda x: torch.where(x[:, 0] > 50, torch.nan, -1000 * x[:, 0]))
     with pytest.raises(Diverged):
         solve(V, WithReaction(), x, step_size=0.1, num_steps=1)

@@ -107,3 +107,15 @@ def test_a_potential_large_enough_finds_a_light_point_of_the_target() -> None:
     nu = wg.Particles(torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, -110.0]))
     value = wg.KLDonskerVaradhan(nu).conjugate(lambda y: 120 * y[:, 0])
     assert float(value) == pytest.approx(math.log(1 + math.exp(10)), rel=1e-5)
+
+
+def test_weights_have_the_type_of_the_positions() -> None:
+    """Weights in float64 used to make the positions float64 in the first step."""
+    rho = wg.Particles(torch.randn(4, 2), torch.randn(4, dtype=torch.float64), torch.randn(4, dtype=torch.float64))
+    assert rho.log_w.dtype == rho.log_rho.dtype == torch.float32
+    flow = wg.solve(
+        wg.EnergyDistance(rho), wg.WithReaction(), wg.Particles(rho.x, rho.log_w), step_size=0.1, num_steps=2
+    )
+    assert flow.measure.x.dtype == flow.measure.log_w.dtype == torch.float32
+    with pytest.raises(wg.BadInput, match="floating-point logarithms, got"):
+        wg.Particles(torch.randn(4, 2), torch.ones(4, dtype=torch.long))

@@ -98,8 +98,16 @@ def test_a_wall_of_a_grid_is_one() -> None:
 
 def test_particles_without_any_mass_are_refused() -> None:
     nobody = wg.Particles(torch.zeros(3, 1), torch.full((3,), -math.inf))
-    with pytest.raises(wg.BadInput, match="all log_w are -inf"):
-        wg.solve(wg.PotentialEnergy(lambda x: x.square().sum(1)), wg.ForwardEuler(), nobody, step_size=0.1, num_steps=1)
+    V = wg.PotentialEnergy(lambda x: x.square().sum(1))
+    for F, initial, name in (
+        (V, nobody, "initial"),
+        (wg.EnergyDistance(nobody), wg.Particles(torch.zeros(3, 1)), "F.target"),
+    ):
+        with pytest.raises(wg.BadInput, match=f"every entry of {name}.log_w is not finite"):
+            wg.solve(F, wg.ForwardEuler(), initial, step_size=0.1, num_steps=1)
+    for log_w in (nobody.log_w, torch.tensor([0.0, math.nan, 0.0]), torch.tensor([0.0, math.inf, 0.0])):
+        with pytest.raises(wg.BadInput, match="log_w of this Dataset"):
+            wg.Dataset(torch.zeros(3, 1), log_w)
 
 
 def test_looking_at_the_start_uses_up_no_random_numbers() -> None:

@@ -24,7 +24,8 @@ class Particles(MovingMeasure, checks=False):
     x : Tensor, shape (n, \*event)
         Positions.
     log_w : Tensor, shape (n,), optional
-        Logarithms of the weights, which need not sum to one: :attr:`w` normalises. None means :math:`1/n`.
+        Logarithms of the weights, which need not sum to one: :attr:`w` normalises. None means :math:`1/n`. They take the
+        floating-point type of ``x``, as ``log_rho`` does.
     log_rho : Tensor, shape (n,), optional
         Log density of the underlying measure at ``x``, where it is known.
     source : Measure, optional
@@ -62,6 +63,12 @@ class Particles(MovingMeasure, checks=False):
             if value is not None and (not isinstance(value, Tensor) or value.shape != x.shape[:1]):
                 got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
                 raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {got}")
+            if value is not None and value.dtype != x.dtype:
+                if not value.is_floating_point():
+                    raise BadInput(
+                        f"{name} must be floating-point logarithms, got {value.dtype}: convert with .float()"
+                    )
+                object.__setattr__(self, name, value.to(x.dtype))  # or a step would give the positions its type
 
     @classmethod
     @checked

@@ -192,6 +192,8 @@ class Dataset(Measure):
                 f"{bad} of the {len(self.x)} points of this Dataset are not finite, {first_nonfinite('x', self.x)}: drop or repair "
                 "them first"
             )
+        if self.log_w is not None and not bool(torch.isfinite(self.log_w.logsumexp(0))):
+            raise BadInput("log_w of this Dataset must be finite, or -inf for some points, not for all")
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]
