@@ -65,12 +65,12 @@ def show(name: str, folder: Path) -> str:
         When the benchmark has no table, or when there is no record, or when the record is of something else.
     """
     table, path = tabulate(name), folder / f"{name}.json"
-    if not path.exists():
+    if not path.is_file():
         raise BadInput(
             f"no record at {path}. Run `wgflow bench {name} --run` in a copy of the repository, "
             "or name the folder of the record: --results FOLDER."
         )
     try:
         return table(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise BadInput(f"{path} is not a record of benchmarks/{name}.py: {error!r}") from error
