@@ -24,7 +24,7 @@ DIRECT_SMOOTH, DIRECT = 2, 4
 # Up to this many coordinates differences beat a product in double precision.
 FEW = 16
 # Two points are near when their squared distance is below this part of that from the centre. In few coordinates the part
-# is less, 2^(-40/d): of ordinary clouds next to no rows hold such a pair.
+# is less, 2^(-40/d) and 2^(-30/d): of ordinary clouds few rows hold such a pair.
 NEAR_SMOOTH, NEAR = 2.0**-10, 2.0**-5
 # The centre is the median of about so many points.
 CENTRED_ON = 64
@@ -162,7 +162,7 @@ class Distances:
         flat = x.detach().flatten(1)
         d = flat.shape[1]
         self.direct = d <= (DIRECT_SMOOTH if smooth else DIRECT)
-        self.near = min(NEAR_SMOOTH if smooth else NEAR, 2.0 ** (-40 / d))
+        self.near = min(NEAR_SMOOTH, 2.0 ** (-40 / d)) if smooth else min(NEAR, 2.0 ** (-30 / d))
         self.one, self.looks = y is x or _same_memory(x, y), readable(flat)
         # A mean would follow one far point away from all others.
         centre = flat[:: -(-len(flat) // CENTRED_ON)].median(0).values

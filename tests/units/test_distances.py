@@ -15,13 +15,17 @@ from wgflow import (
     KernelDensity,
     Logarithmic,
     Particles,
+    ProximalScore,
     Riesz,
+    SquaredKSD,
     SquaredMMD,
     Stein,
+    Unnormalised,
     _distances,
 )
 from wgflow._distances import Distances
 from wgflow._ops import kernel_energy
+from wgflow._stein_blocks import stein_pairs
 from wgflow.functionals import KL
 from wgflow.kernels import InverseMultiquadric, Laplace, PowerLaw
 from wgflow.measures import StandardNormal
@@ -79,7 +83,7 @@ def test_every_distance_is_right_to_its_own_size(name, smooth, d):
     s, e = Distances(x, x, smooth).block(ALL, ALL).double(), exact(x, x)
     assert torch.equal(s == 0, e == 0), "0 for coincident points, and for no others"
     assert not bool(s.diagonal().any())
-    part = min(_distances.NEAR_SMOOTH if smooth else _distances.NEAR, 2 ** (-40 / d))
+    part = min(_distances.NEAR_SMOOTH if smooth else _distances.NEAR, 2 ** (-30 / d))
     # A product of d + 2 terms of at most |x|² each; below `part` of |x|² nothing cancels.
     allowed = 4 * EPS if d <= (_distances.DIRECT_SMOOTH if smooth else _distances.DIRECT) else 6 * EPS / part
     assert float(((s - e).abs() / e)[e > 0].max()) < allowed
@@ -181,6 +185,54 @@ def test_narrow_kernels_in_a_cluster_far_from_the_centre(estimator, d):
     if isinstance(estimator, Blob):
         assert float((repulsion - repulsion64)[N:].norm() / repulsion64[N:].norm()) < 1e-4
     assert float((v.double() - v64)[N:].norm() / v64[N:].norm()) < 1e-4
+
+
+@pytest.mark.parametrize("kernel", [RBF(1.0), RBF(0.05), InverseMultiquadric(0.5)], ids=["rbf", "narrow", "imq"])
+@pytest.mark.parametrize("name", ["normal", "cauchy", "far particle", "two far clusters", "every point twice"])
+@pytest.mark.parametrize("d", [2, 5, 20])
+def test_the_stein_discrepancy_of_single_precision(kernel, name, d):
+    found = []
+    for t in (torch.float32, torch.float64):
+        F, rho = (
+            SquaredKSD(Unnormalised(lambda x: -0.5 * x.square().sum(1), d), kernel),
+            Particles(CLOUDS[name](d).to(t)),
+        )
+        found.append((float(F.value(rho)), Autograd().velocity(F, rho, None).double()))
+    (value, v), (value64, v64) = found
+    assert value == pytest.approx(value64, rel=1e-5)
+    assert float((v - v64).norm() / v64.norm()) < 1e-5
+
+
+def test_stein_pairs_are_differences_with_their_derivatives():
+    """In double precision against differences; the blocks of one cloud with itself share its memory."""
+    x, s, y, t = (torch.randn(n, 3, generator=rng(k), dtype=torch.float64) for k, n in enumerate((7, 7, 5, 5)))
+    x[1] = x[0] + 1e-7
+    for others in ((y, t), (x, s)):
+        given = [u.clone().requires_grad_(True) for u in (x, s)]
+        given += given if others[0] is x else [u.clone().requires_grad_(True) for u in others]
+        p, u, q, v = given
+        difference = p[:, None] - q
+        dense = difference.square().sum(2), (difference * (u[:, None] - v)).sum(2)
+        mine = stein_pairs(p, u, q, v)
+        weight = torch.randn(2, len(p), len(q), generator=rng(9), dtype=torch.float64)
+        wanted = given[: 2 if others[0] is x else 4]
+        ours = torch.autograd.grad((weight[0] * mine[0] + weight[1] * mine[1]).sum(), wanted)
+        theirs = torch.autograd.grad((weight[0] * dense[0] + weight[1] * dense[1]).sum(), wanted)
+        for a, b in zip((*mine, *ours), (*dense, *theirs), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cauchy", "two far clusters", "cluster far from the origin", "1e20"])
+@pytest.mark.parametrize("d", [2, 20])
+def test_proximal_scores_of_single_precision(name, d):
+    x = CLOUDS[name](d)
+    time = float(Distances(x.double(), x.double(), False).block(ALL, ALL).median()) / 40
+    estimator = ProximalScore(time, log_normaliser=lambda x: 0 * x[:, 0])
+    F = KL(Unnormalised(lambda x: 0 * x[:, 0], d))
+    v, v64 = (
+        estimator.velocity(F, Particles(x.to(t)), estimator.init(F, rng())) for t in (torch.float32, torch.float64)
+    )
+    assert float((v.double() - v64).norm() / v64.norm()) < 1e-5
 
 
 def test_an_interaction_of_coincident_and_of_near_points():

@@ -281,7 +281,7 @@ class ProximalScore(Estimator):
         with torch.no_grad(), full_precision(x.device):
             bias = rho.log_weights.detach() - self._log_z(energy, temperature, rho, es)
             width = 4 * temperature * self.time
-            pull = _from_softmax_means(x, bias, width).view_as(rho.x) / (2 * self.time)
+            pull = (_from_softmax_means(x, bias, width) / (2 * self.time)).to(x.dtype).view_as(rho.x)
         return linear(rho, 0.5 * energy_slope(energy, rho) - pull)
 
     def _log_z(self, energy: Functional, temperature: float, rho: Particles, es: ProximalState) -> Tensor:
@@ -299,11 +299,11 @@ _ROWS = 256
 
 
 def _from_softmax_means(x: Tensor, bias: Tensor, width: float) -> Tensor:
-    r"""Return :math:`x_i-\sum_jp_{ij}x_j`, :math:`p_{ij}\propto\exp(\text{bias}_j-|x_i-x_j|^2/\text{width})`."""
+    r"""Return :math:`x_i-\sum_jp_{ij}x_j` in double precision, :math:`p_{ij}\propto\exp(\text{bias}_j-|x_i-x_j|^2/\text{width})`."""
     between, pulls = Distances(x, x, smooth=False), []
     wide = between.x.double.x  # where the mean is of near points far from the centre, the difference cancels
     for start in range(0, len(x), _ROWS):
         rows = slice(start, min(start + _ROWS, len(x)))
-        p = (bias - between.block(rows, slice(0, len(x))) / width).softmax(1)
-        pulls.append(wide[rows] - p.double() @ wide)
-    return torch.cat(pulls).to(x.dtype)
+        p = (bias - between.block(rows, slice(0, len(x))) / width).softmax(1).double()
+        pulls.append(wide[rows] * p.sum(1, keepdim=True) - p @ wide)
+    return torch.cat(pulls)
