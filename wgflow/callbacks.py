@@ -24,7 +24,7 @@ from wgflow.measures import Measure
 from wgflow.metrics import Metric
 
 if TYPE_CHECKING:
-    from wgflow.solve import Run
+    from wgflow._run import Run
 
 
 class Callback(Checked):

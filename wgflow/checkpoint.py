@@ -24,8 +24,8 @@ from wgflow._state import first_nonfinite, load_state, plain, state_dict, tensor
 from wgflow.errors import BadInput, CannotWrite, CheckpointError
 
 if TYPE_CHECKING:
+    from wgflow._run import Run
     from wgflow.callbacks import Callback
-    from wgflow.solve import Run
 
 
 @dataclass(eq=False)

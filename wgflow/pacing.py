@@ -15,7 +15,7 @@ from wgflow.callbacks import Callback
 from wgflow.errors import BadInput
 
 if TYPE_CHECKING:
-    from wgflow.solve import Run
+    from wgflow._run import Run
 
 
 @dataclass

@@ -1,134 +1,34 @@
 """The one driver: it starts, advances, saves, checks and stops, and knows nothing of any method."""
 
 import inspect
-import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from wgflow._context import ordinary, outside_inference
 from wgflow._crossings import report_crossings
-from wgflow._fields import Count, PositiveOrInfinite, Whole, checked
+from wgflow._fields import Count, Whole, checked
 from wgflow._inner import RESIDUAL, gathered
 from wgflow._instead import article
 from wgflow._interrupts import Interrupts
-from wgflow._ledger import ADVICE, Ledger
-from wgflow._outputs import number_of_step
-from wgflow._ranks import anywhere
 from wgflow._rng import Stream, generator, mixed
 from wgflow._rules import resolved
-from wgflow._state import first_nonfinite, state_dict
+from wgflow._run import Run, StepSize
 from wgflow._typing import Info
 from wgflow._undefined import nonfinite_entry, outside, undefined
 from wgflow.callbacks import Callback
 from wgflow.checkpoint import Checkpoint
 from wgflow.compatibility import same_points, why_not
-from wgflow.errors import BadInput, CheckpointError, Diverged, Incompatible, NotConverged
+from wgflow.errors import BadInput, Diverged, Incompatible, NotConverged
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
-from wgflow.solution import MOST_SAVED, Save, Solution, size
+from wgflow.solution import Save, Solution
 from wgflow.solvers import Solver, State
-
-StepSize = PositiveOrInfinite | Callable[[int], float]
-
 
 _LOOKED_AHEAD = 10_000
 """Time steps whose sizes are asked for before the first one."""
-
-
-@dataclass(eq=False)
-class Run:
-    """A solve in progress, as callbacks see it."""
-
-    F: Functional
-    solver: Solver
-    state: State
-    step_size: StepSize
-    num_steps: int
-    seed: int
-    save: Save | None
-    stream: Stream
-    """What the global generators give, in the turns of this run."""
-    initial: MovingMeasure | None = None
-    """The law that it started from; None where it went on from a passed state."""
-    ledger: Ledger = field(init=False)
-    solution: Solution = field(init=False)
-    metrics: dict[str, float] = field(default_factory=dict)
-    advice: dict[str, str] = field(default_factory=dict)
-    """What to do about solvers inside of the steps that miss their tolerance, by their names."""
-    spacing: int = 1
-    """Of the states saved, where nobody has said which: it doubles whenever they are too many."""
-    resumed_from: str | None = None
-    interrupts: Interrupts = field(default_factory=Interrupts)
-    sound: tuple[MovingMeasure, float] = field(init=False)
-    """The last law, with its time, after which everything that was looked at was finite."""
-
-    STOP = "stop"
-
-    def __post_init__(self) -> None:
-        self.sound = (self.state.measure, self.state.t)
-        self.solution = Solution(self.state.measure, self.state)
-        self.ledger = Ledger(self.solver.updates_before(self.state.k))
-
-    @property
-    def updates(self) -> int:
-        """Updates done since the start of the flow."""
-        return self.ledger.updates
-
-    @property
-    def total_updates(self) -> int:
-        """Updates of the whole flow."""
-        return self.solver.updates_before(self.num_steps)
-
-    def h(self, k: int) -> float:
-        """Size of time step number ``k``; raises ``BadInput`` unless it is a positive number."""
-        h = number_of_step(self.step_size, k, PositiveOrInfinite, "step_size")
-        if math.isinf(h) and not self.solver.implicit:
-            raise BadInput(
-                f"step_size=inf: only an implicit solver has that limit, {type(self.solver).__name__} is explicit"
-            )
-        return h
-
-    def nonfinite(self) -> str | None:
-        """Name of a tensor of the state that is not finite, or None; waits for the device."""
-        try:
-            return first_nonfinite(state_dict(self.state))
-        except CheckpointError:  # a measure without a plain form; it cannot be saved either
-            return None
-
-    def check(self) -> None:
-        """Raise ``Diverged`` when a tensor of the state is not finite. All ranks must call it together."""
-        where = self.nonfinite()
-        if not anywhere(torch.tensor(where is not None, device=self.state.rng.device)):
-            return
-        where = where or "the state on another rank"
-        raise Diverged(
-            f"{where} is not finite after update {self.updates}, in time step {self.state.k}.",
-            advice=ADVICE,
-            term=where,
-            step=self.state.k,
-            update=self.updates,
-        )
-
-    def record(self, metrics: dict[str, float]) -> None:
-        """Put numbers into the record of the time step in progress."""
-        self.metrics |= {name: float(value) for name, value in metrics.items()}
-
-    def keep(self, last: bool = False) -> None:
-        """Save the state now, when it is its turn."""
-        s, save = self.solution, self.save or Save()
-        every = save.every * self.spacing
-        if every and (self.state.k % every == 0 or last) and self.state.t not in s.times[-1:]:
-            s.times.append(self.state.t)
-            s.saved.append(save.fn(self.state))
-            if self.save is None and not last and size(s.saved[-1]) * len(s.saved) > MOST_SAVED:
-                del s.times[1::2], s.saved[1::2]
-                self.spacing *= 2
 
 
 @ordinary()

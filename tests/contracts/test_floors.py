@@ -60,6 +60,7 @@ FLOORS = [
         "_describe",
         "_shares",
         "_describe_1",
+        "_run",
         "_saved",
         "_undefined",
         "callbacks",

@@ -270,7 +270,7 @@ def test_a_first_format_with_all_states_inside_is_read(tmp_path):
 
 def test_states_are_thinned_where_nobody_asked_for_all(tmp_path, monkeypatch):
     cloud = 4 * points(500).x.numel()
-    monkeypatch.setattr(importlib.import_module("wgflow.solve"), "MOST_SAVED", 6 * cloud)
+    monkeypatch.setattr(importlib.import_module("wgflow._run"), "MOST_SAVED", 6 * cloud)
     options = {"initial": points(500), "num_steps": 21}
     kept = flow(tmp_path / "whole", **options)
     assert [round(t / 0.1) for t in kept.times] == [0, 4, 8, 12, 16, 20, 21]

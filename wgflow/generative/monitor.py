@@ -22,7 +22,7 @@ from wgflow.metrics import Metric
 from wgflow.solvers import JKOState
 
 if TYPE_CHECKING:
-    from wgflow.solve import Run
+    from wgflow._run import Run
 
 
 class Monitor(Callback):
