@@ -34,7 +34,7 @@ def ordinary() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, BadInput) as error:
             if "nference tensor" not in str(error):
                 raise
             raise BadInput(

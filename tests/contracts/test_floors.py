@@ -57,6 +57,7 @@ FLOORS = [
     {"_scaling", "solvers", "compatibility"},
     {
         "_bench",
+        "_crossings",
         "_describe",
         "_shares",
         "_describe_1",
