@@ -38,7 +38,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     CannotWrite
         When the file system refuses.
     """
-    path = Path(path)
+    path = _nameable(path)
     with _beside(path) as (temporary, put):
         yield temporary
         put(path)
@@ -69,6 +69,12 @@ def _beside(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
         raise
 
 
+def _nameable(path: str | Path) -> Path:
+    if "\0" in str(path):
+        raise CannotWrite(f"cannot write {str(path)!r}: a name cannot hold a null character")
+    return Path(path)
+
+
 def reason(error: OSError) -> str:
     """What the file system says, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -90,6 +96,7 @@ def open_own(path: Path) -> BinaryIO:
     CannotWrite
         When the file system refuses.
     """
+    path = _nameable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
@@ -147,7 +154,7 @@ def locked(folder: Path) -> Iterator[None]:
     CheckpointError
         When another process or thread holds it, or the folder cannot be written to.
     """
-    path = folder / LOCK
+    path = _nameable(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():

@@ -1,6 +1,7 @@
 """The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -216,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), _terminable():
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         try:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
             words = list(sys.argv[1:] if argv is None else argv)
             group = _group()
             with suppress(click.exceptions.Exit), group.make_context("wgflow", words) as context:  # left after help
