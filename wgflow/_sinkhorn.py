@@ -1,11 +1,11 @@
 """The debiased Sinkhorn divergence between two clouds, by geomloss behind checks."""
 
-import math
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from wgflow._fields import Fraction, Positive, checked
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 
@@ -15,13 +15,14 @@ MAX_POINTS = 20_000
 _MASS_TOLERANCE = 1e-5
 
 
+@checked
 def sinkhorn_divergence(
     x: Points,
     y: Points,
     *,
-    blur: float,
-    p: int = 2,
-    scaling: float = 0.9,
+    blur: Positive,
+    p: Literal[1, 2] = 2,
+    scaling: Fraction = 0.9,
     a: Tensor | None = None,
     b: Tensor | None = None,
 ) -> Scalar:
@@ -80,19 +81,19 @@ def sinkhorn_divergence(
     >>> round(float(sinkhorn_divergence(x + shift, x, blur=0.5)), 6)
     0.5
     """
-    check_parameters(blur, p, scaling)
     problem = _Problem.of(x, y, blur, a, b)
     value = problem.annealed(p, scaling, debias=True) * blur ** (p - 1) * blur
     return value.to(x.dtype)
 
 
+@checked
 def annealing_error(
     x: Points,
     y: Points,
     *,
-    blur: float,
-    p: int = 2,
-    scaling: float = 0.9,
+    blur: Positive,
+    p: Literal[1, 2] = 2,
+    scaling: Fraction = 0.9,
     a: Tensor | None = None,
     b: Tensor | None = None,
 ) -> float:
@@ -101,7 +102,6 @@ def annealing_error(
     The number that an iteration to a tolerance would be stopped by; annealing has none. Values of the divergence are off by
     a fifth of it and less, wherever we looked. Costs half as much as the divergence itself.
     """
-    check_parameters(blur, p, scaling)
     with torch.no_grad():
         problem = _Problem.of(x, y, blur, a, b)
         f, g = problem.annealed(p, scaling, debias=False, potentials=True)
@@ -145,16 +145,6 @@ class _Problem(NamedTuple):
         with torch.set_grad_enabled(wants_grad):  # geomloss leaves it on, or off when it fails midway
             found = loss(a, x, b, y)
         return found if wants_grad or kind.get("potentials") else found.detach()
-
-
-def check_parameters(blur: float, p: int, scaling: float) -> None:
-    """Raise ``BadInput`` for settings that geomloss would take and misread."""
-    if not (math.isfinite(blur) and blur > 0):
-        raise BadInput(f"blur must be a positive length in the units of the flattened points, got {blur}")
-    if p not in (1, 2):
-        raise BadInput(f"p must be 1 or 2 (the cost is |x-y|^p/p), got {p}")
-    if not 0 < scaling < 1:
-        raise BadInput(f"scaling must lie between 0 and 1, for example 0.9, got {scaling}")
 
 
 def _check_clouds(x: Points, y: Points) -> None:

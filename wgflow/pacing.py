@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from wgflow._fields import Positive, PositiveOrInfinite
+from wgflow._fields import Finite, Positive, PositiveOrInfinite, checked
 from wgflow._typing import Info
 from wgflow.callbacks import Callback
 from wgflow.errors import BadInput
@@ -102,7 +102,8 @@ class EqualMovement(Callback):
         self._h = saved["h"]
 
 
-def retimed(step_sizes: Sequence[float], movements: Sequence[float], mix: float = 0.5) -> list[float]:
+@checked
+def retimed(step_sizes: Sequence[Finite], movements: Sequence[Finite], mix: Finite = 0.5) -> list[float]:
     r"""Return as many step sizes, with the same sum, whose steps move more evenly than those of a finished run.
 
     The distance moved until time :math:`t` is taken to be linear within each step; times at which it is an equal share of

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import wgflow
+import wgflow.generative
 from wgflow import (
     ESTIMATORS,
     FUNCTIONALS,

@@ -149,7 +149,7 @@ X = torch.zeros(4, 2)
         (X, X, {"a": torch.tensor([math.nan, 0.5, 0.5, 0.0])}, "sum to 1"),
         (X, X, {"a": torch.ones(3) / 3}, r"\(4,\)"),
         (X, X, {"blur": 0.0}, "blur"),
-        (X, X, {"p": 3}, "p must be 1 or 2"),
+        (X, X, {"p": 3}, "p=3: expected one of 1, 2"),
         (X, X, {"scaling": 1.0}, "scaling"),
         (X, torch.zeros(MAX_POINTS + 1, 2), {}, "GB of memory"),
         (X.double(), X.double() + 1e200, {}, "overflow torch.float64"),

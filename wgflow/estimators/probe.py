@@ -63,7 +63,7 @@ def velocity_at(
     tensor([[ 1.],
             [-4.]], dtype=torch.float64)
     """
-    if y.shape[1:] != rho.event_shape or y.dtype != rho.x.dtype or y.device != rho.device:
+    if len(y) == 0 or y.shape[1:] != rho.event_shape or y.dtype != rho.x.dtype or y.device != rho.device:
         raise BadInput(
             f"probes {tuple(y.shape)} {y.dtype} on {y.device} are unlike the particles {tuple(rho.x.shape)} {rho.x.dtype} on "
             f"{rho.device}: convert them"

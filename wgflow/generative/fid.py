@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow._fields import Checked, Count
 from wgflow._finite import first_nonfinite_index
 from wgflow._imports import require
 from wgflow.errors import BadInput
@@ -70,7 +71,7 @@ def _statistics(
 
 
 @dataclass(frozen=True, eq=False)
-class FID:
+class FID(Checked):
     r"""Fréchet distance of a generative model to real images in the features of a network, and the kernel distance.
 
     The model's images in [-1, 1] are rounded to 8 bits, :math:`\mathrm{round}(127.5\,(x+1))`, as if saved without loss.
@@ -114,9 +115,9 @@ class FID:
 
     features: FeatureExtractor
     reference: Tensor | ImageSet | ReferenceStats
-    n: int = 50_000
+    n: Count = 50_000
     kid: bool = False
-    batch: int = 100
+    batch: Count = 100
     _range: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:

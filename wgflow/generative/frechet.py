@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow._fields import Checked, Count
 from wgflow._files import replacing
 from wgflow._finite import first_nonfinite_index
 from wgflow.errors import BadInput
@@ -16,7 +17,7 @@ _ROUNDING = 1e-6  # of the largest entry: covariances of other tools come from f
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceStats:
+class ReferenceStats(Checked):
     r"""Mean and covariance of the features of a set of images.
 
     Parameters
@@ -41,7 +42,7 @@ class ReferenceStats:
 
     mu: Tensor = field(repr=False)
     sigma: Tensor = field(repr=False)
-    n: int
+    n: Count
     id: str
     source: str = ""
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgflow._fields import checked
+from wgflow._fields import Checked, Count, Whole, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Derived, Measure, Particles
@@ -20,7 +20,7 @@ _MEETING = timedelta(seconds=120)
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Checked):
     """Device, precision and ranks of this process. Under ``torchrun`` there is one process a GPU.
 
     Every rank draws the same global batch from the same generator and keeps its share (:class:`Sharded`), and
@@ -30,9 +30,9 @@ class Runtime:
 
     device: torch.device
     precision: Literal["fp32", "bf16"] = "fp32"
-    rank: int = 0
-    world: int = 1
-    local: int = 0
+    rank: Whole = 0
+    world: Count = 1
+    local: Whole = 0
 
     def run_identity(self) -> tuple[str, str]:
         """Return what of it decides a run: not the rank, nor how many there are."""
@@ -181,8 +181,8 @@ class Sharded(Derived):
     It comes last: noise put on a part (``Smoothed(Sharded(data))``) would be the same on every rank.
     """
 
-    rank: int
-    world: int
+    rank: Whole
+    world: Count
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: this rank's part of a draw of ``n * world``."""

@@ -264,7 +264,8 @@ class Smoothed(Derived):
         )
 
 
-def instance_noise(k: int) -> float:
+@checked
+def instance_noise(k: Whole) -> float:
     """Standard deviation 1 / (32 (k + 1)) of the noise that the public S-JKO code puts on real data in phase ``k``."""
     return 1 / (32 * (k + 1))
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, NonNegative
+from wgflow._fields import Checked, Count, Finite, NonNegative, checked
+from wgflow._finite import require_finite
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.measures import Gaussian, Particles
@@ -34,6 +35,7 @@ class Moments(NamedTuple):
         return Gaussian(self.mean, self.cov)
 
 
+@checked
 def symmetric_root(matrix: Tensor) -> Tensor:
     r"""Return :math:`M^{1/2}` of a symmetric positive semidefinite matrix; rounding below zero counts as zero."""
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
@@ -52,6 +54,7 @@ def _inverse(cov: Tensor, who: str) -> Tensor:
     return torch.linalg.inv(correlation) / scale[:, None] / scale
 
 
+@checked
 def squared_w2(p: Moments, q: Moments) -> Scalar:
     r"""Return :math:`W_2^2` between Gaussians (Bures): :math:`|m-m'|^2+\operatorname{tr}(C+C'-2(C^{1/2}C'C^{1/2})^{1/2})`."""
     # tr(C + C' - 2 (...)^{1/2}) as a least square over rotations: the difference of traces would lose half of the digits.
@@ -60,6 +63,7 @@ def squared_w2(p: Moments, q: Moments) -> Scalar:
     return (p.mean - q.mean).square().sum() + (ours - theirs @ (U @ Vh).mT).square().sum()
 
 
+@checked
 def kl(p: Moments, q: Moments) -> Scalar:
     r"""Return :math:`\mathrm{KL}(N(p)|N(q))`, infinite for a singular p; raises ``BadInput`` for a singular q."""
     r = p.mean - q.mean
@@ -67,17 +71,20 @@ def kl(p: Moments, q: Moments) -> Scalar:
     return 0.5 * (trace - len(r) + torch.logdet(q.cov) - torch.logdet(p.cov))
 
 
+@checked
 def symmetric_kl(p: Moments, q: Moments) -> Scalar:
     r"""Return :math:`\mathrm{KL}(p|q)+\mathrm{KL}(q|p)`, the score of the Ornstein–Uhlenbeck suite of Mokrov et al. (2021)."""
     return kl(p, q) + kl(q, p)
 
 
-def symmetric_kl_floor(d: int, n: int) -> float:
+@checked
+def symmetric_kl_floor(d: Count, n: Count) -> float:
     r"""Return :math:`d(d+3)/(2n)`: the mean symmetric KL between a d-dimensional Gaussian and a fit to n of its points."""
     return d * (d + 3) / (2 * n)
 
 
-def geodesic(p: Moments, q: Moments, s: float) -> Moments:
+@checked
+def geodesic(p: Moments, q: Moments, s: Finite) -> Moments:
     r"""Return the point at fraction ``s`` of the :math:`W_2` geodesic from p to q; p must have a positive definite covariance.
 
     The flow of :math:`\tfrac12W_2^2(\cdot,q)` is at :math:`s=1-e^{-t}`, its JKO step at :math:`s=h/(1+h)`, its forward Euler step at
@@ -124,6 +131,7 @@ class OrnsteinUhlenbeck(Checked):
     temperature: NonNegative = 1.0
 
     def __post_init__(self) -> None:
+        require_finite("OrnsteinUhlenbeck", A=self.A, center=self.center)
         d = self.center.shape
         if (
             len(d) != 1

@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from wgflow._fields import NonNegative, checked
 from wgflow.errors import BadInput
 
 
-def w1_flow(x: Tensor, y: Tensor, t: float) -> Tensor:
+@checked
+def w1_flow(x: Tensor, y: Tensor, t: NonNegative) -> Tensor:
     r"""Return the quantiles at time t of the flow of :math:`W_1(\cdot,\nu)`.
 
     They are :math:`Q_\nu+\operatorname{sgn}(D)(|D|-t)_+` with :math:`D=Q_0-Q_\nu`.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wgflow._fields import Checked
 from wgflow.errors import BadInput
 
 CHUNK_PIXELS = 2**22  # bounds what is held in float at any time (16 MB in float32)
@@ -39,7 +40,7 @@ def check_images(images: Tensor) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(Checked):
     """Images in memory with what is known about them.
 
     Attributes
