@@ -82,6 +82,8 @@ class Spacings(DensityModel):
     With sorted particles :math:`x_1<\dots<x_n` the gap :math:`g` has mass :math:`m_g=\tfrac12(w_g+w_{g+1})`, divided by their sum,
     and log density :math:`\log m_g-\log(x_{g+1}-x_g)`. No bandwidth; consistent as n grows, in the tails at the rate of
     about :math:`n^{-1/2}`. Coincident particles have an infinite density, without a slope.
+    Weights of neighbours must be of one size: a light particle between heavy ones feels the mass of the gaps beside it, which is
+    theirs, over its own.
 
     Under ``JKO`` it makes a step the convex quantile problem of one-dimensional transport, as long as the particles keep
     their order, which the exact step does. While one update of the minimiser evaluates it again and again, as the line
