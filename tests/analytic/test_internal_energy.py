@@ -106,7 +106,7 @@ def test_without_a_density_the_value_is_refused(F):
 
 @pytest.mark.parametrize("m", [1, 0.0, -1.0])
 def test_exponents_out_of_range(m):
-    with pytest.raises(BadInput, match="exponent"):
+    with pytest.raises(BadInput, match="expected a positive"):
         PowerEntropy(m=m)
 
 
