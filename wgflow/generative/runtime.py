@@ -16,7 +16,7 @@ from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures import Derived, Measure, Particles
 
-_MEETING = timedelta(seconds=120)
+_MEETING = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
