@@ -114,11 +114,12 @@ class LBFGS(Checked):
     ----------
     max_iter : int
         Iterations of one minimisation.
-    tolerance : float
+    tolerance : float, optional
         Stop when the largest entry of the gradient has fallen to this fraction of what it was at the start. For
         a proximal step of equally weighted particles, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
-        :math:`\cdot h\max|\nabla\varphi(x)|`. The line search compares values, so nothing below about the square root of
-        the machine precision can be reached (1e-8 in float64, 4e-4 in float32); it stops there by itself.
+        :math:`\cdot h\max|\nabla\varphi(x)|`. By default 1e-6, and 3e-3 in float32: the line search compares values, so nothing
+        below about the square root of the machine precision can be reached (1e-8 in float64, 4e-4 in float32), where it
+        stops by itself. A step of particles that ends above is reported as ``minimiser/unconverged``, see ``JKO``.
     history : int
         Pairs of steps and gradient differences that approximate the Hessian.
 
@@ -129,7 +130,7 @@ class LBFGS(Checked):
     """
 
     max_iter: Count = 100
-    tolerance: Fraction = 1e-6
+    tolerance: Fraction | None = None
     history: Count = 10
 
     searches: ClassVar[bool] = True
@@ -165,6 +166,10 @@ class Descent:
     def __init__(self, optimizer: torch.optim.Optimizer, lr: float, schedule: Cosine | None) -> None:
         self.optimizer, self.lr, self.schedule = optimizer, lr, schedule
         self.updates = 0
+        self.asked: float | None = None
+        """Of a method with an end: the fraction of the first gradient at which it stops."""
+        self.first = math.nan
+        """Largest entry of the gradient at the start of the last update, for such a method."""
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
@@ -206,15 +211,17 @@ class _QuasiNewton(Descent):
     """A minimiser that starts anew in every update, and so has no state but the count."""
 
     def __init__(self, parameters: list[Tensor], settings: LBFGS) -> None:
+        super().__init__(torch.optim.SGD(parameters, 1.0), 1.0, None)
+        single = torch.finfo(parameters[0].dtype).eps > 1e-10
         self.settings = settings
-        super().__init__(self._fresh(parameters), 1.0, None)
+        self.asked: float = (3e-3 if single else 1e-6) if settings.tolerance is None else settings.tolerance
 
-    def _fresh(self, parameters: list[Tensor]) -> torch.optim.LBFGS:
+    def _search(self, parameters: list[Tensor]) -> torch.optim.LBFGS:
         s = self.settings
         return torch.optim.LBFGS(
             parameters,
             max_iter=s.max_iter,
-            tolerance_grad=s.tolerance,
+            tolerance_grad=self.asked,
             tolerance_change=torch.finfo(parameters[0].dtype).eps,
             history_size=s.history,
             line_search_fn="strong_wolfe",
@@ -224,24 +231,33 @@ class _QuasiNewton(Descent):
         """Minimise; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
         self.updates += 1
         self.differentiate(objective)
-        first, evaluations = self._largest(), 1
+        self.first = first = self._largest()
+        evaluations = 1
         if first == 0 or not math.isfinite(first):
             return {"residual": first, "evaluations": 1}
+        # The search has numbers of its own for what is small, and begins with a step of 1 at most: it sees parameters of size 4
+        # to 8 and a gradient of size 1, whatever their units.
+        size = max(float(p.detach().abs().max()) for p in self.parameters)
+        unit = 2.0 ** (math.floor(math.log2(size)) - 2) if 0 < size < math.inf else 1.0
+        seen = [(p.detach() / unit).requires_grad_(True) for p in self.parameters]
 
         def scaled() -> Scalar:
             nonlocal evaluations
             evaluations += 1
+            with torch.no_grad():
+                for p, z in zip(self.parameters, seen, strict=True):
+                    p.copy_(z * unit)
             loss = averaged(self.differentiate(objective))
             inside = math.isfinite(loss)
             # Outside of the domain without a slope: the line search then bisects, with one it would interpolate to nan.
             scale = first if inside else math.nan
-            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], scale)
-            return loss / first if inside else torch.full_like(loss, math.inf)
+            for p, z in zip(self.parameters, seen, strict=True):
+                z.grad = None if p.grad is None else p.grad / scale
+            return loss / first / unit if inside else torch.full_like(loss, math.inf)
 
-        self.optimizer = self._fresh(self.parameters)
-        self.optimizer.step(scaled)
+        self._search(seen).step(scaled)
         scaled()  # the line search may have looked beyond the point that it took
-        return {"residual": self._largest(), "evaluations": evaluations}
+        return {"residual": self._largest() / first, "evaluations": evaluations}
 
     def _largest(self) -> float:
         return float(torch.stack([p.grad.abs().max() for p in self.parameters if p.grad is not None]).max())

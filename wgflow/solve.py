@@ -112,6 +112,7 @@ def solve(
     reason = why_not(F, solver, initial)
     if reason is not None:
         raise Incompatible(reason)
+    solver = solver.suited(initial)
     with ExitStack() as stack:
         stream = Stream(seed, initial.device)
         stack.callback(stream.close)

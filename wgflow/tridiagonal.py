@@ -64,7 +64,7 @@ class _Newton(Descent):
 
     def __init__(self, parameters: list[Tensor], settings: TridiagonalNewton) -> None:
         super().__init__(torch.optim.SGD(parameters, 1.0), 1.0, None)
-        self.y, self.settings = parameters[0], settings
+        self.y, self.settings, self.asked = parameters[0], settings, settings.tolerance
 
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
         """Minimise; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
@@ -76,7 +76,7 @@ class _Newton(Descent):
             (g,) = torch.autograd.grad(loss, self.y, create_graph=True)
             slope = averaged(g.detach().flatten()[order])
             largest = float(slope.abs().max())
-            first = largest if i == 0 else first
+            self.first = first = largest if i == 0 else first
             evaluations += 1
             residual = largest / first if first else 0.0
             if residual <= self.settings.tolerance or not math.isfinite(largest) or i == self.settings.max_iter:

@@ -22,6 +22,7 @@ from wgflow import (
     Dataset,
     KDEScore,
     Measure,
+    NotConverged,
     Particles,
     PotentialEnergy,
     ProximalScore,
@@ -298,3 +299,58 @@ def test_a_line_search_refuses_values_that_do_not_fit_the_gradient(estimator):
     F, rho = KL(Unnormalised(lambda x: -x.square().sum(1) / 2, 2)), Particles(torch.randn(5, 2, generator=rng()))
     assert "optim=Adam(...)" in why_not(F, JKO(estimator, LBFGS(), iters=1), rho)
     assert why_not(F, JKO(estimator), rho) is None
+
+
+# --- what a step reports ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_the_default_solves_a_step_of_particles_in_any_unit(scale, dtype):
+    V = PotentialEnergy(lambda x: x.square().sum(1) / 2)
+    start = Particles(scale * torch.tensor([[4.0], [-1.0], [0.5]], dtype=dtype))
+    flow = solve(V, JKO(), start, step_size=1.0, num_steps=40)
+    assert flow.status == "done"
+    assert [row["update"] for row in flow.history[:2]] == [1, 2]
+    torch.testing.assert_close(flow.saved[1].x, start.x / 2, rtol=1e-5, atol=0)
+    assert float(flow.measure.x.abs().max()) < 1e-9 * scale
+
+
+def test_the_default_at_a_fixed_point_is_converged():
+    wells = PotentialEnergy(lambda x: (x.square() - 1).square().sum(1) / 4)
+    flow = solve(wells, JKO(), Particles(torch.tensor([[1.3], [-0.2]])), step_size=2.0, num_steps=60)
+    assert flow.status == "done"
+    torch.testing.assert_close(flow.measure.x, torch.tensor([[1.0], [-1.0]]), rtol=0, atol=1e-3)
+
+
+def test_the_defaults_follow_what_is_moved():
+    points, net = Particles(torch.zeros(2, 2)), Pushforward(StandardNormal(2), nn.Linear(2, 2))
+    critic = Critic(lambda: mlp(2, 1))
+    for solver, measure, expected in (
+        (JKO(), points, (LBFGS(), 1, None)),
+        (JKO(), net, (Adam(), 1000, None)),
+        (JKO(critic), points, (Adam(), 1000, 0.05)),
+        (JKO(critic), net, (Adam(), 1000, None)),
+        (JKO(optim=LBFGS(5)), net, (LBFGS(5), 1, None)),
+        (JKO(optim=SGD(0.1), iters=3), points, (SGD(0.1), 3, None)),
+    ):
+        found = solver.suited(measure)
+        assert (found.optim, found.updates(0), found.tolerance) == expected
+        assert found.updates_before(4) == 4 * expected[1]
+
+
+def test_a_minimiser_that_stops_early_makes_the_flow_unconverged():
+    banana = PotentialEnergy(lambda x: (1 - x[:, 0]).square() + 100 * (x[:, 1] - x[:, 0].square()).square())
+    start = Particles(double([[-1.2, 1.0], [0.0, 0.5]]))
+    with pytest.warns(NotConverged, match="minimiser missed its tolerance .*max_iter"):
+        flow = solve(banana, JKO(optim=LBFGS(max_iter=3)), start, step_size=1.0, num_steps=1)
+    assert flow.status == "unconverged"
+    assert flow.history[0]["minimiser/residual"] > 1e-6
+    assert solve(banana, JKO(), start, step_size=1.0, num_steps=1).status == "done"
+
+
+def test_a_default_that_cannot_search_says_how_far_it_came():
+    F, rho = KL(Unnormalised(lambda x: -(x - 30).square().sum(1) / 2, 1)), Particles(double([[0.0], [1.0]]))
+    with pytest.warns(NotConverged, match="jko missed its tolerance"):
+        flow = solve(F, JKO(Stein(RBF(1.0)), iters=5), rho, step_size=1.0, num_steps=1)
+    assert flow.status == "unconverged"

@@ -86,6 +86,10 @@ class Solver(Checked, ABC):
         ``state`` is consumed: networks and optimisers change in place. ``h`` is the size of the current time step.
         """
 
+    def suited(self, measure: MovingMeasure) -> "Solver":
+        """Return the solver with the settings that were left open chosen for what it moves; ``solve`` goes on with that one."""
+        return self
+
     def updates(self, k: int) -> int:
         """How many updates time step number ``k`` (from 0) takes."""
         return 1

@@ -5,20 +5,28 @@ r"""The Jordan–Kinderlehrer–Otto scheme: implicit Euler in the Wasserstein s
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor
 
 from wgflow._balance import BATCHES, imbalance
 from wgflow._fields import Count, Fraction
+from wgflow._inner import report
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional
-from wgflow.measures import MovingMeasure, Successor
-from wgflow.optim import Adam, Descent, Optim
+from wgflow.measures import MovingMeasure, Particles, Successor
+from wgflow.optim import LBFGS, Adam, Descent, Optim
 from wgflow.solvers.base import Solver, State, advance, register_solver
+
+_BALANCED = 0.05
+"""Imbalance of a step of points by a default minimiser of first order."""
+_ADVICE = (
+    "Raise max_iter of the minimiser, or its tolerance where the objective has kinks or rounding is the limit; or take a smaller "
+    "step, or particles in float64."
+)
 
 
 def transport_cost(x: Points, y: Points, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
@@ -67,11 +75,12 @@ class JKO(Solver):
     ----------
     estimator : Estimator
         How :math:`F` is estimated at the successor; refined before every update of it.
-    optim : Optim
-        Minimiser over the successor's parameters. Persists across steps together with the successor, where that does.
-        ``LBFGS()`` with ``iters=1`` solves a smooth step of particles in one update.
-    iters : int
-        Updates in a time step.
+    optim : Optim, optional
+        Minimiser over the successor's parameters. Persists across steps together with the successor, where that does. By
+        default ``LBFGS()`` for points whose energy is a function of them (``Autograd``, ``Blob``), which solves a smooth step in
+        one update, else ``Adam()``; for points with a ``tolerance`` of 0.05, so that a step that it does not solve says so.
+    iters : int, optional
+        Updates in a time step: by default 1 of a minimiser with an end of its own (``LBFGS``, ``TridiagonalNewton``) and 1000 of others.
     first_iters : int, optional
         Updates in the first one, when it needs more (S-JKO: 10,000 against 2,000).
     batch : int
@@ -90,15 +99,24 @@ class JKO(Solver):
         the successor's parameters, and, with an estimator that is trained, those of its own objective as well (for a critic,
         :math:`\langle\varphi,\rho'\rangle` against :math:`F^*(\varphi)`). At 0.05 the force that is left is a tenth of the
         transport's; the updates given remain the limit.
-        For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own.
+        For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own. Without it the updates of
+        a first-order minimiser are a budget, and nothing says how far they led; with it a step that uses them up above it is
+        reported as ``jko/unconverged``.
     look_every : int
         Updates between such looks, reported as ``jko/imbalance``. Each takes four fresh batches, with two backward passes each,
         and waits for the device. Norms are free of the bias of the batches' noise, so a look says nothing below that noise.
+
+    Notes
+    -----
+    Where points are moved by a minimiser with an end, a step reports ``minimiser/residual``: the largest entry of the gradient
+    that is left, over the largest of three: the gradient at the start of the last update, the pull of the transport at the
+    end, and that pull for a move of a hundredth of the largest coordinate. A step that ends above the minimiser's tolerance is
+    ``minimiser/unconverged``. For networks a minimisation is training, and its iterations are a budget.
     """
 
     estimator: Estimator = field(default_factory=Autograd)
-    optim: Optim = field(default_factory=Adam)
-    iters: Count = 1000
+    optim: Optim | None = None
+    iters: Count | None = None
     first_iters: Count | None = None
     batch: Count = 256
     cost: Literal["sum", "mean"] = "sum"
@@ -121,21 +139,36 @@ class JKO(Solver):
             f"or an estimator that is a function of the particles: Autograd or Blob(density)."
         )
 
+    def suited(self, measure: MovingMeasure) -> Self:
+        """Choose the minimiser for what is moved, where none was given."""
+        if self.optim is not None and self.iters is not None:
+            return self
+        if self.optim is not None or not measure.tracks_points:
+            return replace(self, optim=self.optim or Adam())._counted()
+        learned = type(self.estimator).refine is not Estimator.refine
+        if self.estimator.is_function and not learned:
+            return replace(self, optim=LBFGS())._counted()
+        return replace(self, optim=Adam(), tolerance=self.tolerance or _BALANCED)._counted()
+
+    def _counted(self) -> Self:
+        ends = getattr(self.optim, "searches", False)
+        return self if self.iters is not None else replace(self, iters=1 if ends else 1000)
+
     def updates(self, k: int) -> int:
         """``first_iters`` for the first step, ``iters`` for the others: what ``tolerance`` leaves at most."""
-        return self.first_iters if k == 0 and self.first_iters is not None else self.iters
+        return self.first_iters if k == 0 and self.first_iters is not None else cast(int, self._counted().iters)
 
     def updates_before(self, k: int) -> int:
         """``first_iters`` once, ``iters`` in all others."""
         if type(self).updates is not JKO.updates:
             return super().updates_before(k)
-        return 0 if k == 0 else self.updates(0) + (k - 1) * self.iters
+        return 0 if k == 0 else self.updates(0) + (k - 1) * self.updates(1)
 
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> JKOState:
         """Return a state with the first successor proposed."""
         s = super().init(F, measure, rng)
         successor = s.measure.propose(rng)
-        descent = self.optim.build(successor.parameters())
+        descent = self._build(s.measure, successor)
         return JKOState(s.measure, s.k, s.t, s.rng, s.estimator, successor, descent)
 
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
@@ -165,15 +198,37 @@ class JKO(Solver):
             info.update({"jko/transport": transport.detach(), "jko/energy": energy.detach()})
             return transport / h + energy
 
-        report = state.descent.minimise(objective)
-        info |= {f"jko/{name}": value for name, value in report.items()}
+        found = state.descent.minimise(objective)
+        info |= {f"jko/{name}": value for name, value in found.items()}
         successor.trained(rho)
 
-        done = state.i + 1 == self.updates(state.k)
-        if not done and self.tolerance is not None and (state.i + 1) % self.look_every == 0:
-            info["jko/imbalance"] = self._imbalance(F, state, h)
-            done = bool(info["jko/imbalance"] <= self.tolerance)
+        last = state.i + 1 == self.suited(rho).updates(state.k)
+        done, asked = last, state.descent.asked
+        if self.tolerance is not None and asked is None and (last or (state.i + 1) % self.look_every == 0):
+            left = info["jko/imbalance"] = self._imbalance(F, state, h)
+            if last:
+                report(
+                    "jko",
+                    left,
+                    self.tolerance,
+                    "Raise iters or the learning rate of the minimiser, or take a smaller step.",
+                )
+            done = last or bool(left <= self.tolerance)
+        if last and asked is not None and rho.tracks_points:
+            report("minimiser", self._left(rho, state, h) * found["residual"], asked, _ADVICE)
         return (self._accept(state, h) if done else replace(state, i=state.i + 1)), info
+
+    def _build(self, measure: MovingMeasure, successor: Successor) -> Descent:
+        return cast(Optim, self.suited(measure).optim).build(successor.parameters())
+
+    def _left(self, rho: MovingMeasure, state: JKOState, h: float) -> float:
+        """Return the first gradient over the scale that what is left of it is held against."""
+        (y,) = state.successor.parameters()
+        assert isinstance(rho, Particles)
+        pull = rho.w / (h * (y[0].numel() if self.cost == "mean" else 1))
+        moved = (pull * (y.detach() - rho.x).abs().flatten(1).amax(1)).amax()
+        scale = max(state.descent.first, float(torch.maximum(moved, 0.01 * pull.amax() * rho.x.abs().amax())))
+        return state.descent.first / scale if scale > 0 else 1.0
 
     def _imbalance(self, F: Functional, state: JKOState, h: float) -> Tensor:
         """Return the larger one of what is left to do for the successor and for the estimator."""
@@ -199,5 +254,5 @@ class JKO(Solver):
         successor, descent = state.successor, state.descent
         if not successor.persistent:
             successor = measure.propose(state.rng, successor)
-            descent = self.optim.build(successor.parameters())
+            descent = self._build(measure, successor)
         return replace(state, measure=measure, successor=successor, descent=descent)

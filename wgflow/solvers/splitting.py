@@ -83,6 +83,10 @@ class ForwardBackward(Explicit):
         temperature = F.split_entropy()[1]
         return [(temperature * Entropy(), self.backward)] if temperature > 0 else []
 
+    def suited(self, measure: MovingMeasure) -> Self:
+        """Suit the backward solver."""
+        return replace(self, backward=self.backward.suited(measure))
+
     def updates(self, k: int) -> int:
         """Those of the backward solver."""
         return self.backward.updates(k)
@@ -213,6 +217,10 @@ class WithReaction(Solver):
     def remark(self, history: Sequence[dict[str, Any]]) -> str | None:
         """That of the transport."""
         return self.transport.remark(history)
+
+    def suited(self, measure: MovingMeasure) -> Self:
+        """Suit the transport."""
+        return replace(self, transport=self.transport.suited(measure))
 
     def updates(self, k: int) -> int:
         """Those of the transport."""
