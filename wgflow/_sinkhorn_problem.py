@@ -111,6 +111,22 @@ class Problem:
         mass = (self.log_a + f - self.at[0]).exp().to(self.kernel)[:, None] @ self.kernel
         return self.damp(eps) * (self.at[1] - mass[:, 0].double().log())
 
+    def balanced(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return :math:`(f+\lambda,g-\lambda)` at the best constant, which sweeps find in some rho / eps of them only.
+
+        Séjourné, Vialard and Peyré, Faster unbalanced optimal transport: translation invariant Sinkhorn, 2022. For hard marginals
+        constants do not count.
+        """
+        if self.rho is None:
+            return f, g
+        masses = (self.log_a - f / self.rho).logsumexp(1), (self.log_b - g / self.rho).logsumexp(1)
+        shift = self.rho / 2 * (masses[0] - masses[1])[:, None]
+        return f + shift, g - shift
+
+    def precisely(self, g: Tensor) -> Tensor:
+        """Return the potential on x that ``g`` gives, in double precision: what a value is made of, of second order in g alone."""
+        return self.damp(1.0) * softmin(1.0, self.x, self.y, self.log_b + g, DOUBLE)
+
     def measure(self, g: Tensor, new: Tensor) -> Tensor:
         """Return the sum (B,) of the relative changes of a marginal from ``g`` to its update ``new``; infinite after overflow."""
         change = g - new

@@ -66,7 +66,7 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
     longest = math.ceil(math.log2(eps)) if 1 < eps < math.inf else 0
     while 1 < eps < math.inf:
         g = problem.to_g(f, eps)
-        f = problem.to_f(g, eps)
+        f, g = problem.balanced(problem.to_f(g, eps), g)
         eps /= 2
 
     omega = most = torch.ones_like(problem.measured)[:, None]
@@ -96,7 +96,7 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
             omega = torch.where(lost, 1.0, torch.minimum(omega, most))
             before = problem.measured[:, None] if look is Look.GOING else None
         g = g + omega * (new - g)
-        f = f + omega * (problem.to_f(g) - f)
+        f, g = problem.balanced(f + omega * (problem.to_f(g) - f), g)
     return _dual(problem, k, reg)
 
 
@@ -119,7 +119,7 @@ def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation) -> Dual:
 def _dual(problem: Problem, k: int, reg: Regularisation) -> Dual:
     """Return the best potentials: ``g`` the second marginal's update, and ``f`` its own."""
     new, converged = problem.best[-1], bool((problem.error <= reg.tol).all())
-    return Dual(problem.to_f(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents)
+    return Dual(problem.precisely(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents)
 
 
 def _relaxation(omega: Tensor, rate: Tensor) -> Tensor:

@@ -147,6 +147,24 @@ def test_degenerate_clouds(kind: dict[str, float], dtype: torch.dtype) -> None:
         assert bool(slope.isfinite().all())
 
 
+@pytest.mark.parametrize("reach", [10.0, 1e3, 1e5])
+def test_a_long_reach_is_reached_in_few_sweeps(reach: float) -> None:
+    """Plain sweeps find the best constant in (reach / blur)² of them; far-reaching marginals are as good as hard ones."""
+    x, y = (torch.randn(n, 2, generator=rng(n), dtype=torch.float64) for n in (30, 40))
+    hard, soft = (SinkhornDivergence(Particles(y), blur=0.3, reach=r).report(Particles(x)) for r in (None, reach))
+    assert soft.converged
+    assert soft.cross.iterations <= 2 * hard.cross.iterations
+    assert float(soft.value) == pytest.approx(float(hard.value), rel=10 / reach**2, abs=1e-9)
+
+
+@pytest.mark.parametrize("blur", [20.0, 300.0])
+def test_a_wide_blur_leaves_the_digits_of_single_precision(blur: float) -> None:
+    """There values are small differences of numbers of the order of blur²."""
+    x, y = (torch.randn(n, 2, generator=rng(n)) for n in (30, 40))
+    single, exact = (float(SinkhornDivergence(Particles(y.to(t)), blur=blur).value(Particles(x.to(t)))) for t in DTYPES)
+    assert single == pytest.approx(exact, rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_tolerance_that_the_numbers_cannot_resolve_is_not_met(dtype: torch.dtype) -> None:
     """At a blur of 1e-9 exponents are of the order of 1e18, and float64 leaves errors of 1e2 in them."""
