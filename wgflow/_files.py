@@ -211,17 +211,21 @@ def read(path: Path) -> dict[str, Any]:
     return saved
 
 
+def check_held(directory: Path) -> None:
+    """Raise ``CannotWrite`` when a folder is not the one any more that the run has locked."""
+    if not (directory / LOCK).exists():
+        gone = FileNotFoundError(errno.ENOENT, "the folder was removed or emptied in mid-run")
+        raise CannotWrite(f"cannot write to {directory}: {reason(gone)}") from gone
+
+
 def write(payload: dict[str, Any], directory: Path, updates: int) -> Path:
     """Write one checkpoint file of a folder, named by its update and its digest, and return its path.
 
     Raises
     ------
     CannotWrite
-        When the file system refuses, or the folder is not the one any more that the run has locked.
+        When the file system refuses.
     """
-    if not (directory / LOCK).exists():
-        gone = FileNotFoundError(errno.ENOENT, "the folder was removed or emptied in mid-run")
-        raise CannotWrite(f"cannot write to {directory}: {reason(gone)}") from gone
     with _beside(directory / "update.pt") as (temporary, put):
         with open(temporary, "wb") as file:
             try:

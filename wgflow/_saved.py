@@ -54,7 +54,8 @@ class SavedStates:
             try:
                 self._append(new, updates)
             except OSError as error:
-                raise CannotWrite(f"cannot write {self.path}: {reason(error)}") from error
+                path, self.path = self.path, self.path if self.length else None
+                raise CannotWrite(f"cannot write {path}: {reason(error)}") from error
             self.count, self.last = len(saved), saved[-1]
         assert self.path is not None
         return {"file": self.path.name, "bytes": self.length, "count": self.count, "digest": self.seen.hexdigest()}

@@ -15,7 +15,7 @@ import torch
 from wgflow import _describe_1
 from wgflow._describe import describe, differences
 from wgflow._fields import Checked, Count, NonNegative
-from wgflow._files import FORMAT, files, locked, read, reason, remove_strays, update_of, write
+from wgflow._files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
 from wgflow._instead import suggest
 from wgflow._ranks import anywhere, from_first, parallel, rank, world
 from wgflow._saved import SavedStates
@@ -69,6 +69,10 @@ class Checkpoint(Checked):
     _refused: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not str(self.directory).strip() or "\0" in str(self.directory):
+            raise BadInput(f"Checkpoint(directory={self.directory!r}): expected the name of a folder")
+        if self.name is not None and not self.name.strip():
+            raise BadInput(f"Checkpoint(name={self.name!r}): expected a name, or None")
         if self.keep < 2:
             raise BadInput(f"Checkpoint(keep={self.keep}): expected at least 2, so that one survives a damaged other")
 
@@ -142,6 +146,12 @@ class Checkpoint(Checked):
                 refused[path] = str(error)
                 continue
             _say_other_shares(saved.get("processes", world()))
+            ours = describe(run.save)
+            if differences(ours, saved.get("save", ours), settled=self.name is not None):
+                warnings.warn(
+                    f"{path.name} holds states that another Save has kept: they stay as they are, new ones are kept as asked now",
+                    stacklevel=2,
+                )
             break
         self._refused = set(refused)
         if refused and run.resumed_from is None:
@@ -184,6 +194,7 @@ class Checkpoint(Checked):
             "wgflow_checkpoint": FORMAT,
             "run": self._run,
             "processes": world(),
+            "save": describe(run.save),
             "state": state_dict(run.state),
             "ledger": run.ledger.state_dict(),
             "history": run.solution.history,
@@ -232,6 +243,7 @@ class Checkpoint(Checked):
 
     def _write(self, run: "Run", callbacks: Sequence["Callback"]) -> Path:
         try:
+            check_held(self.folder)
             path = write(self._payload(run, callbacks), self.folder, run.updates)
         except CannotWrite as error:
             why = reason(cast(OSError, error.__cause__))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_numbers_of_numpy_do_not_make_a_file_unreadable(tmp_path):
     saved = load(files(tmp_path)[0])
     assert saved["history"][-1]["mean"] == 2.0
     assert saved["saved"][1] == {"k": 1, "norm": 1.5}
-    assert flow(tmp_path, step_size=0.1, seed=5).times == solution.times
+    with pytest.warns(UserWarning, match="another Save"):
+        assert flow(tmp_path, step_size=0.1, seed=5).times == solution.times
 
 
 def test_an_optimiser_with_numpy_settings_can_be_saved(tmp_path):
@@ -284,6 +286,16 @@ def test_states_are_thinned_where_nobody_asked_for_all(tmp_path, monkeypatch):
     assert len(flow(tmp_path / "parts", **options).saved) == 7
 
 
+def test_states_that_another_save_has_kept_are_said_to_be(tmp_path):
+    mean, largest = Save(fn=lambda state: state.measure.x.mean(0)), Save(fn=lambda state: state.measure.x.amax(0))
+    flow(tmp_path, save=mean)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow(tmp_path, save=mean)
+    with pytest.warns(UserWarning, match="holds states that another Save has kept"):
+        flow(tmp_path, save=largest)
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     flow(tmp_path)
     for path in files(tmp_path):
@@ -320,6 +332,9 @@ def test_every_updates_and_keep(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"directory": ""}, "directory=''.*name of a folder"),
+        ({"directory": "a\0b"}, "directory=.*name of a folder"),
+        ({"name": " "}, "name=' '.*expected a name"),
         ({"keep": 1}, "keep=1.*at least 2"),
         ({"every_updates": 0}, "every_updates=0.*from 1 up"),
         ({"every_seconds": -1}, "every_seconds=-1"),
@@ -328,4 +343,4 @@ def test_every_updates_and_keep(tmp_path):
 )
 def test_bad_settings(tmp_path, options, message):
     with pytest.raises(BadInput, match=message):
-        Checkpoint(tmp_path, **options)
+        Checkpoint(**{"directory": tmp_path} | options)

@@ -31,6 +31,7 @@ from wgflow import (
     JKO,
     BadInput,
     Callback,
+    CannotWrite,
     CheckpointError,
     Critic,
     Diverged,
@@ -172,6 +173,27 @@ def test_a_disk_that_fills_up_keeps_the_earlier_checkpoints(tmp_path, monkeypatc
     beside = ["log", "run.lock", "saved-0000000000.states"]
     assert sorted(contents(tmp_path)) == sorted([p.name for p in files(tmp_path)] + beside)
     assert torch.equal(flow(tmp_path).measure.x, flow(tmp_path / "whole").measure.x)
+
+
+def test_states_that_found_no_room_are_written_with_the_next_checkpoint(tmp_path, monkeypatch):
+    states, sync, calls = wgflow._saved.SavedStates(tmp_path), os.fsync, []
+
+    def full_at_first(descriptor):
+        calls.append(descriptor)
+        if len(calls) in (1, 4):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_first)
+    saved = [points(value=float(i)) for i in range(3)]
+    with pytest.raises(CannotWrite, match=r"saved-0000000001\.states: the disk is full"):
+        states.write(saved[:1], 1)
+    states.write(saved[:2], 1)
+    with pytest.raises(CannotWrite, match="the disk is full"):
+        states.write(saved, 2)
+    held = states.write(saved, 2)
+    found = wgflow._saved.SavedStates(tmp_path).read(held)
+    assert [torch.equal(a.x, b.x) for a, b in zip(found, saved, strict=True)] == [True] * 3
 
 
 # --- what is not finite -----------------------------------------------------------------------------------------------
