@@ -180,3 +180,12 @@ def test_a_float32_grid_is_drawn_by_its_masses() -> None:
     x = wg.Grid(mass, (0.0,), (1.0,)).draw(4000, rng()).x[:, 0]
     assert float(x.max()) <= 0.5
     assert float(x.mean()) == pytest.approx(0.25, abs=4 * 0.5 / math.sqrt(12 * 4000))
+
+
+def test_a_flow_that_is_resumed_draws_what_it_would_have_drawn() -> None:
+    F, start = wg.EnergyDistance(CLOUD, batch=BATCH), wg.Particles(torch.randn(20, 1, generator=rng()).double())
+
+    def go(steps: int, state: wg.State | None = None) -> wg.Solution:
+        return wg.solve(F, wg.ForwardEuler(), start, step_size=0.1, num_steps=steps, state=state)
+
+    assert torch.equal(go(6, go(3).state).measure.x, go(6).measure.x)
