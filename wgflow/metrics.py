@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, Count, Fraction, Positive, Whole
+from wgflow._fields import Checked, Count, Fraction, Positive, Whole, checked
+from wgflow._finite import first_nonfinite_index
 from wgflow._inner import report
 from wgflow._instead import suggest
 from wgflow._rng import generator
@@ -134,6 +135,7 @@ class SinkhornMetric(Checked):
             )
         self._others(0)  # what else is wrong with the reference shows here, not at the first evaluation of a long run
 
+    @checked
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return the four numbers for ``rho``."""
         values, residuals = zip(*(self._to_real(self._model(rho, rng)) for _ in range(self.repeats)), strict=True)
@@ -286,11 +288,15 @@ class Moments(Checked):
 
     n: Count = 1000
 
+    @checked
     @torch.no_grad()
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return the four numbers for ``rho``."""
         drawn = rho.draw(self.n, rng)
         x, w = drawn.x.flatten(1).double(), drawn.w.double()
+        if not bool(torch.isfinite(x).all()):
+            point = first_nonfinite_index(x)[0]
+            raise BadInput(f"the measure has points that are not finite: the first is number {point} of {len(x)} drawn")
         mean, d = w @ x, x.shape[1]
         std = torch.linalg.svdvals(w.sqrt()[:, None] * (x - mean))  # roots of the eigenvalues of C
         return {
@@ -316,6 +322,7 @@ class FunctionalValue(Checked):
     F: Functional
     n: Count = 1000
 
+    @checked
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return ``{"functional": F(rho)}``."""
         with torch.no_grad():

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wgflow._fields import Count, Whole, checked
 from wgflow._finite import first_nonfinite_index
-from wgflow._networks import copied
+from wgflow._instead import shown
+from wgflow._networks import called, copied, trainable
 from wgflow._rng import generator
 from wgflow.errors import BadInput
 from wgflow.generative._array_files import existing_file, member, open_arrays
@@ -36,6 +38,16 @@ class FeatureExtractor(Protocol):
     def __call__(self, images: Tensor) -> Tensor:
         """Map uint8 images (n, 1 or 3, h, w) to floating-point features (n, D); grey is repeated to RGB."""
         ...
+
+
+def check_extractor(features: FeatureExtractor) -> None:
+    """Raise ``BadInput`` for a function that does not say what its features are."""
+    for name, kind in (("num_features", int), ("id", str)):
+        if not isinstance(getattr(features, name, None), kind):
+            raise BadInput(
+                f"features={shown(features)} has no {name}: ModuleFeatures(net, num_features, id=...) makes a FeatureExtractor of "
+                "any network"
+            )
 
 
 class FrozenFeatures(nn.Module, ABC):
@@ -223,7 +235,8 @@ class RandomConvFeatures(FrozenFeatures):
 
     num_features = 256
 
-    def __init__(self, seed: int = 0) -> None:
+    @checked
+    def __init__(self, seed: Whole = 0) -> None:
         super().__init__()
         rng, widths, digest = generator(seed), (3, 64, 128, 256), hashlib.sha256()
         for i, (before, after) in enumerate(pairwise(widths)):
@@ -262,18 +275,20 @@ class ModuleFeatures(FrozenFeatures):
     tensor([1.])
     """
 
+    @checked
     def __init__(
         self,
         module: nn.Module,
-        num_features: int,
+        num_features: Count,
         id: str,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if num_features < 1 or not id:
-            raise BadInput(f"expected num_features >= 1 and a nonempty id, got {num_features} and {id!r}")
-        self.module = copied(module).requires_grad_(False).eval()
+        if not id:
+            raise BadInput("ModuleFeatures needs an id that names the network, its weights and the preprocessing")
+        self.module = copied(trainable(module)).requires_grad_(False).eval()
         self.num_features, self.id, self.preprocess = num_features, id, preprocess
 
     def _features(self, rgb: Tensor) -> Tensor:
-        return self.module(self.preprocess(rgb) if self.preprocess else rgb.float() / 127.5 - 1)
+        x = self.preprocess(rgb) if self.preprocess else rgb.float() / 127.5 - 1
+        return called(self.module, f"the network of {self.id}", x)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Checked, Count
+from wgflow._fields import Checked, Count, checked
 from wgflow._finite import first_nonfinite_index
 from wgflow._imports import require
 from wgflow.errors import BadInput
 from wgflow.generative.data import ImageSet, to_uint8
 from wgflow.generative.data._images import check_images, cut_off, other_range
-from wgflow.generative.features import FeatureExtractor, device_of, embed
-from wgflow.generative.frechet import MomentSums, ReferenceStats, frechet_distance
+from wgflow.generative.features import FeatureExtractor, check_extractor, device_of, embed
+from wgflow.generative.frechet import MomentSums, ReferenceStats, Several, frechet_distance
 from wgflow.generative.inception import InceptionFeatures
 from wgflow.measures.base import Measure
 
@@ -27,7 +27,8 @@ KID_SUBSET_SIZE = 1000
 """Subsets over which the kernel distance is averaged, and their size; less where there are fewer images."""
 
 
-def reference_stats(features: FeatureExtractor, images: Tensor | ImageSet, batch: int = 100) -> ReferenceStats:
+@checked
+def reference_stats(features: FeatureExtractor, images: Tensor | ImageSet, batch: Count = 100) -> ReferenceStats:
     """Return the statistics of a set of uint8 images (n, c, h, w), computed on the device of the extractor.
 
     Raises
@@ -35,8 +36,7 @@ def reference_stats(features: FeatureExtractor, images: Tensor | ImageSet, batch
     BadInput
         For images that are not uint8 (n, c, h, w), fewer than two of them, or features that are not finite.
     """
-    if batch < 1:
-        raise BadInput(f"reference_stats(batch={batch}): expected at least 1")
+    check_extractor(features)
     source = images.name if isinstance(images, ImageSet) else ""
     return _statistics(features, _pictures(images).split(batch), source)
 
@@ -115,14 +115,13 @@ class FID(Checked):
 
     features: FeatureExtractor
     reference: Tensor | ImageSet | ReferenceStats
-    n: Count = 50_000
+    n: Several = 50_000
     kid: bool = False
     batch: Count = 100
     _range: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.batch < 1:
-            raise BadInput(f"expected n >= 2 and batch >= 1, got n={self.n} and batch={self.batch}")
+        check_extractor(self.features)
         if isinstance(self.reference, ReferenceStats):
             if self.reference.id != self.features.id:
                 raise BadInput(
@@ -135,6 +134,7 @@ class FID(Checked):
         elif len(_pictures(self.reference)) < 2:
             raise BadInput(f"the reference needs at least two images, got {self._num_real}")
 
+    @checked
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Draw ``n`` images from ``rho`` and return the distances."""
         real, kernel = self._real

@@ -2,17 +2,19 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, Count
+from wgflow._fields import Checked, Range, checked
 from wgflow._files import replacing
 from wgflow._finite import first_nonfinite_index
 from wgflow.errors import BadInput
 from wgflow.generative._array_files import existing_file, member, open_arrays
 
+Several = Annotated[int, Range("a whole number from 2 up", 2, 2**63, "[)")]
 _ROUNDING = 1e-6  # of the largest entry: covariances of other tools come from float32 sums
 
 
@@ -42,14 +44,14 @@ class ReferenceStats(Checked):
 
     mu: Tensor = field(repr=False)
     sigma: Tensor = field(repr=False)
-    n: Count
+    n: Several
     id: str
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.n < 2 or not self.id:
-            raise BadInput(f"feature statistics need n >= 2 images and a protocol id, got n={self.n}, id={self.id!r}")
-        d = self.mu.shape[0] if self.mu.dim() == 1 else -1
+        if not self.id:
+            raise BadInput("feature statistics need a protocol id, got an empty one")
+        d = self.mu.shape[0] if self.mu.dim() == 1 and len(self.mu) else -1
         if self.sigma.shape != (d, d):
             got = f"{tuple(self.mu.shape)} and {tuple(self.sigma.shape)}"
             raise BadInput(f"feature statistics need mu (D,) and sigma (D, D), got {got}")
@@ -93,6 +95,7 @@ class ReferenceStats(Checked):
             raise BadInput(f"{path} does not hold feature statistics written by wgflow: {str(error)[:200]}") from error
 
 
+@checked
 def frechet_distance(a: ReferenceStats, b: ReferenceStats) -> float:
     r"""Squared Bures–Wasserstein distance between the Gaussians with the moments of ``a`` and ``b``.
 
@@ -175,4 +178,6 @@ class MomentSums:
         """Return the moments of all rows, on the CPU."""
         if self.n < 2 or self.mean is None or self.scatter is None:
             raise BadInput(f"feature statistics need n >= 2 images, got n={self.n}")
+        if not bool(torch.isfinite(self.scatter).all()):
+            raise BadInput(f"the features of {id} are too large: their squares are beyond float64")
         return ReferenceStats(self.mean.cpu(), self.scatter.cpu() / (self.n - 1), self.n, id, source)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wgflow._fields import Device, checked
 from wgflow.errors import BadInput
 from wgflow.generative.data._images import check_images, to_unit
 from wgflow.measures.base import Measure
@@ -72,6 +73,7 @@ class ImageData(Measure):
         """
         return self.take(torch.randint(len(self), (n,), generator=rng, device=rng.device), rng)
 
+    @checked
     def subset(self, n: int, rng: torch.Generator) -> Tensor:
         """Return ``n`` distinct images (n, c, h, w) in [-1, 1], never mirrored, in random order: for metrics.
 
@@ -84,7 +86,8 @@ class ImageData(Measure):
             raise BadInput(f"asked for {n} distinct images of a set of {len(self)}")
         return to_unit(self._gather(torch.randperm(len(self), generator=rng, device=rng.device)[:n]))
 
-    def to(self, device: torch.device | str) -> "ImageData":
+    @checked
+    def to(self, device: Device) -> "ImageData":
         """Return the same measure with its images on ``device``."""
         return ImageData(self.images.to(device), self.flip)
 
