@@ -403,13 +403,13 @@ U = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(U)), "DataLoader: collect them"),
-        (torch.utils.data.Subset(torch.utils.data.TensorDataset(U), [1]), "Subset: collect them"),
-        (iter([U]), "collect them"),
-        ([U], "list: collect them"),
-        (U.numpy(), "ndarray: convert with torch.from_numpy"),
-        (ImageSet(U, None, "x"), "ImageSet: pass its images"),
-        ("a.npy", "str: load_images reads files"),
+        (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(U)), "Collect it in one tensor"),
+        (torch.utils.data.Subset(torch.utils.data.TensorDataset(U), [1]), "Collect it in one tensor"),
+        (iter([U]), "Collect it in one tensor"),
+        ([U], "Convert it"),
+        (U.numpy(), "Convert it: torch.as_tensor"),
+        (ImageSet(U, None, "x"), "Pass its images"),
+        ("a.npy", "load_images reads files"),
         (U.to_sparse(), "dense tensor"),
         (U.to("meta"), "dense tensor"),
     ],
@@ -417,7 +417,7 @@ U = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
 def test_objects_that_are_no_images(images: Any, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         ImageSet(images, None, "x")
-    with pytest.raises(BadInput, match="images"):
+    with pytest.raises(BadInput, match=message):
         ImageData(images)
     for convert in (to_unit, to_uint8):
         if not isinstance(images, torch.Tensor):

@@ -1,32 +1,24 @@
 """Stacks of 8-bit images, their float form, and resizing."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from wgflow._fields import Checked
+from wgflow._instead import suggest
 from wgflow.errors import BadInput
 
 CHUNK_PIXELS = 2**22  # bounds what is held in float at any time (16 MB in float32)
 
 
-_CONVERSIONS = {
-    "ImageSet": "pass its images",
-    "ndarray": "convert with torch.from_numpy",
-    "str": "load_images reads files",
-    "PosixPath": "load_images reads files",
-}
-
-
 def check_images(images: Tensor) -> None:
     """Raise ``BadInput`` unless ``images`` is a non-empty uint8 tensor (n, c, h, w)."""
-    if not isinstance(images, Tensor):
-        what = type(images).__name__
-        hint = _CONVERSIONS.get(what, "collect them in one tensor first, with torch.stack or torch.cat")
-        raise BadInput(f"images must be a torch.Tensor of uint8 (n, c, h, w), got {what}: {hint}")
     if images.dtype != torch.uint8:
         raise BadInput(f"images must be uint8 (0 to 255), got {images.dtype}; wgflow's to_uint8 converts from [-1, 1]")
     if images.layout != torch.strided or images.is_meta:
@@ -78,6 +70,14 @@ class ImageSet(Checked):
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+suggest(
+    Tensor,
+    (ImageSet, "Pass its images"),
+    ((str, Path), "load_images reads files"),
+    ((DataLoader, Dataset, Iterator), "Collect it in one tensor first, with torch.stack or torch.cat"),
+)
 
 
 def to_unit(images: Tensor) -> Tensor:
