@@ -113,7 +113,7 @@ class LBFGS(Checked):
     Parameters
     ----------
     max_iter : int
-        Iterations of one minimisation.
+        Iterations of one minimisation; a step of a smooth energy takes some tens, a stiff one some hundreds.
     tolerance : float, optional
         Stop when the largest entry of the gradient has fallen to this fraction of what it was at the start. For
         a proximal step of equally weighted particles, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
@@ -129,7 +129,7 @@ class LBFGS(Checked):
     number of particles nor the scale of the functional matters. Source: Liu and Nocedal (1989).
     """
 
-    max_iter: Count = 100
+    max_iter: Count = 500
     tolerance: Fraction | None = None
     history: Count = 10
 

@@ -88,7 +88,7 @@ def test_newton_solves_what_lbfgs_solves():
     start = Particles(0.3 + 0.5 * normal(60, Moments(double([0]), double([[1]]))))
     exact = solve(F, QUANTILES, start, step_size=0.05, num_steps=2)
     slow = solve(
-        F, JKO(Blob(Spacings()), LBFGS(max_iter=3000, tolerance=1e-9), iters=1), start, step_size=0.05, num_steps=2
+        F, JKO(Blob(Spacings()), LBFGS(max_iter=3000, tolerance=1e-6), iters=1), start, step_size=0.05, num_steps=2
     )
     assert exact.history[-1]["jko/residual"] <= 1e-8
     assert float((exact.measure.x - slow.measure.x).abs().max()) < 1e-6
@@ -138,9 +138,10 @@ def test_w1_has_no_error_in_time():
     F, solver = W1(Particles(y), batch=100), JKO(optim=LBFGS(max_iter=500, tolerance=1e-9), iters=1)
     end, moved = w1_flow(x[:, 0], y[:, 0], 1.0), []
     for k in (2, 8):
-        flow = solve(F, solver, Particles(x), step_size=1 / k, num_steps=k)
+        # Not smooth where particles arrive: what is left is the minimiser's, a hundredth of an Euler step's h / 2.
+        with pytest.warns(NotConverged, match="kinks"):
+            flow = solve(F, solver, Particles(x), step_size=1 / k, num_steps=k)
         moved.append(rms(flow.measure.x[:, 0].sort()[0] - end) / rms(x[:, 0] - end))
-    # Not smooth where particles arrive: what is left is the minimiser's, a hundredth of an Euler step's h / 2.
     assert max(moved) < 5e-3
 
 
