@@ -35,7 +35,7 @@ class SinkhornReport:
     gradient : Tensor, shape (n, \*event)
         The gradient of the first variation, :math:`T_{\rho\rho}(x)-T_{\rho\nu}(x)` for hard marginals.
     cross : Dual
-        Solution between particles and target: potentials (1, n) and (1, m), sweeps, marginal error, whether converged.
+        Solution between particles and target: potentials (1, n) and (1, m) in float64, sweeps, marginal error, whether converged.
     own, target : Dual or None
         Solutions of the two self terms; None without ``debias``.
     """
