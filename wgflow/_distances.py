@@ -99,6 +99,11 @@ class Cloud:
         return list(self.points.T.contiguous().unsqueeze(2).unbind())
 
     @cached_property
+    def coordinates_across(self) -> list[Tensor]:
+        """The same, each of shape (1, n)."""
+        return [c.T for c in self.coordinates]
+
+    @cached_property
     def double(self) -> "Cloud":
         """The same in double precision."""
         return self if self.points.dtype == torch.float64 else Cloud(self.points.double(), self.centre.double())
@@ -110,7 +115,12 @@ def check_same_points(x: Points, y: Points) -> None:
         raise BadInput(f"two clouds must agree in the shape of a point, dtype and device: got {ours} and {theirs}")
 
 
-_places = threading.local()
+class _Places(threading.local):
+    def __init__(self) -> None:
+        self.held: dict[tuple[int, torch.dtype], Tensor] = {}
+
+
+_places = _Places()
 
 
 def _place(k: int, column: Tensor, row: Tensor) -> Tensor:
@@ -121,17 +131,16 @@ def _place(k: int, column: Tensor, row: Tensor) -> Tensor:
     n, m, size = len(column), row.shape[1], len(column) * row.shape[1]
     if not readable(column) or size > BLOCK_CPU:
         return column.new_empty(n, m)
-    name = f"{k} {column.dtype}"
-    place = getattr(_places, name, None)
+    place = _places.held.get((k, column.dtype))
     if place is None or place.numel() < size:
         with torch.inference_mode(False):  # what is made there cannot be written to elsewhere
             place = torch.empty(BLOCK_CPU, dtype=column.dtype, device="cpu")
-        setattr(_places, name, place)
-    return place[:size].view(n, m)
+        _places.held[k, column.dtype] = place
+    return place.as_strided((n, m), (m, 1))
 
 
 def _same_memory(x: Tensor, y: Tensor) -> bool:
-    return (x.data_ptr(), x.shape, x.stride()) == (y.data_ptr(), y.shape, y.stride())
+    return type(x) is type(y) is Tensor and (x.data_ptr(), x.shape, x.stride()) == (y.data_ptr(), y.shape, y.stride())
 
 
 class Distances:
@@ -227,12 +236,14 @@ class Distances:
 
     def differences(self, i: slice | Tensor, j: slice) -> Tensor:
         """Return a block from squared differences, coordinate by coordinate."""
-        x, y = ([c[k] for c in cloud.coordinates] for cloud, k in ((self.x, i), (self.y, j)))
-        places = (0, 1) if isinstance(i, slice) else (2, 3)
-        s, difference = (_place(k, x[0], y[0].T) for k in places)
-        torch.sub(x[0], y[0].T, out=s).square_()
-        for p, q in zip(x[1:], y[1:], strict=True):
-            torch.sub(p, q.T, out=difference)
+        x, y = self.x.coordinates, self.y.coordinates_across
+        first = 0 if isinstance(i, slice) else 2
+        p, q = x[0][i], y[0][:, j]
+        s = torch.sub(p, q, out=_place(first, p, q)).square_()
+        if len(x) > 1:
+            difference = _place(first + 1, p, q)
+        for c, other in zip(x[1:], y[1:], strict=True):
+            torch.sub(c[i], other[:, j], out=difference)
             s.addcmul_(difference, difference)
         return s
 

@@ -153,9 +153,9 @@ class _Energy(torch.autograd.Function):
             s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
             k, q, c = kernel.evaluate(s)
             mirrored = symmetric and i.start != j.start  # its transpose, below the diagonal, is not visited
-            u[i] += k @ b[j]
+            u[i].addmv_(k, b[j])
             if mirrored or (wants_b and not symmetric):
-                v[j] += a[i] @ k
+                v[j].addmv_(k.T, a[i])
             add_block(between, to_x, to_y if mirrored or not symmetric else None, i, j, q, near)
         if any(ctx.needs_input_grad):
             dx = None if to_x is None else to_x.result(2 * c * a, x)
@@ -182,9 +182,9 @@ class _Sums(torch.autograd.Function):
         u = b.new_zeros(len(x))
         for i, j in tiles(len(x), len(y), x.device, between.one):
             k = kernel.evaluate(between.block(i, j))[0]
-            u[i] += k @ b[j]
+            u[i].addmv_(k, b[j])
             if between.one and i.start != j.start:
-                u[j] += b[i] @ k
+                u[j].addmv_(k.T, b[i])
         return u.to(x.dtype)
 
     @staticmethod
@@ -209,9 +209,9 @@ class _Sums(torch.autograd.Function):
             k, q, c = ctx.kernel.evaluate(s)
             mirrored = ctx.one and i.start != j.start
             if wants_b:
-                v[j] += g[i] @ k
+                v[j].addmv_(k.T, g[i])
                 if mirrored:
-                    v[i] += k @ g[j]
+                    v[i].addmv_(k, g[j])
             add_block(between, to_x, to_y if mirrored or not ctx.one else None, i, j, q, near)
         dx = None if to_x is None else to_x.result(2 * c * g, x)
         dy = None if to_y is None else to_y.result(2 * c * b, y, int(ctx.one))
