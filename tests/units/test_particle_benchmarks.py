@@ -109,3 +109,15 @@ def test_record_of_the_particle_steps(record, tmp_path):
     for run in results["exact_w2"]:
         assert all(m["value_error"] < 1e-5 for m in run["methods"].values())  # float32
         assert {"wgflow", "scipy"} <= run["methods"].keys()
+
+
+def test_steps_against_another_checkout(record):
+    """Against itself: every case is there, with times on both sides."""
+    found = record("steps_against", str(BENCHMARKS.parent))
+    assert_says_where_it_comes_from(found)
+    steps = found["results"]["steps"]
+    assert {s["case"] for s in steps} >= {"mmd_rbf", "energy", "ksd", "stein", "blob", "sliced"}
+    for s in steps:
+        assert s["before"] > 0
+        assert s["after"] > 0
+        assert s["turns"] >= 7
