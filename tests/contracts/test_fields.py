@@ -162,7 +162,7 @@ def test_every_field_of_ours_has_a_rule_that_bounds_numbers(kind: type) -> None:
         (lambda: Adam(betas=(2, 2)), r"Adam\(betas=\(2, 2\)\): expected a tuple of 2: a number from 0 up and below 1"),
         (lambda: wgflow.JKO(iters=2.5), r"JKO\(iters=2.5\): expected a whole number from 1 up"),
         (lambda: wgflow.JKO(iters=2.0), r"JKO\(iters=2.0\): expected a whole number"),
-        (lambda: wgflow.JKO(iters=None), r"JKO\(iters=None\)"),
+        (lambda: wgflow.JKO(iters=math.nan), r"JKO\(iters=nan\): expected a whole number"),
         (lambda: wgflow.JKO(optim=torch.optim.Adam), r"JKO\(optim=<class .*expected an Optim"),
         (lambda: wgflow.JKO(cost="max"), r"JKO\(cost='max'\): expected one of 'sum', 'mean'"),
         (lambda: wgflow.R1(0.1, every=math.nan), r"R1\(every=nan\)"),
