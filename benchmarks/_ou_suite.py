@@ -8,12 +8,13 @@ solver of its steps can have, is a formula. No density is estimated with kernels
 import math
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow import Gaussian
+from wgflow import BadInput, Gaussian
 from wgflow.measures.chain import Chain
 from wgflow.reference import Moments, OrnsteinUhlenbeck, symmetric_kl, symmetric_kl_floor
 
@@ -68,15 +69,18 @@ def recursion(
     h: float,
     targets: Iterable[int] = range(TARGETS),
 ) -> dict[str, float | None]:
-    """Return the mean score of a recursion for moments at every time; None where a target has diverged."""
+    """Return the mean score of a recursion for moments at every time; None where a target has diverged or collapsed."""
     found: dict[str, list[float]] = {f"{t:g}": [] for t in TIMES}
     for number in targets:
-        flow, law = OrnsteinUhlenbeck.towards(target(d, number)), start(d)
-        for k in range(1, round(max(TIMES) / h) + 1):
-            law = step(flow, law, h)
-            for t in TIMES:
-                if k == round(t / h):
-                    found[f"{t:g}"].append(score(law, flow, t))
+        flow, law, reached = OrnsteinUhlenbeck.towards(target(d, number)), start(d), dict.fromkeys(found, math.nan)
+        with suppress(BadInput):  # a covariance that rounding cannot tell from a singular one
+            for k in range(1, round(max(TIMES) / h) + 1):
+                law = step(flow, law, h)
+                for t in TIMES:
+                    if k == round(t / h):
+                        reached[f"{t:g}"] = score(law, flow, t)
+        for t, value in reached.items():
+            found[t].append(value)
     means = {t: float(np.mean(v)) for t, v in found.items()}
     return {t: mean if math.isfinite(mean) else None for t, mean in means.items()}
 

@@ -30,7 +30,7 @@ def test_explicit_euler_is_as_good_until_a_target_is_stiff(script):
     suite = script("_ou_suite")
     step = OrnsteinUhlenbeck.forward_euler
     assert suite.recursion(2, step, suite.H)["0.5"] == pytest.approx(-3.22, abs=6e-3)
-    assert suite.recursion(6, step, suite.H)["0.5"] == pytest.approx(-0.45, abs=6e-3)
+    assert suite.recursion(6, step, suite.H)["0.5"] is None, "a covariance collapses"
 
 
 def test_a_chain_is_scored_by_the_density_it_carries(script):
@@ -94,7 +94,7 @@ def test_the_whole_benchmark_runs_resumes_and_is_shown(script, tmp_path, capsys)
     assert {"benchmark", "date", "machine", "versions", "commit", "note", "settings", "results"} <= record.keys()
     assert str(BENCHMARKS.parent) not in json.dumps(record)
     assert (tmp_path / "ornstein_uhlenbeck.png").read_bytes().startswith(b"\x89PNG")
-    assert record["settings"]["settings_chosen_on"] == "targets 100 to 102"
+    assert record["settings"]["settings_chosen_on"] == "targets 100 and 101"
     rows = {r["label"]: r for r in record["results"]["dims"][0]["rows"]}
     assert rows["exact JKO, h = 0.05: the floor"]["log10_symkl"]["0.5"] == pytest.approx(FLOORS[2][0], abs=6e-3)
     for method in bench.METHODS:
