@@ -1,13 +1,15 @@
 """The only compatibility logic: it reads what the classes declare and says why not, with advice."""
 
+from wgflow._fields import checked
 from wgflow._rng import generator
 from wgflow.functionals import Functional, Sum
 from wgflow.measures import Measure, MovingMeasure, Pushforward
 from wgflow.solvers import Solver
 
 
-def why_not(F: Functional, solver: Solver, measure: MovingMeasure) -> str | None:
-    """Return None when the three work together, else the reason and what to use instead.
+@checked
+def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
+    """Return None when the three work together, else the reason and what to use instead; raises ``BadInput`` for other objects.
 
     Examples
     --------

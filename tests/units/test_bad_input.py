@@ -113,3 +113,11 @@ def test_bad_input_is_refused_before_any_work(case):
 def test_points_that_are_none_are_refused_where_they_are_made(make, message):
     with pytest.raises(BadInput, match=message):
         make()
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_what_cannot_be_asked_for_its_compatibility_is_named(position):
+    parts = [KL(StandardNormal(2)), wgflow.Langevin(), Particles(torch.zeros(3, 2))]
+    parts[position] = "a name"
+    with pytest.raises(BadInput, match="='a name': expected a"):
+        wgflow.why_not(*parts)
