@@ -19,6 +19,8 @@ from wgflow.errors import BadInput
 
 # Entries of one block: on a CPU it and its temporaries stay in the cache of a core; a GPU wants large ones.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
+# Entries from which on an allocator hands a block back to the system, so that every new page costs.
+LARGE = 2**14
 # Up to this many coordinates all distances come from differences, for functions that are smooth at 0 and for others.
 DIRECT_SMOOTH, DIRECT = 2, 4
 # Up to this many coordinates differences beat a product in double precision.
@@ -71,17 +73,14 @@ class Cloud:
     @cached_property
     def in_range(self) -> bool:
         """Whether single precision holds the squares."""
-        largest = float(self.squares.amax())
-        if SMALLEST < largest < LARGEST:
-            return True
-        # What is not finite stays so, and all points may be at one place.
-        longest = float(self.x.abs().amax())
-        return longest == 0 or not math.isfinite(longest)
+        largest = float(torch.linalg.vector_norm(self.x, math.inf))
+        # All points may be at one place, and what is not finite stays so.
+        return SMALLEST < largest**2 < LARGEST / self.x.shape[1] or largest == 0 or not math.isfinite(largest)
 
     @cached_property
     def one(self) -> Tensor:
         """A column of ones."""
-        return torch.ones_like(self.squares)
+        return torch.ones_like(self.x[:, :1])
 
     @cached_property
     def rows(self) -> Tensor:
@@ -94,14 +93,19 @@ class Cloud:
         return torch.cat([-2 * self.x, self.one, self.squares], 1).T.contiguous()
 
     @cached_property
-    def coordinates(self) -> list[Tensor]:
-        """The points' own coordinates, each of shape (n, 1)."""
-        return list(self.points.T.contiguous().unsqueeze(2).unbind())
+    def lifted(self) -> Tensor:
+        """Coordinates from the centre and a last row of ones, shape (d + 1, n)."""
+        return torch.cat([self.x, self.one], 1).T.contiguous()
 
     @cached_property
-    def coordinates_across(self) -> list[Tensor]:
+    def coordinates(self) -> tuple[Tensor, ...]:
+        """The points' own coordinates, each of shape (n, 1)."""
+        return self.points.T.contiguous().unsqueeze(2).unbind()
+
+    @cached_property
+    def coordinates_across(self) -> tuple[Tensor, ...]:
         """The same, each of shape (1, n)."""
-        return [c.T for c in self.coordinates]
+        return tuple(c.T for c in self.coordinates)
 
     @cached_property
     def double(self) -> "Cloud":
@@ -123,14 +127,15 @@ class _Places(threading.local):
 _places = _Places()
 
 
-def _place(k: int, column: Tensor, row: Tensor) -> Tensor:
-    """Return the k-th place for a block of the shape of their sum, in use until it is asked for again.
+def _place(k: int, column: Tensor, row: Tensor) -> Tensor | None:
+    """Return the k-th place for a block of the shape of their sum, in use until it is asked for again; None to allocate.
 
-    On a CPU it stays with the thread: an allocator hands large blocks back to the system, and every new page costs.
+    On a CPU a large one stays with the thread.
     """
-    n, m, size = len(column), row.shape[1], len(column) * row.shape[1]
-    if not readable(column) or size > BLOCK_CPU:
-        return column.new_empty(n, m)
+    n, m = column.shape[0], row.shape[1]
+    size = n * m
+    if not LARGE <= size <= BLOCK_CPU or not readable(column):
+        return None
     place = _places.held.get((k, column.dtype))
     if place is None or place.numel() < size:
         with torch.inference_mode(False):  # what is made there cannot be written to elsewhere
@@ -240,10 +245,9 @@ class Distances:
         first = 0 if isinstance(i, slice) else 2
         p, q = x[0][i], y[0][:, j]
         s = torch.sub(p, q, out=_place(first, p, q)).square_()
-        if len(x) > 1:
-            difference = _place(first + 1, p, q)
+        place = _place(first + 1, p, q) if len(x) > 1 else None
         for c, other in zip(x[1:], y[1:], strict=True):
-            torch.sub(c[i], other[:, j], out=difference)
+            difference = torch.sub(c[i], other[:, j], out=place)
             s.addcmul_(difference, difference)
         return s
 

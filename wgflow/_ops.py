@@ -63,13 +63,9 @@ class Pull:
 
     def __init__(self, x: Cloud, y: Cloud, w: Tensor) -> None:
         self.x, self.y, self.w = x, y, w.view(-1, w.shape[-1])
-        k, d = len(self.w), y.x.shape[1]
         # [w y, w] for every row of weights.
-        self.moments = w.new_empty(k, d + 1, w.shape[-1])
-        torch.mul(y.x.T, self.w[:, None], out=self.moments[:, :-1])
-        self.moments[:, -1] = self.w
-        self.moments = self.moments.view(k * (d + 1), -1)
-        self.sums = w.new_zeros(k * (d + 1), len(x.points))
+        self.moments = (y.lifted * self.w[:, None]).flatten(0, 1)
+        self.sums = w.new_zeros(self.moments.shape[0], x.points.shape[0])
         self.near: Tensor | None = None
 
     def add(self, i: slice, j: slice, q: Tensor) -> None:
@@ -88,10 +84,10 @@ class Pull:
     def result(self, factor: Tensor, like: Points, k: int = 0) -> Points:
         """Return the sums by the k-th weights, times a factor for every point."""
         sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k]
-        pull = self.x.x * sums[-1, :, None] - sums[:-1].T
+        pull = torch.addcmul(sums[:-1].T, self.x.x, sums[-1, :, None], value=-1)
         if self.near is not None:
-            pull += self.near[k]
-        return (factor[:, None] * pull).to(like.dtype).view_as(like)
+            pull -= self.near[k]
+        return pull.mul_(-factor[:, None]).to(like.dtype).view_as(like)
 
 
 def add_block(
@@ -147,7 +143,7 @@ class _Energy(torch.autograd.Function):
         to_x = Pull(between.x, between.y, b) if wants_x else None
         to_y = to_x if symmetric else Pull(between.y, between.x, a) if wants_y else None
         u = torch.zeros_like(a)  # sums of kernel values
-        v = u if symmetric else torch.zeros_like(b)
+        v = u if symmetric or not wants_b else torch.zeros_like(b)
         c: float | Tensor = 0.0
         for i, j in tiles(len(x), len(y), x.device, symmetric):
             s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
@@ -178,7 +174,7 @@ class _Sums(torch.autograd.Function):
         if _on_a_line(kernel, x):
             return -_distance_sums(x, y, b)[0]
         between = Distances(x, y, kernel.smooth)
-        ctx.one, b = between.one, b.to(between.dtype)
+        ctx.between, b = between, b.to(between.dtype)
         u = b.new_zeros(len(x))
         for i, j in tiles(len(x), len(y), x.device, between.one):
             k = kernel.evaluate(between.block(i, j))[0]
@@ -195,26 +191,26 @@ class _Sums(torch.autograd.Function):
         if _on_a_line(ctx.kernel, x):
             (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
             return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
-        between = Distances(x, x if ctx.one else y, ctx.kernel.smooth)
+        between = ctx.between
         b, g = b.to(between.dtype), g.to(between.dtype)
-        if ctx.one:
+        if between.one:
             # Both sums are over the same symmetric matrix: one product, and half of the blocks.
             to_x = to_y = Pull(between.x, between.x, torch.stack([b, g])) if wants_x else None
         else:
             to_x = Pull(between.x, between.y, b) if wants_x else None
             to_y = Pull(between.y, between.x, g) if wants_y else None
         v, c = torch.zeros_like(b), 0.0
-        for i, j in tiles(len(x), len(y), x.device, ctx.one):
+        for i, j in tiles(len(x), len(y), x.device, between.one):
             s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
             k, q, c = ctx.kernel.evaluate(s)
-            mirrored = ctx.one and i.start != j.start
+            mirrored = between.one and i.start != j.start
             if wants_b:
                 v[j].addmv_(k.T, g[i])
                 if mirrored:
                     v[i].addmv_(k, g[j])
-            add_block(between, to_x, to_y if mirrored or not ctx.one else None, i, j, q, near)
+            add_block(between, to_x, to_y if mirrored or not between.one else None, i, j, q, near)
         dx = None if to_x is None else to_x.result(2 * c * g, x)
-        dy = None if to_y is None else to_y.result(2 * c * b, y, int(ctx.one))
+        dy = None if to_y is None else to_y.result(2 * c * b, y, int(between.one))
         return None, dx, dy, v.to(x.dtype) if wants_b else None
 
 
