@@ -177,7 +177,7 @@ def _live_tensors() -> tuple[float, int]:
     gc.collect()
     storages, parameters = {}, 0
     for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor):
+        if issubclass(type(thing), Tensor) and thing.layout is torch.strided:  # others have no storage of their own
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
             parameters += issubclass(type(thing), nn.Parameter)

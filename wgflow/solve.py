@@ -243,7 +243,7 @@ def _say_unconverged(run: Run) -> None:
     solution = run.solution
     remark = run.solver.remark(solution.history)
     if remark is not None:
-        warnings.warn(remark, RuntimeWarning, stacklevel=5)
+        warnings.warn(remark, RuntimeWarning, stacklevel=6)
     if not solution.unconverged:
         return
     if solution.status == "done":
@@ -257,7 +257,7 @@ def _say_unconverged(run: Run) -> None:
             for name, share in solution.unconverged.items()
         ),
         NotConverged,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -40,8 +40,11 @@ def test_a_missed_tolerance_is_in_the_status_the_history_and_a_warning(reached: 
         with pytest.raises(wg.Diverged, match="mock/residual became inf"):
             flow(Reporting(reached))
         return
-    with pytest.warns(wg.NotConverged, match=r"mock missed its tolerance in 100% of the steps .*0\.001.*Ask for less"):
+    with pytest.warns(
+        wg.NotConverged, match=r"mock missed its tolerance in 100% of the steps .*0\.001.*Ask for less"
+    ) as said:
         solution = flow(Reporting(reached))
+    assert said[0].filename == __file__, "the warning is of the line that calls solve"
     assert (solution.status, solution.unconverged) == ("unconverged", {"mock": 1.0})
     assert solution.history[-1]["mock/unconverged"] == 1
 

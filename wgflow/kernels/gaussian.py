@@ -35,8 +35,10 @@ class RBF(Kernel):
     bandwidth: Positive | Tensor0d
 
     def __post_init__(self) -> None:
-        b = self.bandwidth
-        if isinstance(b, Tensor) and readable(b.detach()) and not 0 < float(b) < math.inf:
+        if not isinstance(self.bandwidth, Tensor):
+            return
+        b = self.bandwidth.detach()
+        if readable(b) and not 0 < float(b) < math.inf:
             raise BadInput(f"RBF(bandwidth=tensor({float(b):g})): expected a positive, finite length")
 
     def profile(self, s: Tensor) -> Tensor:
