@@ -39,7 +39,7 @@ def tiles(n: int, m: int, device: torch.device, symmetric: bool = False) -> Iter
     block = BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU
     side = max(1, int(block**0.5))
     rows = min(n, side)
-    columns = rows if symmetric else min(m, max(side, block // rows))
+    columns = rows if symmetric else max(side, block // rows)
     with full_precision(device):
         for i in range(0, n, rows):
             for j in range(i if symmetric else 0, m, columns):

@@ -4,6 +4,7 @@ Derivatives come out of the same sweep as values, in closed form for radial kern
 is kept for a backward pass. Everything here is differentiable once.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +37,25 @@ def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = Non
     One sweep gives the value and all derivatives: n m kernel values (half as many for one cloud), memory O(n + m). The
     value is a double, since discrepancies are small differences of such values.
     """
-    return _Energy.apply(kernel, x, a, x if y is None else y, a if b is None else b)
+    if _on_a_line(kernel, x):  # k = -r
+        return _LineEnergy.apply(x, a, x if y is None else y, a if b is None else b)
+    if y is None or b is None:
+        return _Energy.apply(kernel, x, a, len(x), True, False)
+    return _both(kernel, x, a, y, b, own=False)
+
+
+@without_autocast()
+def kernel_discrepancy(kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
+    r"""Return :math:`\sum_{ii'}a_ia_{i'}\,k(x_i,x_{i'})-2\sum_{ij}a_ib_j\,k(x_i,y_j)` as :func:`kernel_energy` does, in one sweep."""
+    if _on_a_line(kernel, x):
+        return kernel_energy(kernel, x, a) - 2 * kernel_energy(kernel, x, a, y, b)
+    return _both(kernel, x, a, y, -b, own=True)
+
+
+def _both(kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor, own: bool) -> Scalar:
+    check_same_points(x, y)
+    wants_y = y.requires_grad or b.requires_grad
+    return _Energy.apply(kernel, torch.cat([x, y]), torch.cat([a, b]), len(x), own, wants_y)
 
 
 @without_autocast()
@@ -130,40 +149,60 @@ def _distance_sums(x: Points, y: Points, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Energy(torch.autograd.Function):
+    r"""Of points z, the first n of them x and the others y, with weights w: sums over x with itself, if ``own``, and over x and y.
+
+    With ``own`` those over x and y count twice, as in the square of a signed measure.
+    """
+
     @staticmethod
-    def forward(ctx: Any, kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
-        if _on_a_line(kernel, x):  # k = -r
-            (u, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, a)
-            ctx.save_for_backward(x, a, y, b, (-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
-            return -(a.double() @ u.double())
-        between = Distances(x, y, kernel.smooth)
-        symmetric, inputs = between.one and b is a, (x, a, y, b)
-        a, b = a.to(between.dtype), b.to(between.dtype)
-        _, wants_x, _, wants_y, wants_b = ctx.needs_input_grad
-        to_x = Pull(between.x, between.y, b) if wants_x else None
-        to_y = to_x if symmetric else Pull(between.y, between.x, a) if wants_y else None
-        u = torch.zeros_like(a)  # sums of kernel values
-        v = u if symmetric or not wants_b else torch.zeros_like(b)
+    def forward(ctx: Any, kernel: "Kernel", z: Points, w: Tensor, n: int, own: bool, wants_y: bool) -> Scalar:
+        between, inputs = Distances(z, z, kernel.smooth), (z, w)
+        w = w.to(between.dtype)
+        _, wants_z, wants_w, *_ = ctx.needs_input_grad
+        pull = Pull(between.x, between.x, w) if wants_z else None
+        u, v = w.new_zeros(2, len(w))  # sums of kernel values with x and with y
         c: float | Tensor = 0.0
-        for i, j in tiles(len(x), len(y), x.device, symmetric):
-            s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
+        for i, j in _pairs(n, len(w), z.device, own):
+            s, near = between.visit(i, j) if wants_z else (between.block(i, j), None)
             k, q, c = kernel.evaluate(s)
-            mirrored = symmetric and i.start != j.start  # its transpose, below the diagonal, is not visited
-            u[i].addmv_(k, b[j])
-            if mirrored or (wants_b and not symmetric):
-                v[j].addmv_(k.T, a[i])
-            add_block(between, to_x, to_y if mirrored or not symmetric else None, i, j, q, near)
-        if any(ctx.needs_input_grad):
-            dx = None if to_x is None else to_x.result(2 * c * a, x)
-            dy = dx if symmetric else None if to_y is None else to_y.result(2 * c * b, y)
-            ctx.save_for_backward(*inputs, dx, u.to(x.dtype), dy, v.to(x.dtype))
-        return a.double() @ u.double()
+            across = j.start >= n
+            mirrored = wants_y if across else i.start != j.start  # the transpose is not visited
+            (v if across else u)[i].addmv_(k, w[j])
+            if mirrored:
+                u[j].addmv_(k.T, w[i])
+            add_block(between, pull, pull if mirrored else None, i, j, q, near)
+        both = 1 + own
+        if wants_z or wants_w:
+            dz = None if pull is None else pull.result(2 * both * c * w, z)
+            ctx.save_for_backward(*inputs, dz, (u + v).mul_(both).to(z.dtype) if wants_w else None)
+        return w[:n].double() @ (u + both * v)[:n].double()
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        return None, *(None if t is None else g * t for t in ctx.saved_tensors[2:]), None, None, None
+
+
+def _pairs(n: int, total: int, device: torch.device, own: bool) -> Iterator[tuple[slice, slice]]:
+    """Cut all pairs of the first n points with the others into blocks, and before that the upper half of those among themselves."""
+    if own:
+        yield from tiles(n, n, device, symmetric=True)
+    for i, j in tiles(n, total - n, device):
+        yield i, slice(n + j.start, n + j.stop)
+
+
+class _LineEnergy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
+        (u, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, a)
+        ctx.save_for_backward(x, a, y, b, (-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
+        return -(a.double() @ u.double())
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, g: Tensor) -> Derivatives:
         found = ctx.saved_tensors[4:]
-        return (None, *(g * t if n else None for t, n in zip(found, ctx.needs_input_grad[1:], strict=True)))
+        return tuple(g * t if n else None for t, n in zip(found, ctx.needs_input_grad, strict=True))
 
 
 class _Sums(torch.autograd.Function):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wgflow._cache import remember
 from wgflow._fields import Count, checked
-from wgflow._ops import kernel_energy, kernel_sums
+from wgflow._ops import kernel_discrepancy, kernel_energy, kernel_sums
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.functionals.base import Functional, drawn, register_functional
@@ -77,8 +77,7 @@ class SquaredMMD(Functional):
             return kernel_energy(k, nu.x, nu.w)
 
         own = remember(k, (nu.x, nu.log_w), target_term) if k is self.kernel else target_term()
-        square = kernel_energy(k, rho.x, rho.w) - 2 * kernel_energy(k, rho.x, rho.w, nu.x, nu.w) + own
-        return square.to(rho.x.dtype)
+        return (kernel_discrepancy(k, rho.x, rho.w, nu.x, nu.w) + own).to(rho.x.dtype)
 
     def witness_at(self, rho: Particles, x: Points) -> Tensor:
         r"""Return :math:`\int k(x,\cdot)\,d\rho-\int k(x,\cdot)\,d\nu` at any points, shape (len(x),), differentiable in ``x``."""
