@@ -64,10 +64,13 @@ def outside_inference(part: T) -> T:
 @contextmanager
 def without_autocast() -> Iterator[None]:
     """Keep float32 in float32 whatever the caller has switched on."""
+    on = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not on:
+        yield
+        return
     with ExitStack() as stack:
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        for kind in on:
+            stack.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 
@@ -97,9 +100,9 @@ _matmul_precision = _MatmulPrecision()
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Keep products of float32 matrices in float32: distances lose all meaning in TF32 or under autocast."""
-    with ExitStack() as stack:
-        if torch.is_autocast_enabled(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cuda":
-            stack.enter_context(_matmul_precision)
-        yield
+    with without_autocast():
+        if device.type != "cuda":
+            yield
+            return
+        with _matmul_precision:
+            yield

@@ -28,7 +28,7 @@ FEW = 16
 # Two points are near when their squared distance is below this part of that from the centre. In few coordinates the part
 # is less, 2^(-40/d) and 2^(-30/d): of ordinary clouds few rows hold such a pair.
 NEAR_SMOOTH, NEAR = 2.0**-10, 2.0**-5
-# The centre is the median of about so many points.
+# The centre of a cloud is the median of about so many points.
 CENTRED_ON = 64
 # Squared sizes of clouds for which single precision will do: squares of much less than the size must not vanish either.
 SMALLEST, LARGEST = 1e-20, 1e34
@@ -51,6 +51,11 @@ def readable(t: Tensor) -> bool:
     return type(t) is Tensor and t.device.type == "cpu"
 
 
+def middle(points: Tensor) -> Tensor:
+    """Return a centre of points (n, d), shape (d,): a mean would follow one far point away from all others."""
+    return points[:: -(-len(points) // CENTRED_ON)].median(0)[0]
+
+
 class Cloud:
     r"""Points (n, d) prepared for distances.
 
@@ -59,18 +64,14 @@ class Cloud:
 
     def __init__(self, points: Tensor, centre: Tensor) -> None:
         self.points, self.centre = points, centre
-
-    @cached_property
-    def x(self) -> Tensor:
+        self.x = points - centre
         """Points from the centre."""
-        return self.points - self.centre
 
     @cached_property
     def squares(self) -> Tensor:
         """Squared lengths, shape (n, 1)."""
         return self.x.square().sum(1, keepdim=True)
 
-    @cached_property
     def in_range(self) -> bool:
         """Whether single precision holds the squares."""
         largest = float(torch.linalg.vector_norm(self.x, math.inf))
@@ -178,11 +179,10 @@ class Distances:
         self.direct = d <= (DIRECT_SMOOTH if smooth else DIRECT)
         self.near = min(NEAR_SMOOTH, 2.0 ** (-40 / d)) if smooth else min(NEAR, 2.0 ** (-30 / d))
         self.one, self.looks = y is x or _same_memory(x, y), readable(flat)
-        # A mean would follow one far point away from all others.
-        centre = flat[:: -(-len(flat) // CENTRED_ON)].median(0).values
+        centre = middle(flat)
         self.x = Cloud(flat, centre)
         self.y = self.x if self.one else Cloud(y.detach().flatten(1), centre)
-        if self.looks and flat.dtype == torch.float32 and not (self.x.in_range and self.y.in_range):
+        if self.looks and flat.dtype == torch.float32 and not (self.x.in_range() and (self.one or self.y.in_range())):
             self.x = self.x.double
             self.y = self.x if self.one else self.y.double
         self.dtype = self.x.points.dtype

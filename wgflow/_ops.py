@@ -100,13 +100,13 @@ class Pull:
             forces = q * w
             near[i] += (x * forces.sum(1, keepdim=True) - forces @ y).to(near.dtype)
 
-    def result(self, factor: Tensor, like: Points, k: int = 0) -> Points:
-        """Return the sums by the k-th weights, times a factor for every point."""
+    def result(self, factor: Tensor | float, like: Points, k: int = 0) -> Points:
+        """Return the sums by the k-th weights, times a factor or one for every point, shape (n, 1)."""
         sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k]
         pull = torch.addcmul(sums[:-1].T, self.x.x, sums[-1, :, None], value=-1)
         if self.near is not None:
             pull -= self.near[k]
-        return pull.mul_(-factor[:, None]).to(like.dtype).view_as(like)
+        return pull.mul_(-factor).to(like.dtype).view_as(like)
 
 
 def add_block(
@@ -173,7 +173,7 @@ class _Energy(torch.autograd.Function):
             add_block(between, pull, pull if mirrored else None, i, j, q, near)
         both = 1 + own
         if wants_z or wants_w:
-            dz = None if pull is None else pull.result(2 * both * c * w, z)
+            dz = None if pull is None else pull.result((2 * both * c * w)[:, None], z)
             ctx.save_for_backward(*inputs, dz, (u + v).mul_(both).to(z.dtype) if wants_w else None)
         return w[:n].double() @ (u + both * v)[:n].double()
 
@@ -248,8 +248,8 @@ class _Sums(torch.autograd.Function):
                 if mirrored:
                     v[i].addmv_(k, g[j])
             add_block(between, to_x, to_y if mirrored or not between.one else None, i, j, q, near)
-        dx = None if to_x is None else to_x.result(2 * c * g, x)
-        dy = None if to_y is None else to_y.result(2 * c * b, y, int(between.one))
+        dx = None if to_x is None else to_x.result((2 * c * g)[:, None], x)
+        dy = None if to_y is None else to_y.result((2 * c * b)[:, None], y, int(between.one))
         return None, dx, dy, v.to(x.dtype) if wants_b else None
 
 
@@ -274,4 +274,4 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Point
             if mirrored:
                 smoothed[:, j].addmm_(G[:, i], k)
             add_block(between, pull, pull if mirrored else None, i, j, q, near)
-        return smoothed.T.reshape(x.shape).to(x.dtype), pull.result(-2 * c * torch.ones_like(w), x)
+        return smoothed.T.reshape(x.shape).to(x.dtype), pull.result(-2 * c, x)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow._distances import Cloud, Distances
+from wgflow._distances import Cloud, Distances, middle
 from wgflow._ops import Pull, add_block
 
 
@@ -28,7 +28,7 @@ class _SteinPairs(torch.autograd.Function):
         rows, columns = slice(0, len(x)), slice(0, len(y))
         points = Distances(x, y, smooth=True)
         r2, near = points.visit(rows, columns)
-        centre = s.median(0).values
+        centre = middle(s)
         scores = Cloud(s, centre), Cloud(t, centre)
         along = _products(points.x.x, scores[0].x, points.y.x, scores[1].x)
         if near is not None:
@@ -44,11 +44,13 @@ class _SteinPairs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        points = ctx.points.x, ctx.points.y
-        dx, dy = _pulls(ctx.points, points, 2 * g, ctx.near)
-        ds, dt = _pulls(ctx.points, points, h.clone(), ctx.near)
-        more = _pulls(ctx.points, ctx.scores, h.clone(), ctx.near)
-        return dx + more[0], ds, dy + more[1], dt
+        (x, y), (s, t) = (ctx.points.x, ctx.points.y), ctx.scores
+        dx, dy = _pulls(ctx.points, x, y, 2 * g, ctx.near)
+        # Both products with h at once.
+        both = [Cloud(torch.cat([p.points, q.points], 1), torch.cat([p.centre, q.centre])) for p, q in ((x, s), (y, t))]
+        to_x, to_y = _pulls(ctx.points, *both, h.clone(), ctx.near)
+        d = dx.shape[1]
+        return dx + to_x[:, d:], to_x[:, :d], dy + to_y[:, d:], to_y[:, :d]
 
 
 def _products(x: Tensor, s: Tensor, y: Tensor, t: Tensor) -> Tensor:
@@ -58,10 +60,8 @@ def _products(x: Tensor, s: Tensor, y: Tensor, t: Tensor) -> Tensor:
     return torch.cat([x, s, left, one], 1) @ torch.cat([-t, -y, other, right], 1).T
 
 
-def _pulls(between: Distances, clouds: tuple[Cloud, Cloud], q: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
+def _pulls(between: Distances, x: Cloud, y: Cloud, q: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
     r"""Return :math:`\sum_jq_{ij}(x_i-y_j)` and :math:`\sum_iq_{ij}(y_j-x_i)` for the points of two clouds."""
-    x, y = clouds
-    ones = torch.ones_like(q[:, 0]), torch.ones_like(q[0])
-    to_x, to_y = Pull(x, y, ones[1]), Pull(y, x, ones[0])
-    add_block(between, to_x, to_y, slice(0, len(ones[0])), slice(0, len(ones[1])), q, near)
-    return to_x.result(ones[0], x.points), to_y.result(ones[1], y.points)
+    to_x, to_y = Pull(x, y, torch.ones_like(q[0])), Pull(y, x, torch.ones_like(q[:, 0]))
+    add_block(between, to_x, to_y, slice(0, q.shape[0]), slice(0, q.shape[1]), q, near)
+    return to_x.result(1.0, x.points), to_y.result(1.0, y.points)
