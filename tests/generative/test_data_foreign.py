@@ -89,15 +89,29 @@ def test_other_modes_and_formats_are_read(mode: str, format: str, tmp_path: Path
     assert (loaded(tmp_path) == 255).all()
 
 
-def png(kind: int, channels: int, depth: int = 16, side: int = 8) -> bytes:
-    """A PNG file as the standard has it; ``kind`` is its colour type."""
+def png(kind: int, channels: int, depth: int = 16, side: int = 8, more: tuple[bytes, bytes] | None = None) -> bytes:
+    """A PNG file as the standard has it; ``kind`` is its colour type, ``more`` a chunk before its pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", side, side, depth, kind, 0, 0, 0)
     rows = (b"\0" + b"\x12" * (channels * depth)) * 8  # of 8 pixels
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    before = chunk(b"IHDR", header) + (chunk(*more) if more else b"")
+    return b"\x89PNG\r\n\x1a\n" + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("depth", "levels"), [(1, {0, 1}), (2, {0, 1, 2}), (4, {1, 2}), (8, {0x12})])
+def test_a_transparent_level_of_a_grey_picture_is_white_at_every_depth(
+    depth: int, levels: set[int], tmp_path: Path
+) -> None:
+    held = np.unpackbits(np.full(depth, 0x12, np.uint8)).reshape(8, depth) @ (1 << np.arange(depth)[::-1])
+    assert set(held.tolist()) <= levels
+    for hidden in levels:
+        transparent = (b"tRNS", struct.pack(">H", hidden))
+        (tmp_path / "a.png").write_bytes(png(0, 1, depth, more=transparent))
+        shown = held * (255 // (2**depth - 1))
+        assert np.array_equal(loaded(tmp_path).reshape(8, 8)[0], np.where(held == hidden, 255, shown))
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
@@ -313,6 +327,7 @@ def test_array_files_that_are_no_files(make: Callable[[Path], None], tmp_path: P
     [
         (pixels(8, 8, 3), r"looks like one picture \(h, w, c\)"),
         (pixels(4, 8, 8).astype(np.uint16), "uint16, expected uint8"),
+        (pixels(4, 8, 8) > 127, r"bool, expected uint8 .*\(255 \* x\)"),
         (np.full((4, 8, 8), 1.01), "from 1.01 to 1.01"),
         (np.where(np.arange(256).reshape(4, 8, 8) == 150, np.nan, 0.5), r"image 2 .*first at \(0, 2, 6\): nan"),
     ],
@@ -320,6 +335,12 @@ def test_array_files_that_are_no_files(make: Callable[[Path], None], tmp_path: P
 def test_arrays_that_are_no_images(array: np.ndarray, message: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(BadInput, match=message):
+        load_images(tmp_path / "a.npy")
+
+
+def test_black_and_white_as_zero_and_one_is_said_to_be_all_black(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", pixels(4, 8, 8) // 128)
+    with pytest.warns(UserWarning, match="no level but 0 and 1 of 255"):
         load_images(tmp_path / "a.npy")
 
 

@@ -626,3 +626,13 @@ def test_the_published_names_belong_to_the_inception_network():
     assert list(other) == ["frechet", "kernel", "kernel_std"]
     assert list(values.values()) == list(other.values())
     assert metric.protocol.startswith("FID: inception-v3-fid stand-in")
+
+
+@pytest.mark.parametrize("batch", [3, 7, 20, 100])
+def test_particles_that_are_the_real_images_are_at_distance_zero_whatever_the_batch(batch: int) -> None:
+    real = images(20)
+    once, twice = (FID(RandomConvFeatures(0), real, n=n, batch=batch) for n in (20, 40))
+    assert once(exactly(real), rng())["frechet"] < 1e-12
+    wider = (40 / 39) / (20 / 19)  # the factor 1/(n - 1) of covariances is all in which two copies differ from one
+    between = float(once.stats.sigma.trace()) * (1 - wider**0.5) ** 2
+    assert twice(exactly(real), rng())["frechet"] == pytest.approx(between, rel=1e-6)

@@ -64,6 +64,12 @@ def test_bad_values_are_named(change, message):
         ("flip: 3\n", "flip=3: expected true or false"),
         ("- a\n- b\n", "holds a list"),
         ("a: [\n", "not valid YAML"),
+        ("flip: !!bool x\n", "not valid YAML"),
+        ("seed: !!int ''\n", "not valid YAML"),
+        ("data: !!timestamp x\n", "not valid YAML"),
+        ("seed: 010\n", "'010', which YAML reads as 8"),
+        ("seed: 1:30\n", "'1:30', which YAML reads as 90"),
+        ("step_size: 1:30.5\n", r"'1:30.5', which YAML reads as 90.5"),
     ],
 )
 def test_bad_files_are_refused_by_name(text, message, tmp_path):

@@ -18,7 +18,9 @@ from wgflow.generative.data._images import check_images, cut_off, other_range
 from wgflow.generative.features import FeatureExtractor, check_extractor, device_of, embed
 from wgflow.generative.frechet import MomentSums, ReferenceStats, Several, frechet_distance
 from wgflow.generative.inception import InceptionFeatures
+from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure
+from wgflow.measures.particles import Particles
 
 __all__ = ["FID", "ReferenceStats", "frechet_distance", "reference_stats"]
 
@@ -96,7 +98,7 @@ class FID(Checked):
         Real images, all of which are used, or saved statistics of them. Images are passed through the network once,
         at the first call.
     n : int
-        Images drawn from the model; 50000 in most papers.
+        Images drawn from the model; 50000 in most papers. Of particles, as many distinct ones as there are.
     kid : bool
         Return the kernel distance too; it needs images as ``reference`` and keeps all features in memory.
     batch : int
@@ -196,23 +198,36 @@ class FID(Checked):
             ).to(device_of(self.features))
 
     def _draws(self, rho: Measure, rng: torch.Generator) -> Iterator[Tensor]:
-        missing, lowest, highest = self.n, torch.inf, -torch.inf
+        seen, lowest, highest = 0, torch.inf, -torch.inf
+        for x in self._clouds(rho, rng):
+            if not bool(torch.isfinite(x).all()):
+                index = first_nonfinite_index(x)
+                raise BadInput(
+                    f"the model drew images that are not finite: {float(x[index])} in image {seen + index[0]}, first at {index[1:]}"
+                )
+            seen += len(x)
+            low, high = (float(edge) for edge in x.aminmax())
+            lowest, highest = min(lowest, low), max(highest, high)
+            yield to_uint8(x)
+        self._say_range(lowest, highest)
+
+    def _clouds(self, rho: Measure, rng: torch.Generator) -> Iterator[Tensor]:
+        """Yield ``n`` draws in batches, all of equal weight."""
+        if isinstance(
+            rho, Particles
+        ):  # their numbers are drawn at once: a second batch would repeat images of the first
+            whole = rho.log_w is None and len(rho) == self.n
+            index = torch.arange(self.n) if whole else picks(rho.log_w, len(rho), self.n, rng)
+            yield from (rho.x[some].detach() for some in index.to(rho.device).split(self.batch))
+            return
+        missing = self.n
         while missing:
             with torch.no_grad():
                 drawn = rho.draw(min(self.batch, missing), rng)
             if drawn.log_w is not None:  # the distance counts every image once
                 drawn = drawn.resampled(min(self.batch, missing), rng)
-            if not bool(torch.isfinite(drawn.x).all()):
-                index = first_nonfinite_index(drawn.x)
-                raise BadInput(
-                    f"the model drew images that are not finite: {float(drawn.x[index])} in image "
-                    f"{self.n - missing + index[0]}, first at {index[1:]}"
-                )
             missing -= len(drawn)
-            low, high = (float(edge) for edge in drawn.x.aminmax())
-            lowest, highest = min(lowest, low), max(highest, high)
-            yield to_uint8(drawn.x)
-        self._say_range(lowest, highest)
+            yield drawn.x
 
     def _say_range(self, low: float, high: float) -> None:
         """Warn, once, about images that were made for another range than [-1, 1]."""

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import math
 import os
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,14 +282,25 @@ def _flat_yaml(path: Path) -> dict[str, Any]:
                 raise BadInput(f"{path} has {shortened(name)} twice")
             if not isinstance(value, yaml.ScalarNode):
                 raise BadInput(f"{path} has a list or mapping at {shortened(name)}: expected a single value")
-            found[name] = loader.construct_object(value)
+            found[name] = _single(
+                loader.construct_object(value), value.value, f"{path} has {name}: {shortened(value.value)}"
+            )
     except yaml.YAMLError as error:
         raise BadInput(f"{path} is not valid YAML: {error}") from error
     except BadInput:
         raise
-    except (RecursionError, ValueError, OverflowError) as error:  # nested too deep; dates and numbers that are none
+    except (RecursionError, ValueError, OverflowError, LookupError, AttributeError) as error:
+        # Nested too deep; dates, numbers and truths that are none.
         raise BadInput(f"{path} is not valid YAML: {shortened(str(error))}") from error
     return found
+
+
+def _single(value: Any, text: str, where: str) -> Any:
+    """Return a value of a YAML file; raises ``BadInput`` for numbers that YAML 1.1 alone takes for octal or sexagesimal ones."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and (":" in text or re.fullmatch(r"[+-]?0[\d_]+", text)):
+        raise BadInput(f"{where}, which YAML reads as {value}: write the number that is meant in decimal digits")
+    return value
 
 
 _CIFAR = Recipe(

@@ -1,5 +1,6 @@
 """Images from .npy and .npz files."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,10 @@ def _channel_axis(a: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
 
 def _convert(a: np.ndarray, axis: int, path: Path) -> Tensor:
     """Copy into a new uint8 tensor (n, c, h, w), a chunk at a time."""
+    if a.dtype == np.bool_:
+        raise BadInput(
+            f"the images in {path} are bool, expected uint8 (0 to 255): black and white are (255 * x).astype('uint8')"
+        )
     if a.dtype != np.uint8 and a.dtype.kind != "f":
         raise BadInput(
             f"the images in {path} are {a.dtype}, expected uint8 (0 to 255) or floating-point numbers in "
@@ -83,6 +88,11 @@ def _convert(a: np.ndarray, axis: int, path: Path) -> Tensor:
     for i in range(0, len(out), step):
         chunk = nchw[i : i + step]
         out[i : i + step] = chunk if a.dtype == np.uint8 else _levels(chunk, i, path)
+    if a.dtype == np.uint8 and out.max() == 1:
+        warnings.warn(
+            f"the images in {path} have no level but 0 and 1 of 255, all but black: black and white are 0 and 255",
+            stacklevel=2,
+        )
     return images
 
 

@@ -96,6 +96,7 @@ def _header(path: Path) -> _Header:
 def _decode(path: Path, mode: str, edge: int) -> Tensor:
     ops = require("PIL.ImageOps", extra="image")
     with _opened(path) as image:
+        _scale_transparent_level(image)
         try:
             ops.exif_transpose(image, in_place=True)
             image = _opaque(image).convert(mode)
@@ -104,6 +105,13 @@ def _decode(path: Path, mode: str, edge: int) -> Tensor:
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
         pixels = np.array(image.crop((left, top, left + edge, top + edge)))
     return torch.from_numpy(pixels.reshape(edge, edge, len(mode))).permute(2, 0, 1)
+
+
+def _scale_transparent_level(image: Any) -> None:
+    """Bring the transparent level of a grey PNG to 0 to 255: Pillow brings the pixels there, and leaves it in 2 or 4 bits."""
+    held, bits = image.info.get("transparency"), re.search(r"\bL;([24])\b", str(image.tile))
+    if bits and isinstance(held, int):
+        image.info["transparency"] = held * 255 // (2 ** int(bits[1]) - 1)
 
 
 def _opaque(image: Any) -> Any:
