@@ -26,7 +26,7 @@ levels = (torch.arange(N, dtype=torch.float64) + 0.5) / N
 start = Particles(exact.quantiles(levels).view(-1, 1))
 
 blob = solve(PowerEntropy(KernelDensity(RBF(0.1)), M), Heun(), start, step_size=0.01, num_steps=100)
-gaps = solve(PowerEntropy(Spacings(), M), JKO(optim=LBFGS(), iters=1), start, step_size=0.02, num_steps=50)
+gaps = solve(PowerEntropy(Spacings(), M), JKO(optim=LBFGS(tolerance=1e-5)), start, step_size=0.02, num_steps=50)
 
 for name, solution in (("blob, Heun", blob), ("gaps, JKO", gaps)):
     figure, axes = plt.subplots(1, 4, figsize=(10.8, 2.7), layout="constrained")

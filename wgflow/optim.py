@@ -3,7 +3,7 @@ r"""Inner minimisers: immutable descriptions that build a live :class:`Descent` 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ class LBFGS(Checked):
         Iterations of one minimisation; a step of a smooth energy takes some tens, a stiff one some hundreds.
     tolerance : float, optional
         Stop when the largest entry of the gradient has fallen to this fraction of what it was at the start. For
-        a proximal step of equally weighted particles, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
+        a proximal step of particles, whatever their weights, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
         :math:`\cdot h\max|\nabla\varphi(x)|`. By default 1e-6, and 3e-3 in float32: the line search compares values, so nothing
         below about the square root of the machine precision can be reached (1e-8 in float64, 4e-4 in float32), where it
         stops by itself. A step of particles that ends above is reported as ``minimiser/unconverged``, see ``JKO``.
@@ -127,6 +127,11 @@ class LBFGS(Checked):
     -----
     Waits for the device at every evaluation. The objective is rescaled by its first gradient, so that neither the
     number of particles nor the scale of the functional matters. Source: Liu and Nocedal (1989).
+
+    Particles of unequal weight are searched for in the coordinates :math:`\sqrt{w_i}x_i`, in which a step is equally stiff for
+    all. Those so light that the objective's value does not show them (below a weight of 2e-4 of the largest, 1e-2 in float32)
+    are searched for in turn with the others; the line search then has the trapezoidal rule over gradients for values, which
+    makes it the approximate Wolfe search of Hager and Zhang (2005).
     """
 
     max_iter: Count = 500
@@ -156,6 +161,14 @@ def _some(parameters: Iterable[Tensor]) -> list[Tensor]:
     return free
 
 
+_VISIBLE = 0.01
+"""Relative weight above which the objective's value tells of a particle, at any tolerance."""
+_LIGHTEST = 1e-8
+"""Relative weight below which a particle's effect on the others is left out of a joint search."""
+_SWEEPS = 4
+"""Turns of the search over light particles and over all."""
+
+
 class Descent:
     """A live optimiser: one call of :meth:`minimise` is one update.
 
@@ -170,6 +183,11 @@ class Descent:
         """Of a method with an end: the fraction of the first gradient at which it stops."""
         self.first = math.nan
         """Largest entry of the gradient at the start of the last update, for such a method."""
+        self.mass: Tensor | None = None
+        """Weights (n,) of the rows of the one parameter over the largest of them; None where they are all equal.
+
+        A gradient is then divided by them, so that every particle moves as it would with the largest weight. One of weight 0 stays.
+        """
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
@@ -178,6 +196,9 @@ class Descent:
         A first-order method evaluates it once. Returns what the minimiser has to report.
         """
         self.differentiate(objective)
+        if self.mass is not None:
+            (p,) = self.parameters
+            p.grad = self.per_mass(p.grad)
         if self.schedule is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(self.updates, self.lr)
@@ -197,6 +218,12 @@ class Descent:
         average_gradients(self.parameters)
         return loss.detach()
 
+    def per_mass(self, gradient: Tensor) -> Tensor:
+        """Divide a gradient by the weights of its rows; that of a row without weight is 0."""
+        if self.mass is None:
+            return gradient
+        return gradient * _rows(torch.where(self.mass > 0, 1 / self.mass, 0.0), gradient)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain form: the optimiser's moments and the update count."""
         return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
@@ -212,55 +239,87 @@ class _QuasiNewton(Descent):
 
     def __init__(self, parameters: list[Tensor], settings: LBFGS) -> None:
         super().__init__(torch.optim.SGD(parameters, 1.0), 1.0, None)
-        single = torch.finfo(parameters[0].dtype).eps > 1e-10
         self.settings = settings
-        self.asked: float = (3e-3 if single else 1e-6) if settings.tolerance is None else settings.tolerance
-
-    def _search(self, parameters: list[Tensor]) -> torch.optim.LBFGS:
-        s = self.settings
-        return torch.optim.LBFGS(
-            parameters,
-            max_iter=s.max_iter,
-            tolerance_grad=self.asked,
-            tolerance_change=torch.finfo(parameters[0].dtype).eps,
-            history_size=s.history,
-            line_search_fn="strong_wolfe",
-        )
+        self.asked: float = reachable(parameters[0]) if settings.tolerance is None else settings.tolerance
 
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
         """Minimise; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
         self.updates += 1
         self.differentiate(objective)
         self.first = first = self._largest()
-        evaluations = 1
         if first == 0 or not math.isfinite(first):
             return {"residual": first, "evaluations": 1}
+        if self.mass is None:
+            evaluations = 1 + self._search(objective, None)
+            return {"residual": self._largest() / first, "evaluations": evaluations}
+        # Values end at a gradient of the root of the machine precision, and show the root of the weight of what is left in it.
+        visible = self.mass >= min(torch.finfo(self.mass.dtype).eps / self.asked**2, _VISIBLE)
+        light = ~visible & (self.mass > 0)
+        evaluations = 1 + self._search(objective, self.mass.where(visible, 0.0))
+        for _ in range(_SWEEPS):
+            if bool(light.any()):
+                among = (self.mass / self.mass[light].max()).clamp(min=_VISIBLE).where(light, 0.0)
+                evaluations += self._search(objective, among, values=False)
+            if self._largest() <= self.asked * first:
+                break
+            joint = self.mass.clamp(min=_LIGHTEST).where(self.mass > 0, 0.0)
+            evaluations += self._search(objective, joint, values=False)
+        return {"residual": self._largest() / first, "evaluations": evaluations}
+
+    def _search(self, objective: Callable[[], Scalar], metric: Tensor | None, values: bool = True) -> int:
+        """Minimise over the rows with a metric above 0, given values or by gradients alone; return the evaluations."""
         # The search has numbers of its own for what is small, and begins with a step of 1 at most: it sees parameters of size 4
         # to 8 and a gradient of size 1, whatever their units.
         size = max(float(p.detach().abs().max()) for p in self.parameters)
         unit = 2.0 ** (math.floor(math.log2(size)) - 2) if 0 < size < math.inf else 1.0
-        seen = [(p.detach() / unit).requires_grad_(True) for p in self.parameters]
+        scale, asked = self.first, self.asked
+        if metric is not None:
+            (p,) = self.parameters
+            asked *= math.sqrt(float(metric[metric > 0].min()))
+            left = float(_times_root(self.per_mass(cast(Tensor, p.grad)), metric).abs().max()) / self.first
+            if not asked < left < math.inf:
+                return 0
+            shrunk = 2.0 ** math.floor(math.log2(left))
+            unit, scale, asked = unit * shrunk, scale * shrunk, asked / shrunk
+        fixed = [p.detach().clone() for p in self.parameters]
+        seen = [(_times_root(p, metric) / unit).requires_grad_(True) for p in fixed]
+        evaluations, path = 0, _Path()
 
         def scaled() -> Scalar:
             nonlocal evaluations
             evaluations += 1
             with torch.no_grad():
-                for p, z in zip(self.parameters, seen, strict=True):
-                    p.copy_(z * unit)
+                for p, z, x in zip(self.parameters, seen, fixed, strict=True):
+                    p.copy_(
+                        z * unit
+                        if metric is None
+                        else (z * unit / _rows(metric, z).sqrt()).where(_rows(metric, z) > 0, x)
+                    )
             loss = averaged(self.differentiate(objective))
             inside = math.isfinite(loss)
             # Outside of the domain without a slope: the line search then bisects, with one it would interpolate to nan.
-            scale = first if inside else math.nan
+            by = scale if inside else math.nan
             for p, z in zip(self.parameters, seen, strict=True):
-                z.grad = None if p.grad is None else p.grad / scale
-            return loss / first / unit if inside else torch.full_like(loss, math.inf)
+                z.grad = None if p.grad is None else _times_root(self.per_mass(p.grad), metric) / by
+            if not inside:
+                return torch.full_like(loss, math.inf)
+            return loss / scale / unit if values else path.value(seen)
 
-        self._search(seen).step(scaled)
+        torch.optim.LBFGS(
+            seen,
+            max_iter=self.settings.max_iter,
+            tolerance_grad=asked,
+            tolerance_change=torch.finfo(seen[0].dtype).eps,
+            history_size=self.settings.history,
+            line_search_fn="strong_wolfe",
+        ).step(scaled)
         scaled()  # the line search may have looked beyond the point that it took
-        return {"residual": self._largest() / first, "evaluations": evaluations}
+        return evaluations
 
     def _largest(self) -> float:
-        return float(torch.stack([p.grad.abs().max() for p in self.parameters if p.grad is not None]).max())
+        return float(
+            torch.stack([self.per_mass(p.grad).abs().max() for p in self.parameters if p.grad is not None]).max()
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain form: the count."""
@@ -269,6 +328,35 @@ class _QuasiNewton(Descent):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore the count."""
         self.updates = saved["updates"]
+
+
+class _Path:
+    """Values of a function at the points that a search visits, from gradients by the trapezoidal rule between them."""
+
+    def __init__(self) -> None:
+        self.last: list[tuple[Tensor, Tensor]] = []
+        self.total: Tensor | float = 0.0
+
+    def value(self, points: list[Tensor]) -> Tensor:
+        """Return the value at the points, which hold their gradients, less that at the first ones."""
+        here = [(z.detach().clone(), cast(Tensor, z.grad)) for z in points]
+        for (z, g), (last, slope) in zip(here, self.last or here, strict=True):
+            self.total = self.total + ((g + slope) * (z - last)).sum() / 2
+        self.last = here
+        return cast(Tensor, self.total)
+
+
+def reachable(x: Tensor) -> float:
+    """Return the default tolerance of a minimiser that compares values, as a fraction of the first gradient."""
+    return 3e-3 if torch.finfo(x.dtype).eps > 1e-10 else 1e-6
+
+
+def _rows(v: Tensor, like: Tensor) -> Tensor:
+    return v.view(-1, *[1] * (like.dim() - 1))
+
+
+def _times_root(x: Tensor, metric: Tensor | None) -> Tensor:
+    return x if metric is None else x * _rows(metric, x).sqrt()
 
 
 def average_gradients(parameters: list[Tensor]) -> None:

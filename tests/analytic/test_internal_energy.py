@@ -188,7 +188,7 @@ def test_the_minimiser_of_the_mollified_free_energy_is_no_gaussian():
     assert float(F.value(gaussian(1, golden))) + normaliser == pytest.approx(best_gaussian, abs=1e-6)
     assert three.fun < best_gaussian - 0.009
     # Free particles find it: 60 of them cannot share the mass better than by sixtieths.
-    flow = solve(F, JKO(optim=LBFGS(max_iter=500), iters=1), Particles(quantiles(60)), step_size=100.0, num_steps=3)
+    flow = solve(F, JKO(optim=LBFGS(tolerance=1e-5)), Particles(quantiles(60)), step_size=100.0, num_steps=3)
     assert float(F.value(flow.measure)) + normaliser == pytest.approx(three.fun, abs=5e-5)
     assert variance(flow.measure.x) == pytest.approx(0.593, abs=3e-3)
 
@@ -309,7 +309,7 @@ def test_barenblatt_flow():
 
 def jko_error(F, x, h, factor):
     """Root mean square distance of one JKO step from a dilation of the particles."""
-    solver = JKO(optim=LBFGS(max_iter=400, tolerance=1e-8, history=50), iters=1)
+    solver = JKO(optim=LBFGS(tolerance=1e-6, history=50), iters=1)
     end = solve(F, solver, Particles(x), step_size=h, num_steps=1).measure.x
     return math.sqrt(variance(end - factor * x))
 

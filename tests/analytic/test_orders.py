@@ -25,7 +25,7 @@ from wgflow.solvers.langevin import Langevin
 from wgflow.solvers.ode import ODE
 from wgflow.solvers.splitting import ForwardBackward
 
-INNER = LBFGS(tolerance=1e-7)
+INNER = LBFGS(tolerance=2e-7)
 SCHEMES = {
     "forward_euler": (ForwardEuler(), 1),
     "langevin at T = 0": (Langevin(), 1),

@@ -172,7 +172,7 @@ SOLVERS = {
     "mala": MetropolisLangevin(),
     "accelerated": Accelerated(ExactScore(), friction=None, restart=True),
     "jko, lbfgs": JKO(ExactScore(), LBFGS(), iters=1),
-    "jko, lbfgs twice": JKO(ExactScore(), LBFGS(max_iter=3), iters=2),
+    "jko, lbfgs twice": JKO(ExactScore(), LBFGS(max_iter=3, tolerance=1e-3), iters=2),
     "forward-backward": ForwardBackward(backward=JKO(ExactScore(), Adam(0.01), iters=3)),
     "weights": WithReaction(Langevin(), Reweight(order=2, resample_below=0.99), ExactScore(), strang=True),
     "births": WithReaction(Accelerated(ExactScore()), BirthDeath(3.0, jitter=0.1)),

@@ -16,6 +16,7 @@ from wgflow._inner import report
 from wgflow._typing import Info, Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.estimators import Autograd, Estimator
+from wgflow.estimators.base import with_mass
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure, Particles, Successor
 from wgflow.optim import LBFGS, Adam, Descent, Optim
@@ -45,6 +46,14 @@ def transport_cost(x: Points, y: Points, reduction: Literal["sum", "mean"] = "su
     if reduction == "mean":
         return squares.mean(1) / 2
     raise BadInput(f"reduction={reduction!r}: expected 'sum' or 'mean'")
+
+
+def _mass(rho: MovingMeasure) -> Tensor | None:
+    """Return the weights that the objective has over the largest of them, None for equal ones."""
+    if not isinstance(rho, Particles) or rho.log_w is None:
+        return None
+    w = with_mass(rho).w.detach()
+    return w / w.amax()
 
 
 @dataclass(eq=False)
@@ -111,7 +120,8 @@ class JKO(Solver):
     Where points are moved by a minimiser with an end, a step reports ``minimiser/residual``: the largest entry of the gradient
     that is left, over the largest of three: the gradient at the start of the last update, the pull of the transport at the
     end, and that pull for a move of a hundredth of the largest coordinate. A step that ends above the minimiser's tolerance is
-    ``minimiser/unconverged``. For networks a minimisation is training, and its iterations are a budget.
+    ``minimiser/unconverged``. Gradients are per mass, so that a light particle's step is solved like that of a heavy one; one of
+    weight 0 has no velocity here either and stays. For networks a minimisation is training, and its iterations are a budget.
     """
 
     estimator: Estimator = field(default_factory=Autograd)
@@ -186,11 +196,13 @@ class JKO(Solver):
         info = self.estimator.refine(F, lambda rng: successor.draw(rho, self.batch, rng), state.estimator, rng)
 
         couple = successor.coupling(rho, self.batch, rng, self.latent)
+        state.descent.mass = _mass(rho)
         frozen: tuple[Functional, Estimator] | None = None
 
         def objective() -> Scalar:
             nonlocal frozen
             x, y = couple()
+            y = with_mass(y) if rho.tracks_points else y
             if frozen is None:
                 frozen = F.freeze(rng).fit(x), self.estimator.fit(x)
             transport = y.mean(transport_cost(x.x, y.x, self.cost))
@@ -225,9 +237,9 @@ class JKO(Solver):
         """Return the first gradient over the scale that what is left of it is held against."""
         (y,) = state.successor.parameters()
         assert isinstance(rho, Particles)
-        pull = rho.w / (h * (y[0].numel() if self.cost == "mean" else 1))
-        moved = (pull * (y.detach() - rho.x).abs().flatten(1).amax(1)).amax()
-        scale = max(state.descent.first, float(torch.maximum(moved, 0.01 * pull.amax() * rho.x.abs().amax())))
+        pull = rho.w.amax() / (h * (y[0].numel() if self.cost == "mean" else 1))
+        moved = (y.detach() - rho.x).abs().amax()
+        scale = max(state.descent.first, float(pull * torch.maximum(moved, 0.01 * rho.x.abs().amax())))
         return state.descent.first / scale if scale > 0 else 1.0
 
     def _imbalance(self, F: Functional, state: JKOState, h: float) -> Tensor:
