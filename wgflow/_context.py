@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -100,9 +100,8 @@ _matmul_precision = _MatmulPrecision()
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Keep products of float32 matrices in float32: distances lose all meaning in TF32 or under autocast."""
-    with without_autocast():
-        if device.type != "cuda":
-            yield
-            return
-        with _matmul_precision:
-            yield
+    if device.type == "cpu" and not torch.is_autocast_enabled("cpu"):  # nothing to hold, and blocks are many
+        yield
+        return
+    with without_autocast(), _matmul_precision if device.type == "cuda" else nullcontext():
+        yield

@@ -96,7 +96,7 @@ class Cloud:
     @cached_property
     def lifted(self) -> Tensor:
         """Coordinates from the centre and a last row of ones, shape (d + 1, n)."""
-        return torch.cat([self.x, self.one], 1).T.contiguous()
+        return torch.cat([self.x.T, self.one.T])
 
     @cached_property
     def coordinates(self) -> tuple[Tensor, ...]:

@@ -160,7 +160,7 @@ class _Energy(torch.autograd.Function):
         w = w.to(between.dtype)
         _, wants_z, wants_w, *_ = ctx.needs_input_grad
         pull = Pull(between.x, between.x, w) if wants_z else None
-        u, v = w.new_zeros(2, len(w))  # sums of kernel values with x and with y
+        u, v = torch.zeros_like(w), torch.zeros_like(w)  # sums of kernel values with x and with y
         c: float | Tensor = 0.0
         for i, j in _pairs(n, len(w), z.device, own):
             s, near = between.visit(i, j) if wants_z else (between.block(i, j), None)
@@ -175,7 +175,7 @@ class _Energy(torch.autograd.Function):
         if wants_z or wants_w:
             dz = None if pull is None else pull.result((2 * both * c * w)[:, None], z)
             ctx.save_for_backward(*inputs, dz, (u + v).mul_(both).to(z.dtype) if wants_w else None)
-        return w[:n].double() @ (u + both * v)[:n].double()
+        return w[:n].double() @ torch.add(u, v, alpha=both)[:n].double()
 
     @staticmethod
     @differentiable_once
@@ -187,8 +187,9 @@ def _pairs(n: int, total: int, device: torch.device, own: bool) -> Iterator[tupl
     """Cut all pairs of the first n points with the others into blocks, and before that the upper half of those among themselves."""
     if own:
         yield from tiles(n, n, device, symmetric=True)
-    for i, j in tiles(n, total - n, device):
-        yield i, slice(n + j.start, n + j.stop)
+    if total > n:
+        for i, j in tiles(n, total - n, device):
+            yield i, slice(n + j.start, n + j.stop)
 
 
 class _LineEnergy(torch.autograd.Function):
