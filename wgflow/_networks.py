@@ -46,15 +46,27 @@ def called(net: Any, who: str, *inputs: Tensor) -> Any:
     Raises
     ------
     BadInput
-        When the network refuses them: the message has what it was given, its own precision and PyTorch's reason.
+        When the network refuses them: the message has what it was given, its own precision and PyTorch's reason. Also when it
+        changes them in place, which would move the particles themselves.
     """
+    before = _versions(inputs)
     try:
-        return net(*inputs)
+        value = net(*inputs)
     except (WgflowError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         given = " and ".join(f"{tuple(t.shape)} {t.dtype}" for t in inputs)
         raise BadInput(f"{who} cannot take {given}: {_first_line(error)}{_other_precision(net, inputs)}") from error
+    if _versions(inputs) != before:
+        raise BadInput(
+            f"{who} changes in place what it is given, and with it the points of the flow. Make a new tensor: x = x * 2 instead of "
+            "x *= 2, no inplace=True in the first layer"
+        )
+    return value
+
+
+def _versions(inputs: tuple[Tensor, ...]) -> list[int]:
+    return [0 if t.is_inference() else t._version for t in inputs]
 
 
 def _other_precision(net: Any, inputs: tuple[Tensor, ...]) -> str:

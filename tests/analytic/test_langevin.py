@@ -163,6 +163,15 @@ class Subsampled(PotentialEnergy):
         return replace(self, potential=lambda x: (x - shift).square().sum(1) / 2)
 
 
+def test_a_proposal_of_infinite_density_is_refused():
+    """A logarithm that is +inf by mistake would hold every particle that comes there."""
+    half = Unnormalised(lambda x: torch.where(x[:, 0] > 0.5, math.inf, -x.square().sum(1) / 2), 1)
+    start = Particles(torch.zeros(200, 1, dtype=torch.float64))
+    flow = solve(KL(half), MetropolisLangevin(), start, step_size=0.5, num_steps=50)
+    assert float(flow.measure.x.max()) <= 0.5
+    assert float(flow.measure.x.std()) > 0.3
+
+
 def test_a_random_potential_is_realised_once_a_step():
     F = Subsampled(lambda x: x[:, 0]) + Entropy()
     for solver in (Langevin(), MetropolisLangevin()):

@@ -315,6 +315,25 @@ def test_a_rule_counts_no_distances_of_0(rule, event):
 
 
 @each_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_a_rule_takes_twins_that_rounding_has_parted_for_one_point(rule, dtype, offset):
+    x = (randn(30, 2) + offset).to(dtype)
+    parted = torch.nextafter(x, torch.full_like(x, torch.inf))
+    twice = float(rule.bandwidth(torch.cat([x, parted])))
+    if isinstance(rule, MedianRBF):
+        twice *= math.sqrt(math.log(61) / math.log(31))
+    assert twice == pytest.approx(float(rule.bandwidth(x)), rel=1e-4)
+
+
+@each_rule
+@pytest.mark.parametrize("n", [20, 4000])
+def test_a_rule_counts_all_gaps_between_points_on_a_line_in_single_precision(rule, n):
+    x = torch.linspace(-1, 1, n, dtype=torch.float64)[:, None]
+    assert float(rule.bandwidth(x.float())) == pytest.approx(float(rule.bandwidth(x)), rel=1e-3)
+
+
+@each_rule
 @pytest.mark.parametrize("unit", [1e-30, 1e-8, 1e8, 1e20])
 def test_a_rule_of_single_precision_in_any_unit(rule, unit):
     x = (unit * randn(50, 3)).float()

@@ -26,6 +26,7 @@ from wgflow import (
     ProximalScore,
     Pushforward,
     Smoothed,
+    Solver,
     SquaredKSD,
     StandardNormal,
     Stein,
@@ -115,6 +116,31 @@ def test_a_potential_without_a_gradient_is_refused(f: Callable[[Tensor], Tensor]
 def test_a_constant_has_the_gradient_0() -> None:
     flow = solve(PotentialEnergy(lambda x: x.new_ones(len(x))), ForwardEuler(), CLOUD, step_size=0.1, num_steps=2)
     assert torch.equal(flow.measure.x, CLOUD.x)
+
+
+def _halves(x: Tensor) -> Tensor:
+    x.detach().mul_(0.5)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("F", "solver"),
+    [
+        (PotentialEnergy(lambda x: _halves(x).square().sum(1)), ForwardEuler()),
+        (KL(Unnormalised(lambda x: -_halves(x).square().sum(1), 2)), Langevin()),
+        (KL(Unnormalised(lambda x: -_halves(x).square().sum(1), 2)), MetropolisLangevin()),
+        (PotentialEnergy(lambda x: x.square().sum(1), proximal=lambda x, h: _halves(x)), Proximal()),
+        (
+            KL(StandardNormal(2)),
+            ForwardEuler(LearnedScore(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2)))),
+        ),
+    ],
+)
+def test_a_function_that_changes_the_points_in_place_is_refused(F: Functional, solver: Solver) -> None:
+    start = torch.ones(3, 2)
+    with pytest.raises(BadInput, match="changes in place what it is given"):
+        solve(F, solver, Particles(start), step_size=0.1, num_steps=2)
+    assert torch.equal(start, torch.ones(3, 2))
 
 
 def test_a_functional_must_be_one_number() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow._fields import Positive
+from wgflow._networks import called
 from wgflow._ops import kernel_energy
 from wgflow._outputs import per_point, same_shape
 from wgflow._pairs import pair_energy
@@ -68,12 +69,13 @@ class PotentialEnergy(Functional):
         Raises
         ------
         BadInput
-            When it returns another shape.
+            When it returns another shape, or changes the points in place.
         """
-        if self.proximal is None:
+        proximal = self.proximal
+        if proximal is None:
             return super().prox(rho, h)
         with torch.no_grad():
-            y = self.proximal(rho.x, h)
+            y = called(lambda x: proximal(x, h), "a proximal map", rho.x)
         return same_shape(y, rho.x, "a proximal map")
 
     @classmethod

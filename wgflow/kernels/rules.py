@@ -5,13 +5,14 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from wgflow._distances import Distances, readable, tiles
 from wgflow._fields import Positive
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
-from wgflow.kernels.base import Kernel, apart
+from wgflow.kernels.base import Kernel
 from wgflow.kernels.gaussian import RBF
 
 MOST_FOR_A_RULE = 1000
@@ -23,8 +24,9 @@ class Rule(Kernel):
     r"""An RBF whose bandwidth is found from the particles at every evaluation and then held fixed.
 
     It depends on the law of the particles: on their weights, not on their order, nor on how often a point is there, since
-    distances of 0 do not count. It is 1 where all particles are at one place. Above :data:`MOST_FOR_A_RULE` particles it is
-    that of some of them, which may change it by a few per cent from one step to the next.
+    distances of 0 do not count, nor those that rounding makes of them in a flow. It is 1 where all particles are at one
+    place. Above :data:`MOST_FOR_A_RULE` particles it is that of some of them, which may change it by a few per cent from
+    one step to the next.
 
     Raises
     ------
@@ -87,6 +89,24 @@ def _some(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return x[order[chosen]], None
 
 
+def _one_place(some: Tensor, w: Tensor | None, n: int) -> Tensor:
+    r"""Return the squared distance up to which two of n points count as one, 0-d: twins that rounding has parted in a flow.
+
+    It is a rounding of where the points are and some of how far they are spread, on a line of many less than their gaps.
+    """
+    eps, some = torch.finfo(some.dtype).eps, some.double()
+    centre = some.median(0).values
+    spread = _quantile((some - centre).square().sum(1), w, 0.75).nan_to_num(0.0)
+    return spread * min(eps**0.75, 0.01 / n) ** 2 + (eps * centre.norm()).square()
+
+
+def _elsewhere(s: Tensor, one_place: Tensor) -> Tensor:
+    """Return the squared distances with infinity for those of one place; a single pass where the bound can be read."""
+    if readable(one_place):
+        return nnf.threshold(s, float(one_place), math.inf)
+    return torch.where(s > one_place, s, math.inf)
+
+
 @dataclass(frozen=True)
 class MedianRBF(Rule):
     r"""RBF by the median rule of SVGD: :math:`2\sigma^2=\mathrm{med}(|x_i-x_j|^2)/\log(n+1)`, times ``scale`` squared.
@@ -103,18 +123,19 @@ class MedianRBF(Rule):
             return x.new_full((), math.nan)
         i, j = torch.triu_indices(m, m, 1, device=x.device)
         s = Distances(some, some, smooth=False).block(slice(0, m), slice(0, m))[i, j]
-        return _median(s, None if w is None else w[i] * w[j]) / (2 * math.log(len(x) + 1))
+        s = torch.where(s > _one_place(some, w, len(x)), s, 0.0)
+        return _quantile(s, None if w is None else w[i] * w[j], 0.5) / (2 * math.log(len(x) + 1))
 
 
-def _median(s: Tensor, w: Tensor | None) -> Tensor:
-    """Return the lower median of the positive numbers, NaN without any."""
-    if w is None:
+def _quantile(s: Tensor, w: Tensor | None, share: float) -> Tensor:
+    """Return the lower quantile of the positive numbers, NaN without any."""
+    if w is None and share == 0.5:
         return torch.where(s > 0, s, math.nan).nanmedian()
     s, order = s.sort()
-    mass = torch.where(s > 0, w[order], 0.0).cumsum(0)
-    # A little less than the half: of equal weights the sum may be off by rounding.
-    middle = torch.searchsorted(mass, mass[-1:] * (0.5 - 1e-12)).clamp_(max=len(s) - 1)
-    return torch.where(mass[-1] > 0, s[middle[0]], math.nan)
+    mass = torch.where(s > 0, 1.0 if w is None else w[order], 0.0).double().cumsum(0)
+    # A little less than the share: of equal weights the sum may be off by rounding.
+    at = torch.searchsorted(mass, mass[-1:] * (share - 1e-12)).clamp_(max=len(s) - 1)
+    return torch.where(mass[-1] > 0, s[at[0]], math.nan)
 
 
 @dataclass(frozen=True)
@@ -131,8 +152,9 @@ class NearestRBF(Rule):
         some, weights = _some(x, w)
         between = Distances(some, x, smooth=False)
         nearest = torch.full((len(some),), math.inf, dtype=between.dtype, device=x.device)
+        one_place = _one_place(some, weights, len(x))
         for i, j in tiles(len(some), len(x), x.device):
-            s = apart(between.block(i, j))
+            s = _elsewhere(between.block(i, j), one_place)
             if w is not None:
                 s.masked_fill_(w[j] == 0, math.inf)
             nearest[i] = torch.minimum(nearest[i], s.amin(1))

@@ -89,7 +89,7 @@ class MetropolisLangevin(Solver):
 
     Notes
     -----
-    Cost: two gradients and two values of V a step. Where the proposal is not finite it is refused. An acceptance rate of
+    Cost: two gradients and two values of V a step. Where the proposal or its density is not finite it is refused. An acceptance rate of
     0.57 is best in many dimensions (Roberts and Rosenthal 1998); a run that ends below 0.01 on average gives a
     ``RuntimeWarning``. A flow in time only as h goes to 0. Particles must start where the density is positive.
     """
@@ -139,7 +139,8 @@ class MetropolisLangevin(Solver):
             gap = (forth.square() - back.square()).flatten(1).sum(1)
             log_ratio = (v0 - v1) / temperature + gap / (4 * h * temperature)
             u = torch.rand(len(p), generator=state.rng, device=p.device, dtype=p.x.dtype)
-            accept = u.log() < log_ratio  # False where the ratio is not a number
+            # False where the ratio is not a number; from an infinite density there would be no way back.
+            accept = (u.log() < log_ratio) & (v1 > -math.inf)
             info["mala/acceptance"] = p.mean(accept.to(p.x.dtype))
             return torch.where(accept.view(-1, *[1] * (p.x.dim() - 1)), y, p.x)
 
