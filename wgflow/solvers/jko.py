@@ -49,11 +49,10 @@ def transport_cost(x: Points, y: Points, reduction: Literal["sum", "mean"] = "su
 
 
 def _mass(rho: MovingMeasure) -> Tensor | None:
-    """Return the weights that the objective has over the largest of them, None for equal ones."""
+    """Return the weights of particles over the largest of them, None for equal ones."""
     if not isinstance(rho, Particles) or rho.log_w is None:
         return None
-    w = with_mass(rho).w.detach()
-    return w / w.amax()
+    return rho.w.detach() / rho.w.detach().amax()
 
 
 @dataclass(eq=False)
@@ -195,14 +194,14 @@ class JKO(Solver):
         rho, successor, rng = state.measure, state.successor, state.rng
         info = self.estimator.refine(F, lambda rng: successor.draw(rho, self.batch, rng), state.estimator, rng)
 
-        couple = successor.coupling(rho, self.batch, rng, self.latent)
-        state.descent.mass = _mass(rho)
+        weighty = with_mass(rho) if isinstance(rho, Particles) else rho
+        couple = successor.coupling(weighty, self.batch, rng, self.latent)
+        state.descent.mass = _mass(weighty)
         frozen: tuple[Functional, Estimator] | None = None
 
         def objective() -> Scalar:
             nonlocal frozen
             x, y = couple()
-            y = with_mass(y) if rho.tracks_points else y
             if frozen is None:
                 frozen = F.freeze(rng).fit(x), self.estimator.fit(x)
             transport = y.mean(transport_cost(x.x, y.x, self.cost))
