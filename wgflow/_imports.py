@@ -1,6 +1,7 @@
 """Optional packages, imported where they are used and nowhere else."""
 
 import importlib
+import os
 from types import ModuleType
 
 from wgflow.errors import MissingDependency
@@ -29,6 +30,13 @@ def require(module: str, extra: str) -> ModuleType:
             raise
         raise MissingDependency(
             f"{module} is needed here and cannot be imported ({error}). Install it with: pip install 'wgflow[{extra}]'",
+            name=package,
+        ) from error
+    except ValueError as error:  # matplotlib reads the environment as it is imported
+        if package != "matplotlib" or "MPLBACKEND" not in os.environ:
+            raise
+        raise MissingDependency(
+            f"{module} cannot be imported with MPLBACKEND={os.environ['MPLBACKEND']!r} in the environment: unset it",
             name=package,
         ) from error
     except RuntimeError as error:

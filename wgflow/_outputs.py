@@ -133,6 +133,8 @@ def scalar(value: Any, x: Tensor, who: str) -> Tensor:
 def numbers(found: Any, who: str) -> dict[str, float]:
     """Return what a metric reports; raises ``BadInput`` unless it is a dictionary of numbers by name."""
     try:
+        if not all(isinstance(name, str) for name in found):
+            raise TypeError
         return {name: found[name] if type(found[name]) is float else float(found[name]) for name in found}
     except (TypeError, ValueError, IndexError, KeyError, RuntimeError, OverflowError):
         raise BadInput(

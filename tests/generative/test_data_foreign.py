@@ -412,7 +412,8 @@ def test_images_of_another_range_are_not_saved_without_a_word(
     net.bias.copy_(pixel.flatten())
     model = Pushforward(StandardNormal(2), torch.nn.Sequential(net, torch.nn.Unflatten(1, (1, 8, 8))))
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests left to be collected
+        warnings.simplefilter("always", UserWarning)
         save_images(model, 3, tmp_path / name)
     assert len(said) == warns
     assert all("expected [-1, 1]: what lies outside of that was cut off" in str(w.message) for w in said)

@@ -206,7 +206,7 @@ def test_numbers_of_a_step_are_numbers(bad: object) -> None:
         Smoothed(StandardNormal(2), lambda k: bad).draw(3, torch.Generator())
 
 
-@pytest.mark.parametrize("report", [1.0, None, [("a", 1.0)], {"a": "b"}, {"a": torch.ones(2)}])
+@pytest.mark.parametrize("report", [1.0, None, [("a", 1.0)], {"a": "b"}, {1: 1.0}, {"a": torch.ones(2)}])
 def test_a_metric_reports_numbers_by_name(report: object) -> None:
     with pytest.raises(BadInput, match="must return a dictionary of numbers by name"):
         solve(

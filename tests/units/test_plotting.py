@@ -498,3 +498,13 @@ def test_a_backend_with_windows_is_not_asked_for_one():
 def test_importing_plotting_imports_no_matplotlib():
     code = "import sys, wgflow.plotting; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_backend_that_matplotlib_does_not_know_is_named() -> None:
+    code = "from wgflow import plotting; import torch, wgflow; plotting.particles(wgflow.Particles(torch.zeros(3, 2)))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"MPLBACKEND": "nonsense"}, capture_output=True, text=True
+    )
+    last = ran.stderr.strip().splitlines()[-1]
+    assert "MissingDependency" in last
+    assert "MPLBACKEND='nonsense' in the environment: unset it" in last
