@@ -47,8 +47,10 @@ class _SteinPairs(torch.autograd.Function):
         (x, y), (s, t) = (ctx.points.x, ctx.points.y), ctx.scores
         dx, dy = _pulls(ctx.points, x, y, 2 * g, ctx.near)
         # Both products with h at once.
-        both = [Cloud(torch.cat([p.points, q.points], 1), torch.cat([p.centre, q.centre])) for p, q in ((x, s), (y, t))]
-        to_x, to_y = _pulls(ctx.points, *both, h.clone(), ctx.near)
+        both, other = (
+            Cloud(torch.cat([p.points, q.points], 1), torch.cat([p.centre, q.centre])) for p, q in ((x, s), (y, t))
+        )
+        to_x, to_y = _pulls(ctx.points, both, other, h.clone(), ctx.near)
         d = dx.shape[1]
         return dx + to_x[:, d:], to_x[:, :d], dy + to_y[:, d:], to_y[:, :d]
 
