@@ -48,7 +48,7 @@ class Descent:
         self.mass: Tensor | None = None
         """Weights (n,) of the rows of the one parameter over the largest of them; None where they are all equal.
 
-        A gradient is then divided by them, so that every particle moves as it would with the largest weight. One of weight 0 stays.
+        All but SGD divide a gradient by them, so that a particle moves as with the largest weight. One of weight 0 stays.
         """
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -58,7 +58,9 @@ class Descent:
         A first-order method evaluates it once. Returns what the minimiser has to report.
         """
         self.differentiate(objective)
-        if self.mass is not None:
+        if self.mass is not None and isinstance(
+            self.optimizer, torch.optim.Adam
+        ):  # whose eps would hide light particles
             (p,) = self.parameters
             p.grad = self.per_mass(p.grad)
         if self.schedule is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from _exact import double, rng
 
-from wgflow import JKO, KL, SGD, Adam, Blob, Cosine, Gaussian, KernelDensity, Particles, PotentialEnergy, solve
+from wgflow import JKO, KL, Adam, Blob, Cosine, Gaussian, KernelDensity, Particles, PotentialEnergy, solve
 from wgflow.kernels import RBF
 from wgflow.tridiagonal import TridiagonalNewton
 
@@ -29,7 +29,6 @@ def step(F, solver, rho, h=1.0):
         JKO(),
         JKO(optim=TridiagonalNewton()),
         JKO(optim=Adam(0.1, schedule=Cosine(400, 1e-6)), iters=400),
-        JKO(optim=SGD(0.5), iters=60),
     ],
 )
 def test_the_step_of_a_particle_is_that_of_any_weight(solver, dtype):
