@@ -36,7 +36,7 @@ def load_generator(run: str | Path, device: str | torch.device = "auto", *, allo
     device : str or torch.device
         As for :func:`train`.
     allow_code : bool
-        Import the network that the folder names, where it is not one of wgflow's own. That runs its code: see :doc:`security`.
+        Import the network that the folder names, where it is not one of wgflow's own. That runs its code: see :doc:`/security`.
 
     Raises
     ------
