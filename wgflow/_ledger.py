@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from wgflow._inner import RESIDUAL
 from wgflow._ranks import anywhere
 from wgflow._typing import Info
 from wgflow.errors import Diverged
@@ -48,10 +49,12 @@ class Ledger:
         device = next((t.device for t in held if t.is_cuda), held[0].device)
         # In double precision what is finite in the flow's own precision stays finite.
         values = torch.stack([t.to(device, torch.float64) for t in held])
-        bad = ~torch.isfinite(values)
+        # An inner solver that got nowhere is said to be unconverged; what it spoils shows in the other numbers.
+        residual = torch.tensor([name.endswith(RESIDUAL) for _, _, name, _ in flat], device=device)
+        bad = ~torch.isfinite(values) & ~residual
         values[anywhere(bad) & ~bad] = math.nan  # or the other ranks would wait for ever for the one that stops
         for (update, k, name, _), number in zip(flat, values.tolist(), strict=True):
-            if not math.isfinite(number):
+            if not math.isfinite(number) and not name.endswith(RESIDUAL):
                 raise Diverged(
                     f"{name} became {number} at update {update}, in time step {k}.",
                     advice=ADVICE,

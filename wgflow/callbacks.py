@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from wgflow._run import Run
 
 
+_OF_A_RECORD = {"k", "t", "update", "seconds", "kind"}
+"""What a record of a time step says besides what is measured."""
+
+
 class Callback(Checked):
     """The moments of a run. A callback reads the state and never writes it; metrics use generators of their own."""
 
@@ -344,10 +348,20 @@ class StopWhenFlat(Callback):
 
 
 def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int) -> dict[str, float]:
-    """Evaluate metrics on a measure, each with generators of its own that depend on ``seeds`` and its place only."""
+    """Evaluate metrics on a measure, each with generators of its own that depend on ``seeds`` and its place only.
+
+    Raises
+    ------
+    BadInput
+        When a metric uses a name that a record has already: one of the numbers would be lost.
+    """
     found: dict[str, float] = {}
     for j, metric in enumerate(metrics):
-        seed = mixed(*seeds, j)
+        seed, who = mixed(*seeds, j), type(metric).__name__
         with global_generators(seed, rho.device):
-            found |= numbers(metric(rho, generator(seed, rho.device)), type(metric).__name__)
+            new = numbers(metric(rho, generator(seed, rho.device)), who)
+        taken = sorted(new.keys() & (found.keys() | _OF_A_RECORD))
+        if taken:
+            raise BadInput(f"metric {j}, {who}, reports {taken[0]!r}, which a record has already: give it another name")
+        found |= new
     return found

@@ -331,3 +331,10 @@ def test_an_explicit_flow_is_seen_at_every_step():
 def test_a_condition_that_cannot_be_answered_says_why(condition, message):
     with pytest.raises(BadInput, match=message):
         two_particles(callbacks=[StopWhen(condition)])
+
+
+@pytest.mark.parametrize("names", [("mean", "mean"), ("k",), ("update",)])
+def test_a_metric_that_would_overwrite_a_number_is_refused_before_the_first_step(names):
+    metrics = [lambda rho, rng, name=name: {name: 1.0} for name in names]
+    with pytest.raises(BadInput, match=f"reports '{names[-1]}', which a record has already"):
+        flow(callbacks=[Evaluate(metrics)])

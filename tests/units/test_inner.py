@@ -15,7 +15,7 @@ from wgflow._inner import gathered, report
 class Reporting(wg.Functional):
     """A quadratic potential whose value claims to have been found by an iteration."""
 
-    reached: tuple[float, ...]
+    reached: tuple[Any, ...]  # NaN is no number as a setting
     asked: float = 1e-6
 
     def value(self, rho: wg.Particles) -> torch.Tensor:
@@ -34,16 +34,11 @@ def test_converged_solvers_leave_a_flow_done() -> None:
     assert [row["mock/residual"] for row in solution.history] == pytest.approx([1e-7] * 3)
 
 
-@pytest.mark.parametrize("reached", [(1e-8, 1e-3), (math.inf,)])
+@pytest.mark.parametrize("reached", [(1e-8, 1e-3), (math.inf,), (math.nan,)])
 def test_a_missed_tolerance_is_in_the_status_the_history_and_a_warning(reached: tuple[float, ...]) -> None:
-    if math.isinf(max(reached)):
-        with pytest.raises(wg.Diverged, match="mock/residual became inf"):
-            flow(Reporting(reached))
-        return
-    with pytest.warns(
-        wg.NotConverged, match=r"mock missed its tolerance in 100% of the steps .*0\.001.*Ask for less"
-    ) as said:
+    with pytest.warns(wg.NotConverged, match=r"mock missed its tolerance in 100% of the steps .*Ask for less") as said:
         solution = flow(Reporting(reached))
+    assert f"(residual up to {max(reached):.2g})" in str(said[0].message)
     assert said[0].filename == __file__, "the warning is of the line that calls solve"
     assert (solution.status, solution.unconverged) == ("unconverged", {"mock": 1.0})
     assert solution.history[-1]["mock/unconverged"] == 1
