@@ -23,6 +23,7 @@ import torch
 from _chains import Incremental
 from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from wgflow import JKO, Adam, Critic, Flow, Pushforward, Softplus, StandardNormal, twenty_five_gaussians
 from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
@@ -177,7 +178,8 @@ def _live_tensors() -> tuple[float, int]:
     gc.collect()
     storages, parameters = {}, 0
     for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor) and thing.layout is torch.strided:  # others have no storage of their own
+        # Sparse tensors and parameters that have no size yet have no storage.
+        if issubclass(type(thing), Tensor) and thing.layout is torch.strided and not is_lazy(thing):
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
             parameters += issubclass(type(thing), nn.Parameter)
