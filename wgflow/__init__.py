@@ -67,6 +67,7 @@ from wgflow.functionals import (
     register_functional,
 )
 from wgflow.kernels import (
+    KERNELS,
     RBF,
     InverseMultiquadric,
     Kernel,
@@ -78,8 +79,11 @@ from wgflow.kernels import (
     NearestRBF,
     PowerLaw,
     Riesz,
+    register_kernel,
 )
+from wgflow.maps import MAPS, register_map
 from wgflow.measures import (
+    MEASURES,
     Chain,
     Dataset,
     Gaussian,
@@ -96,6 +100,7 @@ from wgflow.measures import (
     Unnormalised,
     ema_decay,
     instance_noise,
+    register_measure,
     twenty_five_gaussians,
 )
 from wgflow.optim import LBFGS, SGD, Adam, Cosine
@@ -139,8 +144,11 @@ __all__ = [
     "FUNCTIONALS",
     "JKO",
     "KALE",
+    "KERNELS",
     "KL",
     "LBFGS",
+    "MAPS",
+    "MEASURES",
     "MMD",
     "ODE",
     "R1",
@@ -262,6 +270,9 @@ __all__ = [
     "reference",
     "register_estimator",
     "register_functional",
+    "register_kernel",
+    "register_map",
+    "register_measure",
     "register_solver",
     "solve",
     "transport_cost",

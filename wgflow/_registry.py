@@ -1,4 +1,4 @@
-"""Named families (functionals, solvers, estimators) with near misses and plugins from other packages."""
+"""Named families (functionals, estimators, solvers, kernels, maps, measures) with near misses and plugins from other packages."""
 
 import difflib
 import warnings

@@ -178,7 +178,7 @@ def bench(name: str = "discretizations", *, results: str | None = None, run: boo
 
 def list_names() -> None:
     """List what is known by name."""
-    from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, presets
+    from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, presets
     from wgflow.generative import NETWORKS, RECIPES
     from wgflow.generative.data import IMAGE_SETS
     from wgflow.generative.evaluate import FEATURES
@@ -190,6 +190,9 @@ def list_names() -> None:
         "functionals": FUNCTIONALS,
         "estimators": ESTIMATORS,
         "solvers": SOLVERS,
+        "kernels": KERNELS,
+        "maps": MAPS,
+        "measures": MEASURES,
         "presets": presets.PRESETS,
         "features": FEATURES,
     }

@@ -1,11 +1,13 @@
 """Names at the border: near misses, duplicates, and entries from other packages."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from wgflow import ESTIMATORS, FUNCTIONALS, KL, SOLVERS, BadInput, ForwardEuler
+from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, KL, MAPS, MEASURES, SOLVERS, BadInput, ForwardEuler
 from wgflow._registry import Registry
 
 
@@ -58,9 +60,16 @@ def test_registering_the_same_class_again_is_no_conflict(registry):
 
 @pytest.mark.parametrize(
     ("ours", "typo", "meant"),
-    [(FUNCTIONALS, "klx", "kl"), (SOLVERS, "forward_eular", "forward_euler"), (ESTIMATORS, "critics", "critic")],
+    [
+        (FUNCTIONALS, "klx", "kl"),
+        (SOLVERS, "forward_eular", "forward_euler"),
+        (ESTIMATORS, "critics", "critic"),
+        (KERNELS, "laplacian", "laplace"),
+        (MAPS, "affin", "affine"),
+        (MEASURES, "particle", "particles"),
+    ],
 )
-def test_the_three_families(ours, typo, meant):
+def test_the_six_families(ours, typo, meant):
     with pytest.raises(BadInput, match=f"did you mean '{meant}'"):
         ours[typo]
     assert FUNCTIONALS["kl"] is KL
@@ -106,3 +115,38 @@ def test_a_plugin_that_fails_is_left_out_with_a_warning_and_hides_nothing(regist
         known = list(registry)
     assert known == ["circle", "square", "triangle"]
     assert registry["circle"].__module__ == __name__
+
+
+@pytest.mark.parametrize(
+    ("group", "kind"),
+    [
+        ("functionals", "Functional"),
+        ("estimators", "Estimator"),
+        ("solvers", "Solver"),
+        ("kernels", "Kernel"),
+        ("maps", "maps.TransportMap"),
+        ("measures", "Measure"),
+    ],
+)
+def test_each_family_takes_entries_of_other_packages_and_the_command_line_lists_them(plugins, group, kind):
+    """In a process of its own: registries look for plugins once."""
+    (plugins / "theirs.py").write_text(f"import wgflow as wg\nclass New(wg.{kind}): pass\n")
+    info = plugins / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[wgflow.{group}]\nbrand_new = theirs:New\n")
+    script = (
+        f"import wgflow as wg\nprint(wg.{group.upper()}['brand_new'].registered_name)\n"
+        "from wgflow.cli import main\nmain(['list'])"
+    )
+    paths = os.pathsep.join([str(plugins), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    name, *listed = done.stdout.splitlines()
+    assert name == "brand_new"
+    assert ["brand_new" in line for line in listed] == [line.startswith(f"{group}:") for line in listed]

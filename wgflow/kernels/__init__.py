@@ -4,12 +4,13 @@ Distances are Euclidean over the flattened event. A length is a length: nothing 
 is inferred unless a class says so (:class:`MedianRBF`, :class:`NearestRBF`).
 """
 
-from wgflow.kernels.base import Kernel, KernelSum
+from wgflow.kernels.base import KERNELS, Kernel, KernelSum, register_kernel
 from wgflow.kernels.gaussian import RBF
 from wgflow.kernels.radial import InverseMultiquadric, Laplace, Logarithmic, Matern, Morse, PowerLaw, Riesz
 from wgflow.kernels.rules import MOST_FOR_A_RULE, MedianRBF, NearestRBF
 
 __all__ = [
+    "KERNELS",
     "MOST_FOR_A_RULE",
     "RBF",
     "InverseMultiquadric",
@@ -23,4 +24,5 @@ __all__ = [
     "NearestRBF",
     "PowerLaw",
     "Riesz",
+    "register_kernel",
 ]

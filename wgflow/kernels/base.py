@@ -13,10 +13,13 @@ from wgflow._distances import Distances
 from wgflow._fields import Checked, Finite
 from wgflow._instead import suggest
 from wgflow._linear import Linear
+from wgflow._registry import Registry
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
 
 Evaluated = tuple[Tensor, Tensor, float | Tensor]
+KERNELS: "Registry[Kernel]" = Registry("kernel")
+register_kernel = KERNELS.register
 
 
 def apart(s: Tensor) -> Tensor:
@@ -41,6 +44,11 @@ class Kernel(Checked, Linear, ABC):
     """Differentiable at coincident points."""
     characteristic: ClassVar[bool] = True
     """The MMD of this kernel is a distance: 0 between equal laws only."""
+
+    @classmethod
+    def example(cls) -> "Kernel":
+        """Return a tiny instance for contract tests."""
+        return cls()
 
     @property
     def sorts(self) -> bool:

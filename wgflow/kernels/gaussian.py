@@ -8,9 +8,10 @@ from torch import Tensor
 from wgflow._distances import readable
 from wgflow._fields import Positive, Tensor0d
 from wgflow.errors import BadInput
-from wgflow.kernels.base import Evaluated, Kernel, exp_
+from wgflow.kernels.base import Evaluated, Kernel, exp_, register_kernel
 
 
+@register_kernel("rbf")
 @dataclass(frozen=True)
 class RBF(Kernel):
     r"""The Gaussian :math:`k=e^{-|x-y|^2/(2\sigma^2)}`.
@@ -40,6 +41,11 @@ class RBF(Kernel):
         b = self.bandwidth.detach()
         if readable(b) and not 0 < float(b) < math.inf:
             raise BadInput(f"RBF(bandwidth=tensor({float(b):g})): expected a positive, finite length")
+
+    @classmethod
+    def example(cls) -> "RBF":
+        """Return a tiny instance."""
+        return cls(1.0)
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`e^{-s/2\sigma^2}`."""

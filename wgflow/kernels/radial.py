@@ -8,15 +8,21 @@ from torch import Tensor
 
 from wgflow._fields import Finite, Positive, checked
 from wgflow.errors import BadInput
-from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, exp_
+from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, exp_, register_kernel
 
 
+@register_kernel("laplace")
 @dataclass(frozen=True)
 class Laplace(Kernel):
     r"""The Laplace kernel :math:`k=e^{-r/\ell}`, :math:`r=|x-y|`; not smooth at 0."""
 
     length: Positive
     smooth = False
+
+    @classmethod
+    def example(cls) -> "Laplace":
+        """Return a tiny instance."""
+        return cls(1.0)
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`e^{-\sqrt s/\ell}`."""
@@ -33,6 +39,7 @@ class Laplace(Kernel):
         return k, inverse.mul_(k), -0.5 / self.length
 
 
+@register_kernel("inverse_multiquadric")
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
     r"""The inverse multiquadric :math:`k=(1+r^2/\ell^2)^{-\beta}`, with heavy tails.
@@ -47,6 +54,11 @@ class InverseMultiquadric(Kernel):
 
     length: Positive
     power: Positive = 0.5
+
+    @classmethod
+    def example(cls) -> "InverseMultiquadric":
+        """Return a tiny instance."""
+        return cls(1.0)
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`(1+s/\ell^2)^{-\beta}`."""
@@ -67,6 +79,7 @@ class InverseMultiquadric(Kernel):
         return k, inverse.mul_(k), -self.power / self.length**2
 
 
+@register_kernel("matern")
 @dataclass(frozen=True)
 class Matern(Kernel):
     r"""The Matérn kernel with :math:`\nu=\tfrac32` or :math:`\tfrac52`, :math:`a=\sqrt{2\nu}\,r/\ell`.
@@ -84,6 +97,11 @@ class Matern(Kernel):
     def _a(self, s: Tensor) -> Tensor:
         return s.sqrt() * (math.sqrt(2 * self.nu) / self.length)
 
+    @classmethod
+    def example(cls) -> "Matern":
+        """Return a tiny instance."""
+        return cls(1.0)
+
     def profile(self, s: Tensor) -> Tensor:
         """Return the value."""
         a = self._a(s)
@@ -96,6 +114,7 @@ class Matern(Kernel):
         return c * exp_(-a) if self.nu == 1.5 else c / 3 * (1 + a) * exp_(-a)
 
 
+@register_kernel("riesz")
 @dataclass(frozen=True)
 class Riesz(Kernel):
     r"""The Riesz kernel :math:`k=-r^p`, :math:`0<p<2`; its MMD² at :math:`p=1` is the energy distance.
@@ -130,6 +149,7 @@ class Riesz(Kernel):
         return s.mul_(inverse).neg_(), inverse, -self.power / 2
 
 
+@register_kernel("logarithmic")
 @dataclass(frozen=True)
 class Logarithmic(Kernel):
     r"""The logarithmic potential :math:`-\log r`: repulsion in an :class:`InteractionEnergy`, Newtonian up to :math:`2\pi` in the plane.
@@ -153,6 +173,7 @@ class Logarithmic(Kernel):
         return nnf.threshold(s, 0.0, 1.0).log_().mul_(-0.5), apart(s).reciprocal_(), -0.5
 
 
+@register_kernel("power_law")
 @dataclass(frozen=True)
 class PowerLaw(Kernel):
     r"""The power law :math:`r^p/p`, :math:`p\ne0`: attraction in an interaction energy.
@@ -172,6 +193,11 @@ class PowerLaw(Kernel):
     def smooth(self) -> bool:  # type: ignore[override]
         """From the square up."""
         return self.power >= 2
+
+    @classmethod
+    def example(cls) -> "PowerLaw":
+        """Return a tiny instance."""
+        return cls(2.0)
 
     def profile(self, s: Tensor) -> Tensor:
         r"""Return :math:`s^{p/2}/p`."""

@@ -12,7 +12,7 @@ from wgflow._distances import Distances, readable, tiles
 from wgflow._fields import Positive
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
-from wgflow.kernels.base import Kernel
+from wgflow.kernels.base import Kernel, register_kernel
 from wgflow.kernels.gaussian import RBF
 
 MOST_FOR_A_RULE = 1000
@@ -107,6 +107,7 @@ def _elsewhere(s: Tensor, one_place: Tensor) -> Tensor:
     return torch.where(s > one_place, s, math.inf)
 
 
+@register_kernel("median_rbf")
 @dataclass(frozen=True)
 class MedianRBF(Rule):
     r"""RBF by the median rule of SVGD: :math:`2\sigma^2=\mathrm{med}(|x_i-x_j|^2)/\log(n+1)`, times ``scale`` squared.
@@ -138,6 +139,7 @@ def _quantile(s: Tensor, w: Tensor | None, share: float) -> Tensor:
     return torch.where(mass[-1] > 0, s[at[0]], math.nan)
 
 
+@register_kernel("nearest_rbf")
 @dataclass(frozen=True)
 class NearestRBF(Rule):
     r"""RBF by nearest neighbours: :math:`\sigma^2=\sum_iw_i\min_{x_j\ne x_i}|x_i-x_j|^2`, times ``scale`` squared.

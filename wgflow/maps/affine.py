@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from wgflow._typing import Points
-from wgflow.maps.base import TransportMap, inverted
+from wgflow.maps.base import TransportMap, inverted, register_map
 
 
+@register_map("affine")
 class Affine(TransportMap):
     r"""The affine map :math:`T(x)=Sx+b` with :math:`S=LL^\top` symmetric positive definite.
 

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgflow._fields import Count, checked
+from wgflow._registry import Registry
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
+
+MAPS: "Registry[TransportMap]" = Registry("map")
+register_map = MAPS.register
 
 
 class TransportMap(nn.Module):
@@ -45,6 +49,11 @@ class TransportMap(nn.Module):
         self.event_shape = torch.Size(event_shape)
         self.dim = math.prod(event_shape)
         self.register_load_state_dict_post_hook(_check_finite)
+
+    @classmethod
+    def example(cls) -> "TransportMap":
+        """Return a tiny instance for contract tests, of points with two coordinates."""
+        return cls(2)
 
     def with_logdet(self, x: Points, rng: torch.Generator | None = None) -> tuple[Points, Tensor]:
         r"""Return :math:`T(x)` and :math:`\log|\det\nabla T(x)|`, shape (n,), both differentiable.

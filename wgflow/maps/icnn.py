@@ -9,9 +9,10 @@ from torch.nn import functional as nnf
 from wgflow._fields import Count, Fraction, Positive, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput
-from wgflow.maps.base import TransportMap, newton_inverse, rademacher
+from wgflow.maps.base import TransportMap, newton_inverse, rademacher, register_map
 
 
+@register_map("icnn_gradient")
 class ICNNGradient(TransportMap):
     r"""The gradient :math:`T=\nabla\psi` of a strongly convex network.
 
@@ -89,6 +90,11 @@ class ICNNGradient(TransportMap):
         self.hidden = nn.ParameterList(torch.rand(width, width) * (2 / width) for _ in range(depth - 1))
         self.out = nn.Parameter(torch.zeros(width))
         self.register_load_state_dict_post_hook(_check_convex)
+
+    @classmethod
+    def example(cls) -> "ICNNGradient":
+        """Return a tiny instance."""
+        return cls(2, width=8)
 
     @property
     def quadratic(self) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from wgflow._fields import Count, Positive, checked
 from wgflow._typing import Points
 from wgflow.errors import BadInput, Unsupported
-from wgflow.maps.base import TransportMap, evaluate, inverted, jacobian, rademacher, start_at_zero
+from wgflow.maps.base import TransportMap, evaluate, inverted, jacobian, rademacher, register_map, start_at_zero
 
 
+@register_map("neural_ode")
 class NeuralODE(TransportMap):
     r"""The time-1 map of :math:`\dot x=v(x)` with a network :math:`v` whose output layer starts at zero.
 
@@ -84,6 +85,11 @@ class NeuralODE(TransportMap):
                 "method='rk4' with more steps, or a smaller learning rate"
             ) from error
         return tuple(p[-1] for p in path) if isinstance(path, tuple) else path[-1]
+
+    @classmethod
+    def example(cls) -> "NeuralODE":
+        """Return a tiny instance."""
+        return cls(2, net=nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)))
 
     def forward(self, x: Points) -> Points:
         """Return the points at time 1."""

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from wgflow._fields import Count, checked
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
-from wgflow.maps.base import TransportMap, evaluate, jacobian, newton_inverse, rademacher, start_at_zero
+from wgflow.maps.base import TransportMap, evaluate, jacobian, newton_inverse, rademacher, register_map, start_at_zero
 
 
+@register_map("residual")
 class Residual(TransportMap):
     r"""The map :math:`T(x)=x+u(x)` with a network :math:`u` whose output layer starts at zero.
 
@@ -52,6 +53,11 @@ class Residual(TransportMap):
         super().__init__(*event_shape)
         start_at_zero(net, "Residual")
         self.net, self.logdet, self.terms = net, logdet, terms
+
+    @classmethod
+    def example(cls) -> "Residual":
+        """Return a tiny instance."""
+        return cls(2, net=nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)))
 
     @property
     def has_logdet(self) -> bool:  # type: ignore[override]

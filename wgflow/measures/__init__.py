@@ -1,6 +1,6 @@
 """Measures: what a flow moves (particles, pushforwards) and where it goes (targets)."""
 
-from wgflow.measures.base import Derived, Measure, MovingMeasure, Successor
+from wgflow.measures.base import MEASURES, Derived, Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.chain import Chain
 from wgflow.measures.grid import Grid
 from wgflow.measures.particles import Particles
@@ -17,6 +17,7 @@ from wgflow.measures.targets import (
 )
 
 __all__ = [
+    "MEASURES",
     "Chain",
     "Dataset",
     "Derived",
@@ -34,5 +35,6 @@ __all__ = [
     "Unnormalised",
     "ema_decay",
     "instance_noise",
+    "register_measure",
     "twenty_five_gaussians",
 ]

@@ -11,12 +11,16 @@ from torch import Tensor
 from wgflow._fields import Checked
 from wgflow._instead import ARRAYS, suggest
 from wgflow._outputs import per_point
+from wgflow._registry import Registry
 from wgflow._rng import replayed
 from wgflow._typing import Points
 from wgflow.errors import Unsupported
 
 if TYPE_CHECKING:
     from wgflow.measures.particles import Particles
+
+MEASURES: "Registry[Measure]" = Registry("measure")
+register_measure = MEASURES.register
 
 
 class Measure(Checked, ABC):
@@ -33,6 +37,11 @@ class Measure(Checked, ABC):
     event_shape: torch.Size
     can_draw: ClassVar[bool] = True
     """False for a density without a sampler."""
+
+    @classmethod
+    def example(cls) -> "Measure":
+        """Return a tiny instance for contract tests, of points with two coordinates."""
+        raise Unsupported(f"{cls.__name__} has no example(): write one so that the contract tests cover it")
 
     @property
     def device(self) -> torch.device:

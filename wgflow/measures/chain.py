@@ -12,14 +12,16 @@ from wgflow._outputs import with_logdets
 from wgflow._rng import build, generator
 from wgflow._typing import NetSource, Points
 from wgflow.errors import BadInput, Unsupported
-from wgflow.maps import TransportMap
+from wgflow.maps import Affine, TransportMap
 from wgflow.measures._chain_successor import ChainSuccessor
-from wgflow.measures.base import Measure, MovingMeasure, Successor
+from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.particles import Particles
+from wgflow.measures.targets import StandardNormal
 
 _CHUNK = 2**14  # points of a stored cloud that go through a new map at once
 
 
+@register_measure("chain")
 @dataclass(eq=False)
 class Chain(MovingMeasure):
     r"""The law of :math:`T_k\circ\dots\circ T_1(x)` for :math:`x` from a base measure, one map for every implicit step.
@@ -79,6 +81,11 @@ class Chain(MovingMeasure):
     _dtype: torch.dtype | None = field(default=None, repr=False)
 
     replays_moves: ClassVar[bool] = True
+
+    @classmethod
+    def example(cls) -> "Chain":
+        """Return a tiny instance."""
+        return cls(StandardNormal(2), Affine(2))
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]

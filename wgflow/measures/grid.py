@@ -12,10 +12,11 @@ from wgflow._outputs import per_point
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import at_levels
-from wgflow.measures.base import Measure, MovingMeasure
+from wgflow.measures.base import Measure, MovingMeasure, register_measure
 from wgflow.measures.particles import Particles
 
 
+@register_measure("grid")
 @dataclass(frozen=True, eq=False)
 class Grid(MovingMeasure):
     r"""Masses on the cells of a box; the density is constant on each cell. ``EntropicJKO`` moves it.
@@ -103,6 +104,11 @@ class Grid(MovingMeasure):
                 f"{float(log_rho[bad])} at {blank.points[bad].tolist()}"
             )
         return replace(blank, mass=(log_rho - log_rho.max()).exp().view(blank.mass.shape))
+
+    @classmethod
+    def example(cls) -> "Grid":
+        """Return a tiny instance."""
+        return cls(torch.arange(1.0, 13.0).view(3, 4), (-1.0, 0.0), (2.0, 2.0))
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]

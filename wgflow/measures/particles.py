@@ -12,9 +12,10 @@ from wgflow._instead import shown
 from wgflow._typing import Points, Scalar
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import picks
-from wgflow.measures.base import Measure, MovingMeasure, Successor
+from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 
 
+@register_measure("particles")
 @dataclass(frozen=True, eq=False)
 class Particles(MovingMeasure, checks=False):
     r"""The empirical measure :math:`\sum_i w_i \delta_{x_i}`.
@@ -86,6 +87,11 @@ class Particles(MovingMeasure, checks=False):
         if not (least >= 0 and abs(total - 1) <= 1e-5):
             raise BadInput(f"weights must be nonnegative and sum to 1: the least is {least:g}, their sum {total:g}")
         return cls(x, w.log())
+
+    @classmethod
+    def example(cls) -> "Particles":
+        """Return a tiny instance."""
+        return cls(torch.eye(2).repeat(4, 1).cumsum(0), torch.linspace(-1.0, 1.0, 8))
 
     def __len__(self) -> int:
         return len(self.x)

@@ -13,9 +13,10 @@ from wgflow._outputs import counted
 from wgflow._rng import build
 from wgflow._typing import NetSource, Points, Scalar
 from wgflow.errors import BadInput
-from wgflow.measures.base import Measure, MovingMeasure, Successor
+from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.particles import Particles
-from wgflow.optim import Descent, Optim, update_average
+from wgflow.measures.targets import StandardNormal
+from wgflow.optim import Adam, Descent, Optim, update_average
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Regression(Checked):
     batch: Count = 256
 
 
+@register_measure("pushforward")
 @dataclass(eq=False)
 class Pushforward(MovingMeasure):
     r"""The law of :math:`G(x)`, or of :math:`G(x, z)` with auxiliary noise, for :math:`x` from a latent measure.
@@ -72,6 +74,15 @@ class Pushforward(MovingMeasure):
     ema: Decay = 0.0
     regression: Regression | None = None
     _live: "_Live | None" = field(default=None, repr=False)
+
+    @classmethod
+    def example(cls) -> "Pushforward":
+        """Return a tiny instance."""
+        return cls(
+            StandardNormal(2),
+            nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)),
+            regression=Regression(Adam(1e-3)),
+        )
 
     @property
     def device(self) -> torch.device:

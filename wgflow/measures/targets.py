@@ -15,10 +15,11 @@ from wgflow._outputs import number_of_step
 from wgflow._typing import Points
 from wgflow.errors import BadInput
 from wgflow.measures._by_weight import at_levels
-from wgflow.measures.base import Derived, Measure
+from wgflow.measures.base import Derived, Measure, register_measure
 from wgflow.measures.particles import Particles
 
 
+@register_measure("standard_normal")
 class StandardNormal(Measure):
     r"""The standard normal :math:`N(0, I)` on any event shape; the usual latent measure.
 
@@ -44,6 +45,11 @@ class StandardNormal(Measure):
         self.dtype = dtype or torch.get_default_dtype()
         self._device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors say it
 
+    @classmethod
+    def example(cls) -> "StandardNormal":
+        """Return a tiny instance."""
+        return cls(2)
+
     @property
     def device(self) -> torch.device:
         """Where draws live."""
@@ -60,6 +66,7 @@ class StandardNormal(Measure):
         return -0.5 * x.flatten(1).square().sum(1) - 0.5 * d * math.log(2 * math.pi)
 
 
+@register_measure("gaussian")
 class Gaussian(Measure):
     r"""The Gaussian :math:`N(m, C)` on vectors.
 
@@ -95,6 +102,11 @@ class Gaussian(Measure):
             raise BadInput(f"Gaussian: cov is not positive definite:\n{cov}")
         self.event_shape = mean.shape
 
+    @classmethod
+    def example(cls) -> "Gaussian":
+        """Return a tiny instance."""
+        return cls(torch.tensor([1.0, -0.5]), torch.tensor([[1.0, 0.3], [0.3, 0.5]]))
+
     @property
     def _chol(self) -> Tensor:
         return self._root.of(self.cov)
@@ -116,6 +128,7 @@ class Gaussian(Measure):
         return -0.5 * r.square().sum(0) - self._chol.diagonal().log().sum() - 0.5 * d * math.log(2 * math.pi)
 
 
+@register_measure("gaussian_mixture")
 class GaussianMixture(Measure):
     r"""The mixture :math:`\sum_j p_j N(m_j, \sigma^2 I)`.
 
@@ -147,6 +160,11 @@ class GaussianMixture(Measure):
         self.weights = torch.full_like(means[:, 0], 1 / len(means)) if weights is None else weights / weights.sum()
         self.event_shape = means.shape[1:]
 
+    @classmethod
+    def example(cls) -> "GaussianMixture":
+        """Return a tiny instance."""
+        return cls(torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), 0.7, torch.tensor([0.25, 0.75]))
+
     @property
     def device(self) -> torch.device:
         """Where draws live."""
@@ -169,6 +187,7 @@ class GaussianMixture(Measure):
         return torch.logsumexp(self.weights.log() + log_normal, 1)
 
 
+@register_measure("dataset")
 @dataclass(frozen=True, eq=False)
 class Dataset(Measure):
     r"""The empirical measure of a tensor of points; a draw takes independent points with replacement.
@@ -194,6 +213,11 @@ class Dataset(Measure):
             )
         if self.log_w is not None and not bool(torch.isfinite(self.log_w.logsumexp(0))):
             raise BadInput("log_w of this Dataset must be finite, or -inf for some points, not for all")
+
+    @classmethod
+    def example(cls) -> "Dataset":
+        """Return a tiny instance."""
+        return cls(torch.eye(2).repeat(4, 1).cumsum(0))
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]
@@ -222,6 +246,7 @@ class Dataset(Measure):
         return self.take(at_levels(self.log_w.detach().to(rng.device).double().softmax(0), levels), rng)
 
 
+@register_measure("smoothed")
 @dataclass(frozen=True, eq=False)
 class Smoothed(Derived):
     r"""The convolution :math:`\nu * N(0, \varepsilon_k^2 I)` at time step :math:`k`: instance noise, said as a measure.
@@ -239,6 +264,11 @@ class Smoothed(Derived):
 
     std: Callable[[int], float]
     k: Whole = 0
+
+    @classmethod
+    def example(cls) -> "Smoothed":
+        """Return a tiny instance."""
+        return cls(StandardNormal(2), instance_noise)
 
     def at(self, k: int, t: float) -> Self:
         """Return the measure of step ``k``."""
@@ -270,6 +300,7 @@ def instance_noise(k: Whole) -> float:
     return 1 / (32 * (k + 1))
 
 
+@register_measure("unnormalised")
 class Unnormalised(Measure):
     r"""A density known up to a constant, :math:`\pi \propto e^{-V}`; it cannot be drawn from.
 
@@ -291,6 +322,11 @@ class Unnormalised(Measure):
             )
         self._log_prob = log_prob
         self.event_shape = torch.Size(event_shape)
+
+    @classmethod
+    def example(cls) -> "Unnormalised":
+        """Return a tiny instance."""
+        return cls(lambda x: -x.square().sum(1), 2)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Raise ``BadInput``: there is no sampler."""
