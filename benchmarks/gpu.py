@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _loops import Loop, toys
-from _particle_cases import CASES, Problem, library, reference_velocity
-from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
-from hot_loop import count_reads, cuda_check
 
+from benchmarks._record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
+from benchmarks.images._loops import Loop, toys
+from benchmarks.images.hot_loop import count_reads, cuda_check
+from benchmarks.particles._particle_cases import CASES, Problem, library, reference_velocity
 from wgflow import Flow
 from wgflow.generative import RECIPES, ImageData, Recipe, Runtime
 
@@ -172,7 +172,14 @@ def cifar10(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Train S-JKO and source-fixed UOTM on CIFAR-10 in the time that is left."""
     if args.data is None:
         return {"ended": "left out: no --data"}
-    call = [sys.executable, str(ROOT / "benchmarks" / "cifar10.py"), "--data", str(args.data), "--device", args.device]
+    call = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "images" / "cifar10.py"),
+        "--data",
+        str(args.data),
+        "--device",
+        args.device,
+    ]
     call += ["--results", str(args.results), "--runs", str(args.results / "runs")]
     call += ["--features", str(args.features)] if args.features else []
     # Four methods; a quarter of the time goes to starts, evaluations and pictures.
@@ -185,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument("--minutes", type=float, default=12.0, help="of the whole call")
     options.add_argument("--dry", action="store_true", help="all parts small, on a CPU, in about a minute")
     options.add_argument(
-        "--data", type=Path, default=None, help="CIFAR-10 for its part, as benchmarks/cifar10.py takes it"
+        "--data", type=Path, default=None, help="CIFAR-10 for its part, as benchmarks/images/cifar10.py takes it"
     )
     options.add_argument("--features", type=Path, default=None, help="weights of a CIFAR ResNet for its distance")
     options.add_argument("--part", choices=sorted(PARTS), default=None, help="only this part, in this process")

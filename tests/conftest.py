@@ -11,7 +11,8 @@ import torch
 
 torch.set_num_threads(1)  # the same sums in the same order on every machine
 
-_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+_ROOT = Path(__file__).resolve().parents[1]
+_SHARED = _ROOT.parent / "shared" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,9 +38,13 @@ def shared_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Return a function from the name of a script of the benchmarks to its module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+def script() -> Iterator[Callable[[str], ModuleType]]:
+    """Return a function from the name of a file of the benchmarks, whatever its folder, to its module."""
     threads = torch.get_num_threads()
-    yield importlib.import_module
+
+    def module(name: str) -> ModuleType:
+        (path,) = (_ROOT / "benchmarks").rglob(f"{name}.py")
+        return importlib.import_module(".".join(path.relative_to(_ROOT).with_suffix("").parts))
+
+    yield module
     torch.set_num_threads(threads)

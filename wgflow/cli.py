@@ -157,11 +157,11 @@ def bench(name: str = "discretizations", *, results: str | None = None, run: boo
     Parameters
     ----------
     name
-        Of a script in benchmarks/ that has a table.
+        Of a benchmark that has a table.
     results
         Folder of the record. Default: the one in this copy of the repository.
     run
-        Run benchmarks/NAME.py first: minutes, for some an hour.
+        Run its script in benchmarks/ first: minutes, for some an hour.
     quick
         Run it in seconds, for tests: the numbers mean nothing.
     """

@@ -56,7 +56,8 @@ class SinkhornMetric(Checked):
     =====================  ========================================================================
 
     Between samples the divergence of equal laws is far from 0: on Fashion-MNIST (n = 1000, blur 1) real
-    against real is 57.9, where an untrained generator is at 247 (``benchmarks/main_job.py``). So only the excess has a meaning of its own.
+    against real is 57.9, where an untrained generator is at 247 (``benchmarks/images/main_job.py``). So only the excess
+    has a meaning of its own.
     Every term has the same :math:`A`, because *given* :math:`A` the two have the same expectation when
     :math:`\rho` is the law of the data: the excess is unbiased there, comparable from call to call, and may
     come out negative. (A floor from independent pairs would be right only on average over :math:`A`: the

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _record import Clock
-from phase_cost import CountedGenerator, H, without_collections
 from torch import Tensor
 
+from benchmarks._record import Clock
+from benchmarks.discretizations.phase_cost import CountedGenerator, H, without_collections
 from wgflow import JKO, Adam, Critic, Flow, Pushforward, Softplus, StandardNormal, twenty_five_gaussians
 from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
 from wgflow.maps import Residual

@@ -4,11 +4,21 @@ import math
 
 import numpy as np
 import torch
-from _flow_rows import DRAWS, EVERY, Problem, cloud, debiased, double, implicit, levels, wide_enough
-from _learned_rows import learned
-from _line_problems import f_divergence, mixture
 from torch import Tensor
 
+from benchmarks.discretizations._flow_rows import (
+    DRAWS,
+    EVERY,
+    Problem,
+    cloud,
+    debiased,
+    double,
+    implicit,
+    levels,
+    wide_enough,
+)
+from benchmarks.discretizations._learned_rows import learned
+from benchmarks.discretizations._line_problems import f_divergence, mixture
 from wgflow import (
     JKO,
     KL,

@@ -7,9 +7,9 @@ than elsewhere. Scored by fresh draws.
 from collections.abc import Callable
 from dataclasses import replace
 
-from _flow_rows import Error, Problem
 from torch import nn
 
+from benchmarks.discretizations._flow_rows import Error, Problem
 from wgflow import JKO, Adam, Critic, FDivergence, Gaussian, GaussianMixture, Solver
 from wgflow.maps import ICNNGradient, NeuralODE, Residual, TransportMap
 from wgflow.measures.chain import Chain

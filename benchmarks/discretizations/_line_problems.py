@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from _flow_rows import DRAWS, Problem, cloud, debiased, double, implicit, levels, wide_enough
-from _learned_rows import learned
-from _line import Line, Pressure
 
+from benchmarks.discretizations._flow_rows import DRAWS, Problem, cloud, debiased, double, implicit, levels, wide_enough
+from benchmarks.discretizations._learned_rows import learned
+from benchmarks.discretizations._line import Line, Pressure
 from wgflow import (
     JKO,
     KL,

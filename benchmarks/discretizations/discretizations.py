@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _cost_in_k import cost_in_k
-from _flow_problems import problems
-from _flow_rows import Method, Problem
-from _record import Clock, figure, parser, peak_memory_mb, reset_peak, write
 
+from benchmarks._record import Clock, figure, parser, peak_memory_mb, reset_peak, write
+from benchmarks.discretizations._cost_in_k import cost_in_k
+from benchmarks.discretizations._flow_problems import problems
+from benchmarks.discretizations._flow_rows import Method, Problem
 from wgflow import Autograd, Critic, Diverged, Save, solve
 from wgflow._bench.discretizations import table
 from wgflow.estimators.entropic import EntropyEstimator

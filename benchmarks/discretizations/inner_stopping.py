@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _record import Clock, parser, write
 from torch import nn
 
+from benchmarks._record import Clock, parser, write
 from wgflow import (
     JKO,
     KL,

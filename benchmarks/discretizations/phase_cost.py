@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _chains import Incremental
-from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from benchmarks._record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
+from benchmarks.discretizations._chains import Incremental
 from wgflow import JKO, Adam, Critic, Flow, Pushforward, Softplus, StandardNormal, twenty_five_gaussians
 from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
 

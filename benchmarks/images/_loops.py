@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from _record import Clock
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from benchmarks._record import Clock
 from wgflow import (
     SGD,
     Adam,

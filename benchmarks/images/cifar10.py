@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
 from torch import Tensor
 
+from benchmarks._record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
 from wgflow import Callback
 from wgflow.errors import BadInput, Diverged
 from wgflow.generative import FID, RECIPES, ImageData, ImageSet, Recipe, Runtime, load_images, runtime

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _loops import CRITIC_STEP, Contiguous, Loop, defective, toys, watched, with_kernel, with_sgd
-from _record import Clock, parser, write
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks._record import Clock, parser, write
+from benchmarks.images._loops import CRITIC_STEP, Contiguous, Loop, defective, toys, watched, with_kernel, with_sgd
 from wgflow import Flow
 from wgflow._ledger import Ledger
 from wgflow.generative import ImageData, Recipe, Runtime, load_images

@@ -1,6 +1,6 @@
 """The README's main job, timed and judged: trains `fashion-mnist` in a fresh process and records what came out.
 
-    python benchmarks/main_job.py                 # writes results/main_job.json and the pictures of the documentation
+    python benchmarks/images/main_job.py                 # writes results/main_job.json and the pictures of the documentation
 
 Goals of the project: at most 600 seconds on two CPU cores, and an excess of the Sinkhorn divergence over its
 real-against-real floor at least 8 times smaller than that of the untrained generator.
@@ -15,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import _record
 import torch
+
+from benchmarks import _record
 
 
 def main(argv: list[str] | None = None) -> Path:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _logistic import Posterior, scores
-from _logistic_data import AS_PUBLISHED, POSITIVE, Split, as_published, split
-from _logistic_published import PUBLISHED, SOURCES
-from _record import Clock, parser, write
 
 import wgflow as wg
+from benchmarks._record import Clock, parser, write
+from benchmarks.logistic._logistic import Posterior, scores
+from benchmarks.logistic._logistic_data import AS_PUBLISHED, POSITIVE, Split, as_published, split
+from benchmarks.logistic._logistic_published import PUBLISHED, SOURCES
 from wgflow.maps import Affine, ICNNGradient
 from wgflow.schedules import Geometric
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from _mixture_suite import HORIZON, start
 from torch import nn
 
+from benchmarks.mixtures._mixture_suite import HORIZON, start
 from wgflow import (
     JKO,
     Adam,

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _mixture_methods import QUICK, Method, Size, methods
-from _mixture_suite import (
+
+from benchmarks._record import ROOT, parser, write
+from benchmarks.mixtures._mixture_methods import QUICK, Method, Size, methods
+from benchmarks.mixtures._mixture_suite import (
     PUBLISHED,
     PUBLISHED_ENERGY,
     SETTINGS,
@@ -26,8 +28,6 @@ from _mixture_suite import (
     sample_errors,
     target,
 )
-from _record import ROOT, parser, write
-
 from wgflow import KL, Diverged, Evaluate, Particles, Save, solve
 from wgflow._bench.gaussian_mixtures import table
 from wgflow.errors import Unsupported

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from _ou_suite import TIMES, H, score, start, symmetric_kl_by_density
 from torch import nn
 
+from benchmarks.ornstein_uhlenbeck._ou_suite import TIMES, H, score, start, symmetric_kl_by_density
 from wgflow import JKO, KL, Adam, Callback, Critic, Functional, Gaussian, Particles, Save, Solver, StandardNormal, solve
 from wgflow.maps import Affine, ICNNGradient, NeuralODE, Residual, TransportMap
 from wgflow.measures import MovingMeasure

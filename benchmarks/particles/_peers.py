@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _particle_cases import Problem, Step, log_prob
 from torch import Tensor
+
+from benchmarks.particles._particle_cases import Problem, Step, log_prob
 
 # Entries of a block of rows: what is fastest here, like the library's own.
 BLOCK = {"cpu": 2**18, "cuda": 2**25}

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _peers import absent
-from _record import Clock
 from torch import Tensor
 
 import wgflow as wg
+from benchmarks._record import Clock
+from benchmarks.particles._peers import absent
 
 Evaluate = Callable[[], tuple[Tensor, Tensor]]
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _particle_cases import CASES, Problem, library, reference_value, reference_velocity, value
-from _peers import METHODS, peer_versions, refused
-from _record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
-from _transport import exact, sinkhorn, timed
+
+from benchmarks._record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
+from benchmarks.particles._particle_cases import CASES, Problem, library, reference_value, reference_velocity, value
+from benchmarks.particles._peers import METHODS, peer_versions, refused
+from benchmarks.particles._transport import exact, sinkhorn, timed
 
 ALL = {case: {"wgflow": library} | peers for case, peers in METHODS.items()}
 SAMPLED = 200  # particles whose velocity is compared

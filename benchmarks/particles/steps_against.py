@@ -1,22 +1,21 @@
 """Time steps of particles of this checkout against those of another one, in one run.
 
-``python benchmarks/steps_against.py OTHER``, where ``OTHER`` is the root of the other checkout (``git worktree add OTHER
+``python benchmarks/particles/steps_against.py OTHER``, where ``OTHER`` is the root of the other checkout (``git worktree add OTHER
 COMMIT``). Each of the two is served by a process of its own. They take turns, a step of the one and a step of the other, so
 that what else the machine does meets both; the ratio of a case is that of the medians, in CPU time of the process.
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _record import ROOT, parser, write
+import torch
+
+from benchmarks._record import ROOT, parser, write
 
 SIZES = (
     (100, 2),
@@ -50,66 +49,12 @@ CASES = (
 LIMIT = 1.05
 
 
-def step(case: str, n: int, d: int) -> Callable[[], Any]:
-    """Return one velocity of ``n`` normal particles with ``d`` coordinates, by the library that is imported here."""
-    import torch
-
-    import wgflow as wg
-
-    rng = torch.Generator().manual_seed(0)
-    x, y = torch.randn(n, d, generator=rng), 0.8 * torch.randn(n, d, generator=rng) + 0.5
-    width, nu, rho = math.sqrt(d), wg.Particles(y), wg.Particles(x)
-    rbf = wg.RBF(width)
-    kl = wg.KL(wg.Unnormalised(lambda x: -0.5 * x.square().sum(1), d))
-    functionals = {
-        "mmd_rbf": lambda: wg.SquaredMMD(nu, rbf),
-        "mmd_laplace": lambda: wg.SquaredMMD(nu, wg.Laplace(width)),
-        "mmd_imq": lambda: wg.SquaredMMD(nu, wg.InverseMultiquadric(width)),
-        "energy": lambda: wg.EnergyDistance(nu),
-        "kale": lambda: wg.KALE(wg.Particles(y[:256]), rbf),
-        "ksd": lambda: wg.SquaredKSD(wg.StandardNormal(d), rbf),
-        "interaction_log": lambda: wg.InteractionEnergy(wg.Logarithmic()),
-        "interaction_morse": lambda: wg.InteractionEnergy(wg.Morse(2.0, width / 2, 1.0, width)),
-        "sliced": lambda: wg.SlicedWasserstein(nu, directions=torch.nn.functional.normalize(torch.randn(50, d), dim=1)),
-    }
-    estimators = {
-        "stein": lambda: wg.Stein(rbf),
-        "stein_median": lambda: wg.Stein(wg.MedianRBF()),
-        "blob": lambda: wg.Blob(wg.KernelDensity(rbf)),
-        "blob_nearest": lambda: wg.Blob(wg.KernelDensity(wg.NearestRBF())),
-        "kde": lambda: wg.KDEScore(rbf),
-        "proximal_score": lambda: wg.ProximalScore(0.1, log_normaliser=lambda x: x[:, 0]),
-    }
-    F = functionals[case]() if case in functionals else kl
-    estimator = estimators[case]() if case in estimators else wg.Autograd()
-    state = estimator.init(F, rng)
-    return lambda: estimator.velocity(F, rho, state)
-
-
-def serve() -> None:
-    """Answer every ``[case, n, d, repeats]`` on the input with the mean CPU seconds of a step."""
-    import torch
-
-    torch.set_num_threads(1)
-    made: dict[tuple[Any, ...], Callable[[], Any]] = {}
-    for line in sys.stdin:
-        *key, repeats = json.loads(line)
-        if tuple(key) not in made:
-            made.clear()
-            made[tuple(key)] = step(*key)
-            made[tuple(key)]()
-        begun = time.process_time()
-        for _ in range(repeats):
-            made[tuple(key)]()
-        print(json.dumps((time.process_time() - begun) / repeats), flush=True)
-
-
 class Side:
     """A checkout, served by a process of its own."""
 
     def __init__(self, root: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", "."],
+            [sys.executable, str(Path(__file__).with_name("_step_server.py"))],
             env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -150,16 +95,13 @@ def compare(before: Side, after: Side, case: str, n: int, d: int, seconds: float
     }
 
 
-def main(argv: list[str] | None = None) -> Path | None:
+def main(argv: list[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("other", type=Path, help="root of the other checkout")
     options.add_argument("--seconds", type=float, default=4.0, help="of every case")
     options.add_argument("--sizes", nargs="+", default=[f"{n}x{d}" for n, d in SIZES], help="particles x coordinates")
     options.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    options.add_argument("--serve", action="store_true", help="answer requests: what this script starts itself with")
     args = options.parse_args(argv)
-    if args.serve:
-        return serve()
     sizes = [tuple(map(int, size.split("x"))) for size in (["30x2"] if args.quick else args.sizes)]
     sides = Side(args.other), Side(ROOT)
     rows = []
@@ -176,8 +118,6 @@ def main(argv: list[str] | None = None) -> Path | None:
         if min(r["ratio"], r["ratio_of_least"]) > LIMIT
     ]
     print(f"slower than {LIMIT}:", ", ".join(slower) or "none")
-    import torch
-
     settings = {"seconds": args.seconds, "quick": args.quick, "limit": LIMIT, "clock": "CPU time of the process"}
     return write("steps_against", args.results, settings, {"steps": rows, "slower": slower}, torch.device("cpu"))
 

@@ -1,6 +1,5 @@
 """The benchmarks run, write complete records, and their counts (never their times) come out as claimed."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -12,19 +11,14 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def benchmark(monkeypatch, tmp_path):
+def benchmark(script, tmp_path):
     """Return a function that runs one benchmark quickly and returns its record."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    threads = torch.get_num_threads()
 
-    def run(script, *options):
-        path = importlib.import_module(script).main(
-            ["--quick", "--device", "cpu", "--results", str(tmp_path), *options]
-        )
+    def run(name, *options):
+        path = script(name).main(["--quick", "--device", "cpu", "--results", str(tmp_path), *options])
         return json.loads(path.read_text())
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def assert_says_where_it_comes_from(record):

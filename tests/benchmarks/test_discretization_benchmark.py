@@ -138,9 +138,9 @@ def test_the_command_prints_a_record_and_names_what_is_not_one(tmp_path, capsys)
 def test_a_benchmark_is_known_by_its_module_and_run_by_its_script(tmp_path, monkeypatch, capfd):
     package, scripts = tmp_path / "tables", tmp_path / "benchmarks"
     package.mkdir()
-    scripts.mkdir()
+    (scripts / "folder").mkdir(parents=True)
     (package / "trial.py").write_text("def table(record):\n    return f\"found {record['found']}\"\n")
-    (scripts / "trial.py").write_text(
+    (scripts / "folder" / "trial.py").write_text(
         "import json, pathlib, sys\nfolder = pathlib.Path(sys.argv[sys.argv.index('--results') + 1])\n"
         "(folder / 'trial.json').write_text(json.dumps({'found': '--quick' in sys.argv}))\n"
     )
@@ -153,7 +153,7 @@ def test_a_benchmark_is_known_by_its_module_and_run_by_its_script(tmp_path, monk
         assert capfd.readouterr().out == f"found {found}\n"
     assert main(["bench", "discretizations", "--quick"]) == 2
     assert "no " in capfd.readouterr().err
-    (scripts / "trial.py").write_text("raise SystemExit(3)\n")
+    (scripts / "folder" / "trial.py").write_text("raise SystemExit(3)\n")
     assert main(["bench", "trial", "--run", "--results", str(tmp_path)]) == 2
     assert "failed" in capfd.readouterr().err
 

@@ -1,7 +1,6 @@
 """The benchmark of Bayesian logistic regression: its posterior is right, its features are those of the papers, its flows arrive."""
 
 import argparse
-import importlib
 import json
 import math
 from pathlib import Path
@@ -14,24 +13,12 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def module(monkeypatch):
-    """Return a function that imports a module of the benchmarks."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def record(module, tmp_path):
+def record(script, tmp_path):
     """Return a function that runs the benchmark quickly and returns its record."""
 
     def run(*options):
-        script = module("bayesian_logistic")
-        path = script.main(
-            ["--quick", "--device", "cpu", "--results", str(tmp_path), "--data", str(tmp_path), *options]
-        )
-        return json.loads(path.read_text())
+        always = ["--quick", "--device", "cpu", "--results", str(tmp_path), "--data", str(tmp_path)]
+        return json.loads(script("bayesian_logistic").main([*always, *options]).read_text())
 
     return run
 
@@ -67,17 +54,17 @@ def test_record(record, tmp_path):
             assert method["step_sizes_on_first_split"][-1] == pytest.approx(10)
 
 
-def test_missing_sets_are_said(module, record, tmp_path):
+def test_missing_sets_are_said(script, record, tmp_path):
     _files(tmp_path)
     with pytest.raises(SystemExit):
-        module("bayesian_logistic").main(["--quick"])  # the folder is not optional
+        script("bayesian_logistic").main(["--quick"])  # the folder is not optional
     found = record("--sets", "splice")
     assert found["results"]["missing"] == ["splice"]
     assert found["results"]["sets"] == {}
 
 
-def test_posterior_is_the_written_formula_and_its_gradient_is_right(module):
-    logistic = module("_logistic")
+def test_posterior_is_the_written_formula_and_its_gradient_is_right(script):
+    logistic = script("_logistic")
     rng = torch.Generator().manual_seed(0)
     x, theta = (torch.randn(k, d, generator=rng, dtype=torch.float64) for k, d in ((7, 3), (5, 4)))
     y = torch.tensor([1, -1, 1, 1, -1, -1, 1], dtype=torch.float64)
@@ -94,8 +81,8 @@ def test_posterior_is_the_written_formula_and_its_gradient_is_right(module):
     assert torch.autograd.gradcheck(log_p, (theta,))
 
 
-def test_prior_draws_have_the_moments_of_the_prior_and_the_normal_law_its_scale(module):
-    posterior = module("_logistic").Posterior(torch.ones(2, 3), torch.ones(2))
+def test_prior_draws_have_the_moments_of_the_prior_and_the_normal_law_its_scale(script):
+    posterior = script("_logistic").Posterior(torch.ones(2, 3), torch.ones(2))
     draws = posterior.prior(20_000, 0)
     log_alpha, alpha, n = draws[:, 3], draws[:, 3].exp(), len(draws)
     # Exponential of mean and deviation 100; 5 standard errors.
@@ -107,8 +94,8 @@ def test_prior_draws_have_the_moments_of_the_prior_and_the_normal_law_its_scale(
     assert float(log_alpha.var()) == pytest.approx(float(cov[3, 3]), abs=5 * float(cov[3, 3]) * (4.4 / n) ** 0.5)
 
 
-def test_scores_average_the_prediction_over_particles(module):
-    logistic = module("_logistic")
+def test_scores_average_the_prediction_over_particles(script):
+    logistic = script("_logistic")
     x, y = torch.tensor([[1.0], [1.0]]), torch.tensor([1.0, -1.0])
     theta = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
     found = logistic.scores(theta, x, y)
@@ -118,19 +105,19 @@ def test_scores_average_the_prediction_over_particles(module):
 
 
 @pytest.mark.parametrize("method", ["jko_particles", "jko_affine", "jko_icnn"])
-def test_implicit_flows_arrive_at_the_predictions_of_quadrature(module, method):
-    script, data = module("bayesian_logistic"), module("_logistic_data")
+def test_implicit_flows_arrive_at_the_predictions_of_quadrature(script, method):
+    bench, data = script("bayesian_logistic"), script("_logistic_data")
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(300, 1, generator=rng)
     y = 2 * (torch.rand(300, generator=rng) < torch.sigmoid(2 * x[:, 0])).float() - 1
     args = argparse.Namespace(particles=100, jko_steps=6, inner=50, cached=256, width=16, draws=1000)
-    found = script.flow(method, data.Split(x, y, x, y), None, 0, args)
+    found = bench.flow(method, data.Split(x, y, x, y), None, 0, args)
 
     w, log_alpha = torch.meshgrid(
         torch.linspace(0.5, 4, 201).double(), torch.linspace(-8, 4, 201).double(), indexing="ij"
     )
     grid = torch.stack([w.flatten(), log_alpha.flatten()], 1)
-    mass = script.Posterior(x.double(), y.double())(grid).softmax(0)
+    mass = bench.Posterior(x.double(), y.double())(grid).softmax(0)
     p = torch.sigmoid(y[:, None].double() * x.double() * grid[:, 0])
     exact = float((p @ mass).log().mean())
     # What independent draws, as many as there are, would leave: their p averages to the law's up to this, in all rows together.
@@ -142,15 +129,15 @@ def test_implicit_flows_arrive_at_the_predictions_of_quadrature(module, method):
     assert abs(math.log(0.5) - exact) > 50 * error
 
 
-def test_ranges_are_mapped_to_minus_one_and_one(module):
-    data = module("_logistic_data")
+def test_ranges_are_mapped_to_minus_one_and_one(script):
+    data = script("_logistic_data")
     found = data.by_range(data.Table(torch.tensor([[0.0, 3.0], [1.0, 4.0], [4.0, 5.0]]), torch.ones(3)))
     assert found.x.tolist() == [[-1.0, -1.0], [-0.5, 0.0], [1.0, 1.0]]
     assert not found.standardise
 
 
-def test_letters_are_numbered_a_g_c_t_and_rows_are_distinct(module):
-    data = module("_logistic_data")
+def test_letters_are_numbered_a_g_c_t_and_rows_are_distinct(script):
+    data = script("_logistic_data")
     text = ["ACGT", "AGCT", "TTTA", "CAAC", "GNAG", "GCAG", "ACGT", "GCAG"]
     signs = torch.tensor([1.0, 1, -1, 1, 1, 1, 1, -1])
     # As in the file: every column numbers what occurs in it, in alphabetical order. N makes a column have five letters.
@@ -165,8 +152,8 @@ def test_letters_are_numbered_a_g_c_t_and_rows_are_distinct(module):
     assert found.y.tolist() == signs[kept].tolist()
 
 
-def test_splits_are_standardised_by_the_training_data_alone(module, shared_data):
-    data = module("_logistic_data")
+def test_splits_are_standardised_by_the_training_data_alone(script, shared_data):
+    data = script("_logistic_data")
     for name, (n, d) in {"german": (1000, 20), "covertype15k": (15120, 54)}.items():
         table = data.as_published(shared_data("blr"), name)
         found = data.split(table, 0)
@@ -182,8 +169,8 @@ def test_splits_are_standardised_by_the_training_data_alone(module, shared_data)
         assert float(found.test_x.mean(0).abs().max()) > 1e-3
 
 
-def test_ringnorm_is_breimans_and_splice_has_its_sites(module, shared_data):
-    data = module("_logistic_data")
+def test_ringnorm_is_breimans_and_splice_has_its_sites(script, shared_data):
+    data = script("_logistic_data")
     ring = data.as_published(shared_data("blr"), "ringnorm")
     wide, narrow = ring.x[ring.y > 0], ring.x[ring.y < 0]
     a, n = 2 / 20**0.5, len(wide)

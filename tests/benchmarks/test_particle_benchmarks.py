@@ -1,6 +1,5 @@
 """The particle benchmark: its record is complete, its peers compute what the library does."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -15,23 +14,14 @@ CASES = ("mmd_rbf", "energy", "stein", "blob", "sliced")
 
 
 @pytest.fixture
-def module(monkeypatch):
-    """Return a function that imports a module of the benchmarks."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-@pytest.fixture
-def record(module, tmp_path):
+def record(script, tmp_path):
     """Return a function that runs a benchmark quickly and returns its record."""
-    threads = torch.get_num_threads()
 
-    def run(script, *options):
-        path = module(script).main(["--quick", "--device", "cpu", "--results", str(tmp_path), *options])
+    def run(name, *options):
+        path = script(name).main(["--quick", "--device", "cpu", "--results", str(tmp_path), *options])
         return json.loads(path.read_text())
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def assert_says_where_it_comes_from(found):
@@ -43,8 +33,8 @@ def assert_says_where_it_comes_from(found):
 
 @pytest.mark.parametrize("d", [2, 20])
 @pytest.mark.parametrize("case", CASES)
-def test_all_methods_take_the_same_step(module, case, d):
-    cases, peers = module("_particle_cases"), module("_peers")
+def test_all_methods_take_the_same_step(script, case, d):
+    cases, peers = script("_particle_cases"), script("_peers")
     p = cases.Problem.make(case, 70, d, dtype=torch.float64)
     rows = torch.arange(0, 70, 3)
     velocity, value = cases.reference_velocity(p, rows), cases.reference_value(p)
@@ -61,8 +51,8 @@ def test_all_methods_take_the_same_step(module, case, d):
             assert float(v) == pytest.approx(value, rel=1e-4 if name == "geomloss" else 1e-7), name
 
 
-def test_a_share_of_the_rows_is_that_share_of_the_step(module):
-    cases, peers = module("_particle_cases"), module("_peers")
+def test_a_share_of_the_rows_is_that_share_of_the_step(script):
+    cases, peers = script("_particle_cases"), script("_peers")
     for case in ("mmd_rbf", "stein"):
         p = cases.Problem.make(case, 60, 2, dtype=torch.float64)
         whole, part = peers.blocks(p)()[1], peers.blocks(p, rows=20)()[1]

@@ -1,6 +1,7 @@
 """Benchmarks of the repository from the command line: scripts run, records found, tables printed.
 
-A module ``wgflow/_bench/NAME.py`` with a function ``table(record) -> str`` shows the record of ``benchmarks/NAME.py``.
+A module ``wgflow/_bench/NAME.py`` with a function ``table(record) -> str`` shows the record of the script ``NAME.py`` in a folder of
+``benchmarks/``.
 """
 
 import importlib
@@ -39,17 +40,18 @@ def tabulate(name: str) -> Callable[[dict[str, Any]], str]:
 
 
 def run(name: str, folder: Path, quick: bool) -> None:
-    """Run ``benchmarks/NAME.py``, which writes ``NAME.json`` into the folder.
+    """Run the script ``NAME.py`` in a folder of ``benchmarks/``, which writes ``NAME.json`` into the folder.
 
     Raises
     ------
     BadInput
         When the script is not there, or fails.
     """
-    script = BENCHMARKS / f"{name}.py"
-    if not script.exists():
+    script = next(BENCHMARKS.glob(f"*/{name}.py"), None)
+    if script is None:
         raise BadInput(
-            f"no {script}: benchmarks are in the repository, not in the installed package. Run this in a copy of it."
+            f"no {name}.py in a folder of {BENCHMARKS}: benchmarks are in the repository, not in the installed "
+            "package. Run this in a copy of it."
         )
     command = [sys.executable, str(script), "--results", str(folder), *(["--quick"] if quick else [])]
     if subprocess.run(command, stdout=sys.stderr).returncode:
@@ -73,4 +75,4 @@ def show(name: str, folder: Path) -> str:
     try:
         return table(json.loads(path.read_text()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise BadInput(f"{path} is not a record of benchmarks/{name}.py: {error!r}") from error
+        raise BadInput(f"{path} is not a record of the benchmark {name}: {error!r}") from error

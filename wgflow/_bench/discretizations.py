@@ -1,4 +1,4 @@
-"""The record of ``benchmarks/discretizations.py`` as text."""
+"""The record of ``benchmarks/discretizations/discretizations.py`` as text."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The record of ``benchmarks/gaussian_mixtures.py`` as text."""
+"""The record of ``benchmarks/mixtures/gaussian_mixtures.py`` as text."""
 
 from typing import Any
 

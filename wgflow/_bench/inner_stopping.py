@@ -1,4 +1,4 @@
-"""The record of ``benchmarks/inner_stopping.py`` as text."""
+"""The record of ``benchmarks/discretizations/inner_stopping.py`` as text."""
 
 from typing import Any
 

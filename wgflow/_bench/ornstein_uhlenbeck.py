@@ -1,4 +1,4 @@
-"""The record of ``benchmarks/ornstein_uhlenbeck.py`` as text."""
+"""The record of ``benchmarks/ornstein_uhlenbeck/ornstein_uhlenbeck.py`` as text."""
 
 from typing import Any
 

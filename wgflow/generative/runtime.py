@@ -60,7 +60,7 @@ class Runtime(Checked):
 
     def network(self, net: nn.Module) -> nn.Module:
         """Return a network in the memory layout and precision of this runtime."""
-        if self.device.type == "cuda":  # a CPU gains nothing: benchmarks/hot_loop.py, contiguous_layout
+        if self.device.type == "cuda":  # a CPU gains nothing: benchmarks/images/hot_loop.py, contiguous_layout
             net = net.to(memory_format=torch.channels_last)
         return net if self.precision == "fp32" else Autocast(net)
 
