@@ -19,7 +19,7 @@ from dataclasses import replace
 import wgflow as wg
 from wgflow.generative import NETWORKS, ImageData, fit, load_images, runtime, sinkhorn
 from wgflow.generative.evaluate import features_by_name
-from wgflow.generative.fid import FID
+from wgflow.generative.metrics.fid import FID
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from wgflow import (
     StandardNormal,
     solve,
 )
-from wgflow import _files as checkpoint_files
+from wgflow.storage import files as checkpoint_files
 
 STEPS = 6
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)  # the same sums in the same order on every machine
 
+_SETTINGS = dict(channels=4, batch=8, num_steps=2, first_iters=3, iters=3, evaluate_every=3, sinkhorn_n=10)
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = _ROOT.parent / "shared" / "data"
 
@@ -48,3 +50,30 @@ def script() -> Iterator[Callable[[str], ModuleType]]:
 
     yield module
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty images of 8 x 8 in a file."""
+    path = tmp_path_factory.mktemp("pictures") / "digits.npz"
+    np.savez(path, images=np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture(scope="session")
+def options(pictures: Path) -> list[str]:
+    """Options of a training of seconds."""
+    chosen = _SETTINGS | {"data": pictures, "device": "cpu"}
+    return [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="session")
+def trained(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run; to be copied, not changed."""
+    pytest.importorskip("torchvision")
+    pytest.importorskip("safetensors")
+    from wgflow.cli import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", *options, "--folder", str(folder)]) == 0
+    return folder

@@ -1,13 +1,12 @@
 """Wasserstein gradient flows in PyTorch: functionals, estimators, measures and time discretizations that compose."""
 
+from wgflow.core import startup  # noqa: F401  takes Ctrl-C while the others are imported
+
+# isort: split
 from importlib.metadata import PackageNotFoundError, version
 
-from wgflow import _startup, maps, plotting, presets, reference  # noqa: F401  the first takes Ctrl-C during the others
-from wgflow.callbacks import Callback, Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
-from wgflow.checkpoint import Checkpoint
-from wgflow.compatibility import why_not
-from wgflow.densities import DensityModel, KernelDensity, Spacings
-from wgflow.errors import (
+from wgflow import maps, plotting, presets, reference
+from wgflow.core.errors import (
     BadInput,
     CannotWrite,
     CheckpointError,
@@ -19,6 +18,13 @@ from wgflow.errors import (
     Unsupported,
     WgflowError,
 )
+from wgflow.driver.callbacks import Callback, Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
+from wgflow.driver.checkpoint import Checkpoint
+from wgflow.driver.compatibility import why_not
+from wgflow.driver.pacing import EqualMovement
+from wgflow.driver.schedules import Geometric, Halving, Piecewise, PowerDecay
+from wgflow.driver.solution import Save, Solution
+from wgflow.driver.solve import solve
 from wgflow.estimators import (
     ESTIMATORS,
     R1,
@@ -81,6 +87,7 @@ from wgflow.kernels import (
     Riesz,
     register_kernel,
 )
+from wgflow.kernels.densities import DensityModel, KernelDensity, Spacings
 from wgflow.maps import MAPS, register_map
 from wgflow.measures import (
     MEASURES,
@@ -104,11 +111,7 @@ from wgflow.measures import (
     twenty_five_gaussians,
 )
 from wgflow.optim import LBFGS, SGD, Adam, Cosine
-from wgflow.pacing import EqualMovement
 from wgflow.presets import Flow
-from wgflow.schedules import Geometric, Halving, Piecewise, PowerDecay
-from wgflow.solution import Save, Solution
-from wgflow.solve import solve
 from wgflow.solvers import (
     JKO,
     ODE,

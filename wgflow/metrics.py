@@ -11,16 +11,16 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, Count, Fraction, Positive, Whole, checked
-from wgflow._finite import first_nonfinite_index
-from wgflow._inner import report
-from wgflow._instead import suggest
-from wgflow._rng import generator
-from wgflow._sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, Fraction, Positive, Whole, checked
+from wgflow.core.finite import first_nonfinite_index
+from wgflow.core.inner import report
+from wgflow.core.instead import suggest
+from wgflow.core.rng import generator
 from wgflow.functionals.base import Functional
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
+from wgflow.numerics.sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
 
 _ROUGH = 0.3
 """Marginal error of an annealed plan above which a divergence is not called converged."""

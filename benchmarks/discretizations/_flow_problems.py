@@ -49,9 +49,9 @@ from wgflow import (
 from wgflow.maps import Affine
 from wgflow.measures.chain import Chain
 from wgflow.measures.grid import Grid
+from wgflow.optim import TridiagonalNewton
 from wgflow.reference import Barenblatt, GaussianFit, Moments, OrnsteinUhlenbeck, squared_w2, w1_flow
 from wgflow.solvers.entropic import EntropicJKO
-from wgflow.tridiagonal import TridiagonalNewton
 
 
 def gaussian(d: int, quick: bool) -> Problem:

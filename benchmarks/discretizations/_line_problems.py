@@ -24,7 +24,7 @@ from wgflow import (
     Spacings,
 )
 from wgflow.measures.grid import Grid
-from wgflow.tridiagonal import TridiagonalNewton
+from wgflow.optim import TridiagonalNewton
 
 LINE = Line(-8.0, 8.0, cells=2000)
 """Its quantiles are right to 1e-5."""

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
-from wgflow import Callback
-from wgflow.errors import BadInput, Diverged
+from wgflow import BadInput, Callback, Diverged
 from wgflow.generative import FID, RECIPES, ImageData, ImageSet, Recipe, Runtime, load_images, runtime
 from wgflow.generative.evaluate import features_by_name
 from wgflow.generative.sample import sample, save_grid

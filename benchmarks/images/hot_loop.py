@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks._record import Clock, parser, write
 from benchmarks.images._loops import CRITIC_STEP, Contiguous, Loop, defective, toys, watched, with_kernel, with_sgd
 from wgflow import Flow
-from wgflow._ledger import Ledger
+from wgflow.driver.ledger import Ledger
 from wgflow.generative import ImageData, Recipe, Runtime, load_images
 
 # Operators whose result is a number or a shape on the host.

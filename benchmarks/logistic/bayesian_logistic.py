@@ -20,8 +20,8 @@ from benchmarks._record import Clock, parser, write
 from benchmarks.logistic._logistic import Posterior, scores
 from benchmarks.logistic._logistic_data import AS_PUBLISHED, POSITIVE, Split, as_published, split
 from benchmarks.logistic._logistic_published import PUBLISHED, SOURCES
+from wgflow import Geometric
 from wgflow.maps import Affine, ICNNGradient
-from wgflow.schedules import Geometric
 
 SETS = (
     "banana",

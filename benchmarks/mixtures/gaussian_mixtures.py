@@ -28,9 +28,8 @@ from benchmarks.mixtures._mixture_suite import (
     sample_errors,
     target,
 )
-from wgflow import KL, Diverged, Evaluate, Particles, Save, solve
+from wgflow import KL, Diverged, Evaluate, Particles, Save, Unsupported, solve
 from wgflow._bench.gaussian_mixtures import table
-from wgflow.errors import Unsupported
 from wgflow.maps import NeuralODE
 from wgflow.measures.chain import Chain
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from wgflow.errors import BadInput
+from wgflow import BadInput
 
 WIDTH, LAYERS, RANK, RATE, H = 64, 2, 5, 5e-3, 0.05
 """Of its configuration for this suite."""

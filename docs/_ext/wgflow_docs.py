@@ -13,8 +13,17 @@ from sphinx.util.docutils import SphinxDirective
 from torch import nn
 
 import wgflow
-from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, Functional, MovingMeasure, StandardNormal, _bench, why_not
-from wgflow.errors import Unsupported
+from wgflow import (
+    ESTIMATORS,
+    FUNCTIONALS,
+    SOLVERS,
+    Functional,
+    MovingMeasure,
+    StandardNormal,
+    Unsupported,
+    _bench,
+    why_not,
+)
 
 
 def functionals() -> dict[str, Functional]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgflow._ops import kernel_sums
 from wgflow.kernels import RBF, Riesz
+from wgflow.kernels.sums import kernel_sums
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CASES = ("mmd_rbf", "energy", "stein", "blob", "sliced")

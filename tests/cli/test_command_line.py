@@ -15,9 +15,9 @@ import pytest
 
 import wgflow.cli
 from wgflow import BadInput
-from wgflow._arguments import command
-from wgflow._words import read
 from wgflow.cli import main
+from wgflow.cli.arguments import command
+from wgflow.core.words import read
 from wgflow.generative import RECIPES, Recipe
 
 INF = float("inf")
@@ -234,7 +234,7 @@ def test_an_answer_that_cannot_be_written_is_an_error() -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_packages_are_imported_is_one_line(number: int, status: int) -> None:
-    script = "import sys; sys.argv = ['wgflow', 'list']; import os, signal; from wgflow import _startup; " + (
+    script = "import sys; sys.argv = ['wgflow', 'list']; import os, signal; from wgflow.core import startup; " + (
         f"os.kill(os.getpid(), {int(number)})"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -26,14 +26,21 @@ from wgflow import (
     Checkpoint,
     Dataset,
     EnergyDistance,
+    Evaluate,
     Functional,
     Gaussian,
     GaussianMixture,
+    JsonLog,
     Kernel,
     Measure,
     Particles,
+    Progress,
     Pushforward,
+    Save,
     StandardNormal,
+    StopAt,
+    StopWhen,
+    StopWhenFlat,
     Unnormalised,
     WgflowError,
     maps,
@@ -44,12 +51,10 @@ from wgflow import (
     reference,
     schedules,
 )
-from wgflow._fields import Checked, Count, Finite, Positive, PositiveOrInfinite, checked, field_rules
-from wgflow._rules import resolved, rule_of
-from wgflow.callbacks import Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
+from wgflow.core.fields import Checked, Count, Finite, Positive, PositiveOrInfinite, checked, field_rules
+from wgflow.core.rules import resolved, rule_of
 from wgflow.kernels import InverseMultiquadric, Laplace, Matern, PowerLaw, Riesz
-from wgflow.solution import Save
-from wgflow.tridiagonal import TridiagonalNewton
+from wgflow.optim import TridiagonalNewton
 
 NORMAL, CLOUD = StandardNormal(2), Particles(torch.zeros(3, 2))
 

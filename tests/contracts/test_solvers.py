@@ -46,9 +46,9 @@ from wgflow import (
     solve,
     why_not,
 )
-from wgflow._rng import global_generators
-from wgflow._state import load_state, state_dict, tensors
+from wgflow.core.rng import global_generators
 from wgflow.maps import Affine, ICNNGradient
+from wgflow.storage.state import load_state, state_dict, tensors
 
 H, STEPS = 0.3, 3
 

@@ -10,7 +10,7 @@ from _distributed_child import join
 import wgflow as wg
 from wgflow.generative.runtime import Sharded
 from wgflow.maps import Affine
-from wgflow.tridiagonal import TridiagonalNewton
+from wgflow.optim import TridiagonalNewton
 
 X = torch.linspace(-2, 3, 8, dtype=torch.float64)[:, None]
 

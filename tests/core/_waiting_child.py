@@ -1,4 +1,4 @@
-"""What ranks do that wait for each other; ``test_waiting_ranks.py`` looks at what they leave behind."""
+"""What ranks do that wait for each other; ``test_waitingranks.py`` looks at what they leave behind."""
 
 import time
 from datetime import timedelta
@@ -10,8 +10,8 @@ import torch.distributed as dist
 from _distributed_child import join
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from wgflow import _ranks
-from wgflow.errors import BadInput
+from wgflow import BadInput
+from wgflow.core import ranks
 
 CPU = torch.device("cpu")
 
@@ -35,15 +35,15 @@ def refuse(error: Exception) -> Any:
 def work(rank: int, world: int, folder: Path) -> None:
     """Run all cases on one rank, in the same order on every rank."""
     join(rank, world, folder)
-    _ranks.together(lambda: None)  # both are here
+    ranks.together(lambda: None)  # both are here
     _set_pg_timeout(timedelta(seconds=0.5), dist.group.WORLD)
     found: dict[str, Any] = {
-        "alone": result_of(lambda: _ranks.by_first(lambda: late(1.5), CPU)),
-        "late": result_of(lambda: _ranks.together(lambda: late(1.5 * rank))),
-        "value": _ranks.from_first(rank, CPU),
-        "refused": result_of(lambda: _ranks.by_first(lambda: refuse(BadInput("the folder is another's")), CPU)),
-        "last fails": result_of(lambda: _ranks.together(lambda: refuse(KeyError("x")) if rank else "fine")),
-        "afterwards": result_of(lambda: _ranks.by_first(lambda: "goes on", CPU)),
+        "alone": result_of(lambda: ranks.by_first(lambda: late(1.5), CPU)),
+        "late": result_of(lambda: ranks.together(lambda: late(1.5 * rank))),
+        "value": ranks.from_first(rank, CPU),
+        "refused": result_of(lambda: ranks.by_first(lambda: refuse(BadInput("the folder is another's")), CPU)),
+        "last fails": result_of(lambda: ranks.together(lambda: refuse(KeyError("x")) if rank else "fine")),
+        "afterwards": result_of(lambda: ranks.by_first(lambda: "goes on", CPU)),
     }
     _set_pg_timeout(timedelta(seconds=60), dist.group.WORLD)
     torch.save(found, folder / f"rank-{rank}.pt")

@@ -42,7 +42,7 @@ from wgflow import (
     StopWhen,
     solve,
 )
-from wgflow._context import full_precision
+from wgflow.core.context import full_precision
 
 
 def cloud(n: int = 40, seed: int = 0) -> Particles:
@@ -276,13 +276,13 @@ def test_without_a_checkpoint_ctrl_c_acts_at_once() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_sigterm_saves_and_then_ends_the_process(tmp_path: Path) -> None:
     code = (
-        "import sys, signal; sys.path[:0] = sys.argv[1:3]\n"
+        "import sys, signal; sys.path[:0] = sys.argv[2:]\n"
         "import _flows, pathlib, test_contexts\n"
-        "_flows.flow(pathlib.Path(sys.argv[3]), callbacks=[test_contexts.Signal(signal.SIGTERM, 4)])\n"
+        "_flows.flow(pathlib.Path(sys.argv[1]), callbacks=[test_contexts.Signal(signal.SIGTERM, 4)])\n"
     )
-    here = str(Path(__file__).parent)
-    root = str(Path(wgflow.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", code, here, root, str(tmp_path)], capture_output=True)
+    here = Path(__file__).parent
+    folders = map(str, (here, here.parent, Path(wgflow.__file__).parents[1]))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), *folders], capture_output=True)
     assert done.returncode == -signal.SIGTERM
     assert newest(tmp_path)["ledger"]["updates"] == 4
 

@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from _distributed_child import UPDATES, Interrupt, error_of, run, weights, work
 
 import wgflow
-from wgflow._files import files
-from wgflow._shares import as_one
+from wgflow.storage.files import files
+from wgflow.storage.shares import as_one
 
 if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import wgflow as wg
-from wgflow._inner import gathered, report
+from wgflow.core.inner import gathered, report
 
 
 @dataclass(frozen=True)

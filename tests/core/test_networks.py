@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import wgflow as wg
-from wgflow.errors import BadInput
+from wgflow import BadInput
 
 X = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
 

@@ -13,6 +13,7 @@ from wgflow import (
     Autograd,
     BadInput,
     Chain,
+    Evaluate,
     EvaluationNoise,
     ForwardEuler,
     Functional,
@@ -33,7 +34,6 @@ from wgflow import (
     Unnormalised,
     solve,
 )
-from wgflow.callbacks import Evaluate
 from wgflow.kernels import RBF
 from wgflow.maps import Affine, TransportMap
 from wgflow.measures import Grid

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, KL, MAPS, MEASURES, SOLVERS, BadInput, ForwardEuler
-from wgflow._registry import Registry
+from wgflow.core.registry import Registry
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from _waiting_child import CPU, refuse, work
 
-from wgflow import _ranks
-from wgflow.errors import BadInput
+from wgflow import BadInput
+from wgflow.core.ranks import by_first, together
 
 if not (dist.is_available() and dist.is_gloo_available()):
     pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
@@ -40,6 +40,6 @@ def test_both_ranks_wait_and_hear_the_same(ranks: list[dict[str, Any]], case: st
 
 
 def test_a_single_process_does_it_itself() -> None:
-    assert _ranks.by_first(lambda: 3, CPU) == _ranks.together(lambda: 3) == 3
+    assert by_first(lambda: 3, CPU) == together(lambda: 3) == 3
     with pytest.raises(BadInput, match="no"):
-        _ranks.by_first(lambda: refuse(BadInput("no")), CPU)
+        by_first(lambda: refuse(BadInput("no")), CPU)

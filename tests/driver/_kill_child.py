@@ -19,8 +19,8 @@ import torch._dynamo  # the optimisers import it at their first step, which ever
 from torch import Tensor, nn
 
 import wgflow
+from wgflow.driver.solve import Run
 from wgflow.measures.pushforward import PushforwardSuccessor
-from wgflow.solve import Run
 
 KEEP = 2
 

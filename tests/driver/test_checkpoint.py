@@ -94,7 +94,7 @@ def test_every_kind_of_state_comes_back_bit_for_bit(tmp_path, kind, after):
 def test_a_tensor_may_come_and_go_along_a_flow():
     """A density that is not known after a move, weights that there are after a reaction."""
     have, then = Particles(points().x, log_rho=torch.zeros(3)), Particles(points().x, log_w=torch.ones(3))
-    restored = wgflow._state.load_state(have, wgflow._state.state_dict(then))
+    restored = wgflow.storage.state.load_state(have, wgflow.storage.state.state_dict(then))
     assert restored.log_rho is None
     assert torch.equal(restored.log_w, torch.ones(3))
 
@@ -263,7 +263,7 @@ def test_a_first_format_with_all_states_inside_is_read(tmp_path):
         n = saved["ledger"]["updates"] + 1
         held = [{"x": s.x, "log_w": None} for s in whole.saved[:n]]
         torch.save(saved | {"wgflow_checkpoint": 1, "saved": held}, tmp_path / "it")
-        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow._files._digest(tmp_path / 'it')}.pt")
+        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow.storage.files._digest(tmp_path / 'it')}.pt")
         path.unlink()
     states(tmp_path)[0].unlink()
     again = flow(tmp_path, num_steps=STEPS + 1)
@@ -272,7 +272,7 @@ def test_a_first_format_with_all_states_inside_is_read(tmp_path):
 
 def test_states_are_thinned_where_nobody_asked_for_all(tmp_path, monkeypatch):
     cloud = 4 * points(500).x.numel()
-    monkeypatch.setattr(importlib.import_module("wgflow._run"), "MOST_SAVED", 6 * cloud)
+    monkeypatch.setattr(importlib.import_module("wgflow.driver.run"), "MOST_SAVED", 6 * cloud)
     options = {"initial": points(500), "num_steps": 21}
     kept = flow(tmp_path / "whole", **options)
     assert [round(t / 0.1) for t in kept.times] == [0, 4, 8, 12, 16, 20, 21]
@@ -302,7 +302,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         saved = load(path)
         saved["state"]["measure"]["x"][0, 0] = float("nan")
         torch.save(saved, tmp_path / "it")
-        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow._files._digest(tmp_path / 'it')}.pt")
+        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow.storage.files._digest(tmp_path / 'it')}.pt")
         path.unlink()
     with pytest.raises(CheckpointError, match=r"holds a state\.measure\.x with entries that are not finite"):
         flow(tmp_path)
@@ -319,7 +319,7 @@ def test_every_seconds_counts_wall_time_from_the_last_file(tmp_path, monkeypatch
             nonlocal now
             now += 10
 
-    monkeypatch.setattr(wgflow.checkpoint.time, "monotonic", lambda: now)
+    monkeypatch.setattr(wgflow.driver.checkpoint.time, "monotonic", lambda: now)
     flow(tmp_path, num_steps=10, checkpoint=Checkpoint(tmp_path, every_seconds=25, keep=50), callbacks=[Clock()])
     assert sorted(load(p)["ledger"]["updates"] for p in files(tmp_path)) == [0, 3, 6, 9, 10]
 

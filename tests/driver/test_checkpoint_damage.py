@@ -33,7 +33,7 @@ from wgflow import (
     Pushforward,
     StandardNormal,
 )
-from wgflow import _files as checkpoint_files
+from wgflow.storage import files as checkpoint_files
 
 
 def named_by_content(folder: Path, update: int, content: bytes) -> Path:

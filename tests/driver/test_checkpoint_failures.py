@@ -176,7 +176,7 @@ def test_a_disk_that_fills_up_keeps_the_earlier_checkpoints(tmp_path, monkeypatc
 
 
 def test_states_that_found_no_room_are_written_with_the_next_checkpoint(tmp_path, monkeypatch):
-    states, sync, calls = wgflow._saved.SavedStates(tmp_path), os.fsync, []
+    states, sync, calls = wgflow.storage.saved.SavedStates(tmp_path), os.fsync, []
 
     def full_at_first(descriptor):
         calls.append(descriptor)
@@ -192,7 +192,7 @@ def test_states_that_found_no_room_are_written_with_the_next_checkpoint(tmp_path
     with pytest.raises(CannotWrite, match="the disk is full"):
         states.write(saved, 2)
     held = states.write(saved, 2)
-    found = wgflow._saved.SavedStates(tmp_path).read(held)
+    found = wgflow.storage.saved.SavedStates(tmp_path).read(held)
     assert [torch.equal(a.x, b.x) for a, b in zip(found, saved, strict=True)] == [True] * 3
 
 
@@ -239,7 +239,7 @@ def test_a_critic_that_turns_nan_stops_the_run_and_the_last_good_checkpoint_stay
     assert caught.value.solution.status == "diverged"
     assert log.file.closed
     assert newest(tmp_path)["ledger"]["updates"] == 5
-    assert wgflow._state.first_nonfinite(newest(tmp_path)["state"]) is None
+    assert wgflow.storage.state.first_nonfinite(newest(tmp_path)["state"]) is None
     seen = Seen()
     assert sjko(tmp_path, callbacks=[seen]).status == "done"
     assert seen.updates == 12 - 5, "it goes on from the last good checkpoint"
@@ -259,7 +259,7 @@ def test_weights_that_turn_nan_without_a_nan_loss_are_not_saved(tmp_path, throw)
     else:
         assert sjko(tmp_path, generator=6, throw=False).status == "diverged"
     assert newest(tmp_path)["ledger"]["updates"] == 5
-    assert wgflow._state.first_nonfinite(newest(tmp_path)["state"]) is None
+    assert wgflow.storage.state.first_nonfinite(newest(tmp_path)["state"]) is None
 
 
 def test_the_last_state_is_looked_at_without_a_checkpoint_too(tmp_path):
@@ -269,8 +269,8 @@ def test_the_last_state_is_looked_at_without_a_checkpoint_too(tmp_path):
 
 def test_log_weights_of_minus_infinity_are_as_they_should_be(tmp_path):
     weights = torch.tensor([0.0, -torch.inf, 0.0])
-    assert wgflow._state.first_nonfinite({"x": points().x, "log_w": weights}) is None
-    assert wgflow._state.first_nonfinite({"x": points().x, "w": weights}) == "state.w"
+    assert wgflow.storage.state.first_nonfinite({"x": points().x, "log_w": weights}) is None
+    assert wgflow.storage.state.first_nonfinite({"x": points().x, "w": weights}) == "state.w"
     with pytest.raises(BadInput, match=r"state.measure.log_w has entries that are not finite"):
         flow(tmp_path, initial=Particles(points().x, log_w=torch.tensor([0.0, torch.nan, 0.0])))
 

@@ -14,7 +14,7 @@ import torch
 from _compare import assert_same
 
 import wgflow
-from wgflow._files import files, read
+from wgflow.storage.files import files, read
 
 if not hasattr(os, "fork"):
     pytest.skip("kills forks of a process, which POSIX systems have only", allow_module_level=True)

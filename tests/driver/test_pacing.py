@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wgflow import JKO, LBFGS, Adam, BadInput, Callback, Checkpoint, ForwardEuler, Particles, PotentialEnergy, solve
-from wgflow.pacing import EqualMovement, retimed
+from wgflow.driver.pacing import EqualMovement, retimed
 
 V = PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
 

@@ -8,10 +8,22 @@ import pytest
 import torch
 from _exact import double
 
-from wgflow import BadInput, Evaluate, ForwardEuler, Particles, PotentialEnergy, Save, solve
-from wgflow._describe import describe
-from wgflow.callbacks import StopAt, StopWhenFlat
-from wgflow.schedules import Geometric, Halving, Piecewise, PowerDecay
+from wgflow import (
+    BadInput,
+    Evaluate,
+    ForwardEuler,
+    Geometric,
+    Halving,
+    Particles,
+    Piecewise,
+    PotentialEnergy,
+    PowerDecay,
+    Save,
+    StopAt,
+    StopWhenFlat,
+    solve,
+)
+from wgflow.storage.describe import describe
 
 V = PotentialEnergy(lambda x: x.square().sum(1) / 2)
 X = Particles(double([[1.0, 2.0]]))

@@ -30,7 +30,7 @@ from wgflow import (
     StandardNormal,
     solve,
 )
-from wgflow._rng import generator
+from wgflow.core.rng import generator
 
 
 def network(inputs: int, outputs: int) -> torch.nn.Module:

@@ -11,6 +11,7 @@ from wgflow import (
     ODE,
     RBF,
     Accelerated,
+    BadInput,
     Blob,
     Dataset,
     Diverged,
@@ -26,7 +27,6 @@ from wgflow import (
     Unnormalised,
     solve,
 )
-from wgflow.errors import BadInput
 
 START = Particles(torch.tensor([[1.0, 2.0], [-1.0, 0.5], [0.0, 0.0], [2.0, 1.0]]))
 TARGET = KL(Unnormalised(lambda x: -x.square().sum(1).sqrt(), 2))

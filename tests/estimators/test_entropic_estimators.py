@@ -8,9 +8,7 @@ from _exact import double, rng, trapezoid
 from _velocities import assert_twins_move_as_one, asymmetry, velocity
 from torch import nn
 
-from wgflow import KL, Gaussian, Incompatible, Particles, PotentialEnergy, Unnormalised, solve
-from wgflow.densities import KernelDensity
-from wgflow.errors import BadInput
+from wgflow import KL, BadInput, Gaussian, Incompatible, KernelDensity, Particles, PotentialEnergy, Unnormalised, solve
 from wgflow.estimators.entropic import Blob, KDEScore, LearnedScore, ProximalScore
 from wgflow.functionals.energies import Entropy, InteractionEnergy
 from wgflow.kernels import RBF, PowerLaw

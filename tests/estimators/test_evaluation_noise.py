@@ -6,11 +6,10 @@ import pytest
 import torch
 from _exact import double, rng
 
-from wgflow import RBF, Autograd, BadInput, ForwardEuler, Particles, PotentialEnergy, SquaredMMD, solve
-from wgflow._state import load_state, state_dict
+from wgflow import RBF, Autograd, BadInput, ForwardEuler, Halving, Particles, PotentialEnergy, SquaredMMD, solve
 from wgflow.estimators.evaluation_noise import EvaluationNoise
-from wgflow.schedules import Halving
 from wgflow.solvers.explicit import RK4
+from wgflow.storage.state import load_state, state_dict
 
 V = PotentialEnergy(lambda x: x.pow(4).sum(1) / 4)
 

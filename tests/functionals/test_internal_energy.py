@@ -11,8 +11,7 @@ from scipy.optimize import brentq, minimize
 from scipy.special import gamma
 from scipy.stats import beta, norm
 
-from wgflow import JKO, BadInput, Particles, PotentialEnergy, Unsupported, solve
-from wgflow.densities import KernelDensity, Spacings
+from wgflow import JKO, BadInput, KernelDensity, Particles, PotentialEnergy, Spacings, Unsupported, solve
 from wgflow.estimators import Autograd
 from wgflow.estimators.entropic import Blob, KDEScore
 from wgflow.functionals import KL

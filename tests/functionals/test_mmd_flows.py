@@ -9,8 +9,7 @@ from _velocities import assert_twins_move_as_one, asymmetry, velocity
 from scipy.special import expi
 from scipy.stats import norm
 
-from wgflow import BadInput, GaussianMixture, Particles, PotentialEnergy, StandardNormal, solve
-from wgflow.densities import KernelDensity
+from wgflow import BadInput, GaussianMixture, KernelDensity, Particles, PotentialEnergy, StandardNormal, solve
 from wgflow.estimators.entropic import KDEScore
 from wgflow.functionals.energies import Entropy
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD

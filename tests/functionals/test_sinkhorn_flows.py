@@ -9,11 +9,11 @@ import torch
 from _exact import double, rng
 
 from wgflow import Autograd, BadInput, ForwardEuler, GaussianMixture, NotConverged, Particles, reference, solve
-from wgflow._sinkhorn_problem import Regularisation
-from wgflow._sinkhorn_solver import solve as sinkhorn
-from wgflow._softmin import displacement, softmin
 from wgflow.functionals.sinkhorn import SinkhornDivergence
 from wgflow.functionals.wasserstein import SquaredW2
+from wgflow.numerics.sinkhorn_problem import Regularisation
+from wgflow.numerics.sinkhorn_solver import solve as sinkhorn
+from wgflow.numerics.softmin import displacement, softmin
 
 Tight = partial(SinkhornDivergence, tol=1e-12)
 KINDS = [{}, {"reach": 1.5}, {"debias": False}, {"reach": 0.7, "debias": False}]
@@ -321,8 +321,8 @@ def test_problems_of_a_batch_do_not_touch_each_other():
 def test_blocks_and_stored_kernels_change_nothing(monkeypatch):
     inputs, reg = problem(50, 40), Regularisation(0.05, tol=1e-10)
     whole = sinkhorn(*inputs, reg)
-    monkeypatch.setattr("wgflow._sinkhorn_problem.STORED_CPU", 0)
-    monkeypatch.setattr("wgflow._softmin.BLOCK_CPU", 640)
+    monkeypatch.setattr("wgflow.numerics.sinkhorn_problem.STORED_CPU", 0)
+    monkeypatch.setattr("wgflow.numerics.softmin.BLOCK_CPU", 640)
     pieces = sinkhorn(*inputs, reg)
     torch.testing.assert_close(whole.f + whole.g.mean(), pieces.f + pieces.g.mean(), rtol=0, atol=1e-8)
     x, _, y, log_b = inputs

@@ -103,8 +103,8 @@ def test_chunks_change_nothing(monkeypatch):
     rho, nu, theta = clouds(33, 47, weighted=(True, True))
     whole = [Autograd().velocity(SlicedWasserstein(nu, 2, t, ALL), rho, None) for t in (theta, theta.clone())]
     assert torch.equal(*whole)
-    monkeypatch.setattr("wgflow._quantiles.BLOCK_CPU", 100)
-    monkeypatch.setattr("wgflow._quantiles.KEPT", 0)
+    monkeypatch.setattr("wgflow.numerics.quantiles.BLOCK_CPU", 100)
+    monkeypatch.setattr("wgflow.numerics.quantiles.KEPT", 0)
     pieces = Autograd().velocity(SlicedWasserstein(nu, 2, theta.clone(), ALL), rho, None)
     torch.testing.assert_close(pieces, whole[0], rtol=0, atol=1e-13)
 

@@ -8,8 +8,18 @@ import torch
 from _exact import double, rng, trapezoid
 from _velocities import assert_twins_move_as_one, asymmetry, velocity
 
-from wgflow import JKO, KL, BadInput, Gaussian, GaussianMixture, Particles, PotentialEnergy, Unnormalised, solve
-from wgflow.errors import Unsupported
+from wgflow import (
+    JKO,
+    KL,
+    BadInput,
+    Gaussian,
+    GaussianMixture,
+    Particles,
+    PotentialEnergy,
+    Unnormalised,
+    Unsupported,
+    solve,
+)
 from wgflow.estimators import Autograd
 from wgflow.estimators.stein import Stein
 from wgflow.functionals.energies import Entropy, InteractionEnergy

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from wgflow import BadInput, CannotWrite, CheckpointError, DataNotFound, WgflowError
-from wgflow._files import locked
 from wgflow.cli import main
 from wgflow.generative import Monitor, NetworkPair, Recipe, evaluate, load_generator, sample, train
 from wgflow.generative.folder import CHECKPOINTS, RECIPE, WEIGHTS, check_folder, claim_folder, plain_record, read_record
 from wgflow.generative.nets import ConvCritic, ConvGenerator
+from wgflow.storage.files import locked
 
 safetensors = pytest.importorskip("safetensors.torch")
 pytest.importorskip("torchvision")

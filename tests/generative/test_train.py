@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow import BadInput, CheckpointError, DataNotFound, Diverged, StopWhen
-from wgflow.checkpoint import Checkpoint
+from wgflow import BadInput, Checkpoint, CheckpointError, DataNotFound, Diverged, StopWhen
 from wgflow.cli import main
 from wgflow.generative import (
     ImageData,
@@ -29,7 +28,7 @@ from wgflow.generative import (
     to_uint8,
     train,
 )
-from wgflow.generative.features import RandomConvFeatures
+from wgflow.generative.metrics.features import RandomConvFeatures
 from wgflow.generative.nets import ConvCritic, ConvGenerator
 from wgflow.measures import Smoothed, StandardNormal, instance_noise
 

@@ -14,7 +14,7 @@ import wgflow as wg
 from wgflow.generative import Recipe, Runtime
 from wgflow.generative.data import ImageData
 from wgflow.maps import Affine, ICNNGradient
-from wgflow.tridiagonal import TridiagonalNewton
+from wgflow.optim import TridiagonalNewton
 
 pytestmark = pytest.mark.gpu
 

@@ -4,8 +4,18 @@ import pytest
 import torch
 from _exact import rng
 
-from wgflow import JKO, Autograd, Entropy, ForwardEuler, Gaussian, Particles, PotentialEnergy, SquaredMMD, solve
-from wgflow.densities import KernelDensity
+from wgflow import (
+    JKO,
+    Autograd,
+    Entropy,
+    ForwardEuler,
+    Gaussian,
+    KernelDensity,
+    Particles,
+    PotentialEnergy,
+    SquaredMMD,
+    solve,
+)
 from wgflow.functionals.energies import InteractionEnergy
 from wgflow.functionals.kale import KALE
 from wgflow.functionals.stein import SquaredKSD

@@ -9,13 +9,7 @@ from _exact import double, rng
 from scipy.integrate import quad
 from scipy.special import gamma, kv
 
-from wgflow import _cache, _distances
-from wgflow._cache import remember
-from wgflow._distances import Distances
-from wgflow._ops import kernel_energy, kernel_sums, stein_sums
-from wgflow._pairs import pair_energy
-from wgflow.densities import KernelDensity
-from wgflow.errors import BadInput, Unsupported
+from wgflow import BadInput, KernelDensity, Unsupported
 from wgflow.functionals.mmd import EnergyDistance, SquaredMMD
 from wgflow.kernels import (
     MOST_FOR_A_RULE,
@@ -31,7 +25,12 @@ from wgflow.kernels import (
     PowerLaw,
     Riesz,
 )
+from wgflow.kernels.sums import kernel_energy, kernel_sums, stein_sums
 from wgflow.measures import Particles
+from wgflow.numerics import cache, distances
+from wgflow.numerics.cache import remember
+from wgflow.numerics.distances import Distances
+from wgflow.numerics.pairs import pair_energy
 
 KERNELS = {
     "rbf": RBF(0.8),
@@ -361,7 +360,7 @@ def test_a_bandwidth_that_is_not_a_number_names_the_rule(rule):
 @in_blocks
 @each_kernel
 def test_sums_over_pairs_equal_the_dense_ones_with_all_gradients(name, event, block, monkeypatch):
-    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
+    monkeypatch.setattr(distances, "BLOCK_CPU", block)
     k = KERNELS[name]
     x, a, y, b = pairs(event)
     assert_equal_with_gradients(kernel_energy(k, x, a, y, b), a @ dense(k, x, y) @ b, (x, a, y, b))
@@ -376,7 +375,7 @@ def test_sums_over_pairs_equal_the_dense_ones_with_all_gradients(name, event, bl
 @in_blocks
 @each_kernel
 def test_stein_sums_equal_the_dense_ones(name, event, block, monkeypatch):
-    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
+    monkeypatch.setattr(distances, "BLOCK_CPU", block)
     k, (x, w, _, _), slope = KERNELS[name], pairs(event), randn(13, *event, seed=9)
     smoothed, repulsion = stein_sums(k, x.detach(), w.detach(), slope)
     K = dense(k, x, x.detach())
@@ -389,7 +388,7 @@ def test_stein_sums_equal_the_dense_ones(name, event, block, monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 49, 2**18])
 def test_energies_of_any_function_of_pairs(block, monkeypatch):
-    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
+    monkeypatch.setattr(distances, "BLOCK_CPU", block)
     x, a, y, b = pairs((3,))
     s = randn(13, 2, seed=11).requires_grad_(True)
 
@@ -532,7 +531,7 @@ def test_coincident_points_of_singular_kernels_in_many_coordinates():
 def test_memory_is_that_of_blocks_and_of_points(monkeypatch):
     """No tensor of the size of all pairs is formed or kept for the backward pass."""
     n, block = 1000, 2**12
-    monkeypatch.setattr(_distances, "BLOCK_CPU", block)
+    monkeypatch.setattr(distances, "BLOCK_CPU", block)
     visited, kept, form = [], [], Distances.block
 
     def watched(self, i, j):
@@ -566,10 +565,10 @@ def test_memory_is_that_of_blocks_and_of_points(monkeypatch):
 @pytest.fixture
 def ask():
     """Return a function that asks for a number, which is how often it has been computed."""
-    _cache._entries.clear()
+    cache._entries.clear()
     calls = []
     yield lambda *tensors, tag="tag": remember(tag, tensors, lambda: calls.append(1) or len(calls))
-    _cache._entries.clear()
+    cache._entries.clear()
 
 
 def test_the_same_unchanged_tensors_are_remembered(ask):
@@ -578,7 +577,7 @@ def test_the_same_unchanged_tensors_are_remembered(ask):
     others = [ask(x, w), ask(x[:2], None), ask(x.double(), None), ask(x, None, tag="other"), ask(x.view(3, 1), None)]
     assert others == [2, 3, 4, 5, 6]
     assert ask(x, None) == 7, "few entries are kept: the first is gone by now"
-    assert len(_cache._entries) <= 4
+    assert len(cache._entries) <= 4
 
 
 def test_tensors_written_to_or_differentiated_are_not_remembered(ask):

@@ -7,11 +7,10 @@ import torch
 from _exact import rng
 from torch import nn
 
-from wgflow import BadInput, Unsupported
-from wgflow._rng import seeded
-from wgflow._state import load_state
-from wgflow.errors import CheckpointError
+from wgflow import BadInput, CheckpointError, Unsupported
+from wgflow.core.rng import seeded
 from wgflow.maps import Affine, ICNNGradient, NeuralODE, Residual, TransportMap
+from wgflow.storage.state import load_state
 
 MAPS = {
     "affine": lambda d: Affine(d),

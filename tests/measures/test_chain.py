@@ -16,6 +16,7 @@ from wgflow import (
     Adam,
     Autograd,
     BadInput,
+    CheckpointError,
     Critic,
     Dataset,
     Entropy,
@@ -32,12 +33,11 @@ from wgflow import (
     solve,
     why_not,
 )
-from wgflow._state import load_state, state_dict, tensors
-from wgflow.errors import CheckpointError
 from wgflow.maps import Affine, ICNNGradient, NeuralODE, Residual, TransportMap
 from wgflow.measures.chain import Chain
 from wgflow.solvers.reaction import BirthDeath, Reweight
 from wgflow.solvers.splitting import WithReaction
+from wgflow.storage.state import load_state, state_dict, tensors
 
 BANANA = Unnormalised(lambda x: -0.5 * x[:, 0].square() - 2 * (x[:, 1] - x[:, 0].square()).square(), 2)
 H = 0.2

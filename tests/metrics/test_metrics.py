@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wgflow._sinkhorn import annealing_error
-from wgflow.errors import BadInput, NotConverged
+from wgflow import BadInput, NotConverged
 from wgflow.functionals import Functional, SinkhornDivergence
 from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
 from wgflow.metrics import MAX_POINTS, FunctionalValue, Moments, SinkhornMetric, sinkhorn_divergence
+from wgflow.numerics.sinkhorn import annealing_error
 
 
 def rng(seed=0):

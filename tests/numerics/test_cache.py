@@ -18,7 +18,7 @@ from wgflow import (
     SquaredMMD,
     SquaredW2,
 )
-from wgflow._cache import Kept, _entries, remember
+from wgflow.numerics.cache import Kept, _entries, remember
 
 RNG = np.random.default_rng(0)
 FUNCTIONALS: dict[str, Callable[[Measure], Functional]] = {

@@ -23,12 +23,12 @@ from wgflow import (
     Unnormalised,
     _distances,
 )
-from wgflow._distances import Distances
-from wgflow._ops import kernel_energy
-from wgflow._stein_blocks import stein_pairs
 from wgflow.functionals import KL
 from wgflow.kernels import InverseMultiquadric, Laplace, PowerLaw
+from wgflow.kernels.stein_blocks import stein_pairs
+from wgflow.kernels.sums import kernel_energy
 from wgflow.measures import StandardNormal
+from wgflow.numerics.distances import Distances
 
 N = 60
 ALL = slice(0, N)

@@ -9,9 +9,9 @@ from _exact import double, rng
 
 import wgflow as wg
 from wgflow import Autograd, ForwardEuler, NotConverged, Particles
-from wgflow._sinkhorn_problem import Regularisation
-from wgflow._sinkhorn_solver import Dual, dual_value, solve
 from wgflow.functionals import SinkhornDivergence, SquaredW2
+from wgflow.numerics.sinkhorn_problem import Regularisation
+from wgflow.numerics.sinkhorn_solver import Dual, dual_value, solve
 
 DTYPES = [torch.float32, torch.float64]
 

@@ -8,10 +8,11 @@ import torch
 from _exact import double, rng
 from scipy.optimize import linear_sum_assignment
 
-from wgflow import Autograd, BadInput, NotConverged, Particles, SlicedWasserstein, _exact_transport
-from wgflow._exact_transport import assignment, distances, weighted
-from wgflow._quantiles import Line, projected_cost
+from wgflow import Autograd, BadInput, NotConverged, Particles, SlicedWasserstein
 from wgflow.functionals.wasserstein import W1, ExactTransport, SquaredW2
+from wgflow.numerics import exact_transport
+from wgflow.numerics.exact_transport import assignment, distances, weighted
+from wgflow.numerics.quantiles import Line, projected_cost
 
 BOTH = pytest.mark.parametrize("kind", [SquaredW2, W1])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -109,8 +110,8 @@ def test_a_plan_that_misses_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
     cost[0, :] += 1e9
     n = len(cost)
     lazy = np.eye(n) / n
-    monkeypatch.setattr(_exact_transport, "_simplex", lambda *_: (lazy, np.zeros(n), np.zeros(n)))
-    monkeypatch.setattr(_exact_transport, "GAP", 1e-12)
+    monkeypatch.setattr(exact_transport, "_simplex", lambda *_: (lazy, np.zeros(n), np.zeros(n)))
+    monkeypatch.setattr(exact_transport, "GAP", 1e-12)
     with pytest.warns(NotConverged, match="exact transport has not converged"):
         weighted(cost, None, None)
 

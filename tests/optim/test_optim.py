@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wgflow import SGD, Adam, BadInput, Cosine
-from wgflow._descent import average_gradients
-from wgflow._rng import replayed
+from wgflow.core.rng import replayed
 from wgflow.optim import LBFGS, update_average
+from wgflow.optim.descent import average_gradients
 
 
 def test_cosine_values():

@@ -25,7 +25,7 @@ from wgflow import (
     presets,
     solve,
 )
-from wgflow._rng import mixed
+from wgflow.core.rng import mixed
 
 # --- C5: W2²/(2h) + F and W2² + 2hF --------------------------------------------------------------------------------
 

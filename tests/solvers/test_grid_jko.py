@@ -32,10 +32,9 @@ from wgflow import (
     solve,
 )
 from wgflow.measures.grid import Grid
-from wgflow.optim import LBFGS
+from wgflow.optim import LBFGS, TridiagonalNewton, multiply, solve_tridiagonal
 from wgflow.reference import Barenblatt, Moments, OrnsteinUhlenbeck, squared_w2, w1_flow
 from wgflow.solvers.entropic import EntropicJKO
-from wgflow.tridiagonal import TridiagonalNewton, multiply, solve_tridiagonal
 
 NORMAL = Gaussian(double([0]), double([[1]]))
 LINE, WIDE = OrnsteinUhlenbeck.towards(NORMAL), Moments(double([2]), double([[4]]))

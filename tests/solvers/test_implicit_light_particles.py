@@ -6,7 +6,7 @@ from _exact import double, rng
 
 from wgflow import JKO, KL, Adam, Blob, Cosine, Gaussian, KernelDensity, Particles, PotentialEnergy, solve
 from wgflow.kernels import RBF
-from wgflow.tridiagonal import TridiagonalNewton
+from wgflow.optim import TridiagonalNewton
 
 WEIGHTS = double([1, 1e-3, 1e-6, 1e-9, 1e-12, 1e-20, 1e-30, 0])
 HALF_SQUARE = PotentialEnergy(lambda x: x.square().sum(1) / 2)

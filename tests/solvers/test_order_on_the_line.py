@@ -20,14 +20,13 @@ from wgflow import (
     NotConverged,
     Particles,
     PotentialEnergy,
+    Spacings,
     solve,
 )
-from wgflow.densities import Spacings
 from wgflow.estimators import Autograd
 from wgflow.estimators.entropic import Blob
 from wgflow.functionals.energies import Entropy, PowerEntropy
-from wgflow.optim import LBFGS
-from wgflow.tridiagonal import TridiagonalNewton
+from wgflow.optim import LBFGS, TridiagonalNewton
 
 N, TOLERANCE = 24, 1e-6
 X = double(norm.ppf((np.arange(N) + 0.5) / N))[:, None]

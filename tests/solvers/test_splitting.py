@@ -27,7 +27,6 @@ from wgflow import (
     solve,
     why_not,
 )
-from wgflow._state import load_state, state_dict, tensors
 from wgflow.optim import LBFGS, Adam
 from wgflow.solvers.accelerated import Accelerated
 from wgflow.solvers.explicit import RK4, Heun
@@ -35,6 +34,7 @@ from wgflow.solvers.langevin import Langevin, MetropolisLangevin
 from wgflow.solvers.ode import ODE
 from wgflow.solvers.reaction import BirthDeath, Reweight
 from wgflow.solvers.splitting import ForwardBackward, WithReaction
+from wgflow.storage.state import load_state, state_dict, tensors
 
 A, CENTRE = double([[2.0, 0.5], [0.5, 1.0]]), double([1.0, -1.0])
 MEAN, COV = double([-1.0, 2.0]), double([[1.0, -0.3], [-0.3, 2.0]])

@@ -13,7 +13,7 @@ from _flows import Interrupt, Stop, contents, files, flow
 
 import wgflow
 from wgflow import Callback, CannotWrite, CheckpointError
-from wgflow._files import locked, remove_strays, replacing, write_text
+from wgflow.storage.files import locked, remove_strays, replacing, write_text
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and pipes of POSIX")
 

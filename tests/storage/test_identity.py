@@ -38,8 +38,8 @@ from wgflow import (
     StandardNormal,
     Unnormalised,
 )
-from wgflow import _files as checkpoint_files
-from wgflow._describe import UNKNOWN, describe, differences
+from wgflow.storage import files as checkpoint_files
+from wgflow.storage.describe import UNKNOWN, describe, differences
 
 
 def made(code: str, name: str = "f", **there: Any) -> Any:
@@ -253,7 +253,9 @@ def test_a_description_is_the_same_in_another_process(tmp_path: Path, monkeypatc
         "def parts():\n    c = torch.ones(3)\n"
         "    return [lambda x: log_prob(x) * c, Net(), wgflow.Unnormalised(log_prob, 2), torch.tanh, Net]\n"
     )
-    code = "import json, theirs; from wgflow._describe import describe; print(json.dumps(describe(theirs.parts())))"
+    code = (
+        "import json, theirs; from wgflow.storage.describe import describe; print(json.dumps(describe(theirs.parts())))"
+    )
     env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -26,8 +26,8 @@ from wgflow import (
     StandardNormal,
     solve,
 )
-from wgflow._balance import imbalance
 from wgflow.maps import Affine
+from wgflow.optim.balance import imbalance
 from wgflow.reference import Moments, OrnsteinUhlenbeck, squared_w2
 
 HALF_SQUARE = PotentialEnergy(lambda x: 0.5 * x.square().sum(1))

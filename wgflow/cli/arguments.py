@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import click
 
-from wgflow._rules import rule_of
-from wgflow._startup import imported
-from wgflow._words import FALSE, NOTHING, TRUE, kinds, read
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.rules import rule_of
+from wgflow.core.startup import imported
+from wgflow.core.words import FALSE, NOTHING, TRUE, kinds, read
 
 _NOT_GIVEN: Any = object()
 

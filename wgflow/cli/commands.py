@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 
 import click
 
-from wgflow._arguments import command
-from wgflow._fields import Count, NonNegative
-from wgflow._files import reason
-from wgflow._startup import stop
-from wgflow._words import shortened
-from wgflow.errors import WgflowError
+from wgflow.cli.arguments import command
+from wgflow.core.errors import WgflowError
+from wgflow.core.fields import Count, NonNegative
+from wgflow.core.startup import stop
+from wgflow.core.words import shortened
+from wgflow.storage.files import reason
 
 
 def train(

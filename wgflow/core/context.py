@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 
 T = TypeVar("T")
 

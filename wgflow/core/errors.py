@@ -62,3 +62,8 @@ class CannotWrite(WgflowError, OSError):
 
 class NotConverged(RuntimeWarning):
     """An iteration inside of a computation stopped at its budget, above its tolerance; the message has both numbers."""
+
+
+for _kind in list(vars().values()):
+    if isinstance(_kind, type) and _kind.__module__ == __name__:
+        _kind.__module__ = "wgflow"  # tracebacks show the name that people import

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from wgflow._rules import REFUSED, Range, Rule, resolved, rule_of
+from wgflow.core.rules import REFUSED, Range, Rule, resolved, rule_of
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 
 
 def first_nonfinite_index(x: Tensor) -> tuple[int, ...]:

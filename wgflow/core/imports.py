@@ -4,7 +4,7 @@ import importlib
 import os
 from types import ModuleType
 
-from wgflow.errors import MissingDependency
+from wgflow.core.errors import MissingDependency
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from wgflow._typing import Info
-from wgflow.errors import NotConverged
+from wgflow.core.errors import NotConverged
+from wgflow.core.typing import Info
 
 RESIDUAL, UNCONVERGED = "/residual", "/unconverged"
 

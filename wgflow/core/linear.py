@@ -6,8 +6,8 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from wgflow._fields import Finite
-from wgflow._rules import rule_of
+from wgflow.core.fields import Finite
+from wgflow.core.rules import rule_of
 
 _NUMBER = rule_of(Finite)
 

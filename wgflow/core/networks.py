@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from wgflow.errors import BadInput, WgflowError
+from wgflow.core.errors import BadInput, WgflowError
 
 Net = TypeVar("Net", bound=nn.Module)
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from wgflow._instead import shown
-from wgflow._networks import called
-from wgflow._rules import REFUSED, Rule, rule_of
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.instead import shown
+from wgflow.core.networks import called
+from wgflow.core.rules import REFUSED, Rule, rule_of
+from wgflow.core.typing import Points
 
 _SEEN: "weakref.WeakSet[Any]" = weakref.WeakSet()
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from wgflow import errors
+from wgflow.core import errors
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 
 T = TypeVar("T")
 

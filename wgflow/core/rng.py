@@ -9,9 +9,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from wgflow._networks import copied, trainable
-from wgflow._typing import NetSource
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.networks import copied, trainable
+from wgflow.core.typing import NetSource
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._instead import article, instead, shown
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.instead import article, instead, shown
 
 REFUSED: Any = object()
 """What a rule returns for a value that it does not accept."""

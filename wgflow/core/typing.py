@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from wgflow._rules import Says
+from wgflow.core.rules import Says
 
 Points = Tensor
 Scalar = Tensor

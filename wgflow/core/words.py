@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal, Union
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 
 NOTHING = ("none", "null", "~")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wgflow._fields import Checked, Count, NonNegative, PositiveOrInfinite, checked
-from wgflow._files import open_own, reason
-from wgflow._instead import suggest
-from wgflow._outputs import numbers
-from wgflow._rng import generator, global_generators, mixed
-from wgflow._typing import Info
-from wgflow.errors import BadInput, CannotWrite
+from wgflow.core.errors import BadInput, CannotWrite
+from wgflow.core.fields import Checked, Count, NonNegative, PositiveOrInfinite, checked
+from wgflow.core.instead import suggest
+from wgflow.core.outputs import numbers
+from wgflow.core.rng import generator, global_generators, mixed
+from wgflow.core.typing import Info
 from wgflow.functionals import Functional
 from wgflow.measures import Measure
 from wgflow.metrics import Metric
+from wgflow.storage.files import open_own, reason
 
 if TYPE_CHECKING:
-    from wgflow._run import Run
+    from wgflow.driver.run import Run
 
 
 _OF_A_RECORD = {"k", "t", "update", "seconds", "kind"}

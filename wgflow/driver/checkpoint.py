@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from wgflow import _describe_1
-from wgflow._describe import describe, differences
-from wgflow._fields import Checked, Count, NonNegative
-from wgflow._files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
-from wgflow._instead import suggest
-from wgflow._ranks import anywhere, from_first, parallel, rank, world
-from wgflow._saved import SavedStates
-from wgflow._shares import as_one
-from wgflow._state import first_nonfinite, load_state, plain, state_dict, tensors
-from wgflow.errors import BadInput, CannotWrite, CheckpointError
+from wgflow.core.errors import BadInput, CannotWrite, CheckpointError
+from wgflow.core.fields import Checked, Count, NonNegative
+from wgflow.core.instead import suggest
+from wgflow.core.ranks import anywhere, from_first, parallel, rank, world
+from wgflow.driver import first_format
+from wgflow.storage.describe import describe, differences
+from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
+from wgflow.storage.saved import SavedStates
+from wgflow.storage.shares import as_one
+from wgflow.storage.state import first_nonfinite, load_state, plain, state_dict, tensors
 
 if TYPE_CHECKING:
-    from wgflow._run import Run
-    from wgflow.callbacks import Callback
+    from wgflow.driver.callbacks import Callback
+    from wgflow.driver.run import Run
 
 
 @dataclass(eq=False)
@@ -170,7 +170,7 @@ class Checkpoint(Checked):
     def _another(self, run: "Run", theirs: dict[str, Any]) -> str | None:
         if "version" in theirs:
             return another(self._run, theirs)
-        return "; ".join(differences(_describe_1.describe_run(run), theirs)) or None
+        return "; ".join(differences(first_format.describe_run(run), theirs)) or None
 
     def _fill(self, run: "Run", callbacks: Sequence["Callback"], saved: dict[str, Any], name: str) -> None:
         device = run.state.rng.device

@@ -1,7 +1,7 @@
 """The only compatibility logic: it reads what the classes declare and says why not, with advice."""
 
-from wgflow._fields import checked
-from wgflow._rng import generator
+from wgflow.core.fields import checked
+from wgflow.core.rng import generator
 from wgflow.functionals import Functional, Sum
 from wgflow.measures import Measure, MovingMeasure, Pushforward
 from wgflow.solvers import Solver

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from wgflow._inner import report
-from wgflow.densities import Spacings
+from wgflow.core.inner import report
 from wgflow.functionals import Functional
+from wgflow.kernels.densities import Spacings
 from wgflow.measures import Measure, Particles
 from wgflow.solvers import Solver, WithReaction
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wgflow.measures import Measure
 
 if TYPE_CHECKING:
-    from wgflow._run import Run
+    from wgflow.driver.run import Run
 
 _DIGESTED = 2**16
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wgflow._ranks import anywhere, parallel
+from wgflow.core.ranks import anywhere, parallel
 
 
 class Interrupts:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from wgflow._inner import RESIDUAL
-from wgflow._ranks import anywhere
-from wgflow._typing import Info
-from wgflow.errors import Diverged
+from wgflow.core.errors import Diverged
+from wgflow.core.inner import RESIDUAL
+from wgflow.core.ranks import anywhere
+from wgflow.core.typing import Info
 
 ADVICE = (
     "Nothing after the last checkpoint is kept. A smaller step size or learning rate, a bounded entropy (softplus, "

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from wgflow._fields import Finite, Positive, PositiveOrInfinite, checked
-from wgflow._typing import Info
-from wgflow.callbacks import Callback
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Finite, Positive, PositiveOrInfinite, checked
+from wgflow.core.typing import Info
+from wgflow.driver.callbacks import Callback
 
 if TYPE_CHECKING:
-    from wgflow._run import Run
+    from wgflow.driver.run import Run
 
 
 @dataclass

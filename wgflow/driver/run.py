@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from wgflow._fields import PositiveOrInfinite
-from wgflow._interrupts import Interrupts
-from wgflow._ledger import ADVICE, Ledger
-from wgflow._outputs import number_of_step
-from wgflow._ranks import anywhere
-from wgflow._rng import Stream
-from wgflow._state import first_nonfinite, state_dict
-from wgflow.errors import BadInput, CheckpointError, Diverged
+from wgflow.core.errors import BadInput, CheckpointError, Diverged
+from wgflow.core.fields import PositiveOrInfinite
+from wgflow.core.outputs import number_of_step
+from wgflow.core.ranks import anywhere
+from wgflow.core.rng import Stream
+from wgflow.driver.interrupts import Interrupts
+from wgflow.driver.ledger import ADVICE, Ledger
+from wgflow.driver.solution import MOST_SAVED, Save, Solution, size
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
-from wgflow.solution import MOST_SAVED, Save, Solution, size
 from wgflow.solvers import Solver, State
+from wgflow.storage.state import first_nonfinite, state_dict
 
 StepSize = PositiveOrInfinite | Callable[[int], float]
 

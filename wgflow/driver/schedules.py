@@ -5,8 +5,8 @@ import sys
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from wgflow._fields import Checked, Count, NonNegative, Positive
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)

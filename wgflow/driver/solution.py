@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wgflow._fields import Checked, Whole
-from wgflow._inner import UNCONVERGED
-from wgflow._instead import suggest
+from wgflow.core.fields import Checked, Whole
+from wgflow.core.inner import UNCONVERGED
+from wgflow.core.instead import suggest
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers import State
 

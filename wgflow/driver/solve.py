@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from wgflow._context import ordinary, outside_inference
-from wgflow._crossings import report_crossings
-from wgflow._fields import Count, Whole, checked
-from wgflow._inner import RESIDUAL, gathered
-from wgflow._instead import article
-from wgflow._interrupts import Interrupts
-from wgflow._rng import Stream, generator, mixed
-from wgflow._rules import resolved
-from wgflow._run import Run, StepSize
-from wgflow._typing import Info
-from wgflow._undefined import nonfinite_entry, outside, undefined
-from wgflow.callbacks import Callback
-from wgflow.checkpoint import Checkpoint
-from wgflow.compatibility import same_points, why_not
-from wgflow.errors import BadInput, Diverged, Incompatible, NotConverged
+from wgflow.core.context import ordinary, outside_inference
+from wgflow.core.errors import BadInput, Diverged, Incompatible, NotConverged
+from wgflow.core.fields import Count, Whole, checked
+from wgflow.core.inner import RESIDUAL, gathered
+from wgflow.core.instead import article
+from wgflow.core.rng import Stream, generator, mixed
+from wgflow.core.rules import resolved
+from wgflow.core.typing import Info
+from wgflow.driver.callbacks import Callback
+from wgflow.driver.checkpoint import Checkpoint
+from wgflow.driver.compatibility import same_points, why_not
+from wgflow.driver.crossings import report_crossings
+from wgflow.driver.interrupts import Interrupts
+from wgflow.driver.run import Run, StepSize
+from wgflow.driver.solution import Save, Solution
+from wgflow.driver.undefined import nonfinite_entry, outside, undefined
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
-from wgflow.solution import Save, Solution
 from wgflow.solvers import Solver, State
 
 _LOOKED_AHEAD = 10_000

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._finite import first_nonfinite
-from wgflow._outputs import per_point
-from wgflow._rng import generator, global_generators
-from wgflow._typing import Points
+from wgflow.core.finite import first_nonfinite
+from wgflow.core.outputs import per_point
+from wgflow.core.rng import generator, global_generators
+from wgflow.core.typing import Points
 from wgflow.estimators import Estimator
 from wgflow.functionals import FDivergence, Functional, InteractionEnergy, PotentialEnergy, Scaled, SquaredKSD, Sum
 from wgflow.kernels import Kernel

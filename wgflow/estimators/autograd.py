@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wgflow._outputs import scalar
-from wgflow._typing import Scalar
+from wgflow.core.outputs import scalar
+from wgflow.core.typing import Scalar
 from wgflow.estimators.base import Estimator, register_estimator
 from wgflow.functionals import Functional
 from wgflow.measures import Particles

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Checked
-from wgflow._instead import suggest
-from wgflow._outputs import scalar
-from wgflow._registry import Registry
-from wgflow._rng import build
-from wgflow._typing import Info, NetSource, Points, Scalar
-from wgflow.densities import DensityModel
+from wgflow.core.fields import Checked
+from wgflow.core.instead import suggest
+from wgflow.core.outputs import scalar
+from wgflow.core.registry import Registry
+from wgflow.core.rng import build
+from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.functionals import Functional
 from wgflow.kernels import Kernel
+from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Particles
 
 ESTIMATORS: "Registry[Estimator]" = Registry("estimator")

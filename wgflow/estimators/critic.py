@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from wgflow._balance import BATCHES, imbalance
-from wgflow._fields import Checked, Count, NonNegative
-from wgflow._instead import shown
-from wgflow._networks import called
-from wgflow._typing import Info, NetSource, Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, NonNegative
+from wgflow.core.instead import shown
+from wgflow.core.networks import called
+from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.optim import Adam, Descent, Optim
+from wgflow.optim.balance import BATCHES, imbalance
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._context import full_precision
-from wgflow._distances import Distances
-from wgflow._fields import Count, Positive
-from wgflow._networks import called
-from wgflow._outputs import per_point, same_shape
-from wgflow._typing import Info, NetSource, Points, Scalar
-from wgflow.densities import DensityModel, KernelDensity
+from wgflow.core.context import full_precision
+from wgflow.core.fields import Count, Positive
+from wgflow.core.networks import called
+from wgflow.core.outputs import per_point, same_shape
+from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.algebra import linear_part
 from wgflow.kernels import RBF, Kernel
+from wgflow.kernels.densities import DensityModel, KernelDensity
 from wgflow.measures import Particles
+from wgflow.numerics.distances import Distances
 from wgflow.optim import Adam, Descent, Optim
 
 

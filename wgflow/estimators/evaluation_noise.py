@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from wgflow._fields import NonNegative
-from wgflow._outputs import number_of_step
-from wgflow._rules import Says
-from wgflow._typing import Info, Points, Scalar
+from wgflow.core.fields import NonNegative
+from wgflow.core.outputs import number_of_step
+from wgflow.core.rules import Says
+from wgflow.core.typing import Info, Points, Scalar
 from wgflow.estimators.autograd import Autograd
 from wgflow.estimators.base import Draw, Estimator, linear, register_estimator
 from wgflow.estimators.probe import velocity_at

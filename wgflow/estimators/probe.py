@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from wgflow._context import ordinary
-from wgflow._fields import Fraction, checked
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.context import ordinary
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Fraction, checked
+from wgflow.core.typing import Points
 from wgflow.estimators.base import Estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import Kernel

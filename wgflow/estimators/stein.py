@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wgflow._ops import stein_sums
-from wgflow._typing import Scalar
+from wgflow.core.typing import Scalar
 from wgflow.estimators.base import Estimator, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import RBF, Kernel
+from wgflow.kernels.sums import stein_sums
 from wgflow.measures import Particles
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 from wgflow.functionals.base import drawn
 from wgflow.measures import Measure, Particles
 

@@ -6,9 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Finite
-from wgflow._typing import Info, Points, Scalar
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Finite
+from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.base import Functional, Potential
 from wgflow.measures import Measure, Particles
 

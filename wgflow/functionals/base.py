@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked
-from wgflow._instead import suggest
-from wgflow._linear import Linear
-from wgflow._registry import Registry
-from wgflow._typing import Info, Points, Scalar
-from wgflow.densities import DensityModel
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.fields import Checked
+from wgflow.core.instead import suggest
+from wgflow.core.linear import Linear
+from wgflow.core.registry import Registry
+from wgflow.core.typing import Info, Points, Scalar
 from wgflow.kernels import Kernel
+from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Measure, Particles
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from wgflow._fields import Count, checked
-from wgflow._typing import Info, Points, Scalar
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Count, checked
+from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.base import FUNCTIONALS, Functional, Potential, drawn, register_functional
 from wgflow.functionals.energies import PotentialEnergy
 from wgflow.measures import Measure, Particles, StandardNormal

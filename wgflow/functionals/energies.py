@@ -7,17 +7,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wgflow._fields import Positive
-from wgflow._networks import called
-from wgflow._ops import kernel_energy
-from wgflow._outputs import per_point, same_shape
-from wgflow._pairs import pair_energy
-from wgflow._typing import Points, Scalar
-from wgflow.densities import DensityModel
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Positive
+from wgflow.core.networks import called
+from wgflow.core.outputs import per_point, same_shape
+from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, register_functional
 from wgflow.kernels import Kernel, PowerLaw
+from wgflow.kernels.densities import DensityModel
+from wgflow.kernels.sums import kernel_energy
 from wgflow.measures import Particles
+from wgflow.numerics.pairs import pair_energy
 
 
 @register_functional("potential")

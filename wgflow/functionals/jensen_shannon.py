@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from wgflow._typing import Scalar
+from wgflow.core.typing import Scalar
 from wgflow.functionals.base import Potential, drawn, register_functional
 from wgflow.functionals.divergences import LOG2, LOG_RATIO_CAP, FDivergence, capped_exp
 from wgflow.measures import Particles

@@ -6,14 +6,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._context import full_precision
-from wgflow._fields import Count, Positive
-from wgflow._inner import report
-from wgflow._ops import kernel_energy, kernel_sums
-from wgflow._typing import Scalar
-from wgflow.errors import BadInput
+from wgflow.core.context import full_precision
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Positive
+from wgflow.core.inner import report
+from wgflow.core.typing import Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel
+from wgflow.kernels.sums import kernel_energy, kernel_sums
 from wgflow.measures import Measure, Particles, StandardNormal
 
 _TOLERANCE = 1e-6

@@ -6,14 +6,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._cache import remember
-from wgflow._fields import Count, checked
-from wgflow._ops import kernel_discrepancy, kernel_energy, kernel_sums
-from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, checked
+from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel, Riesz
+from wgflow.kernels.sums import kernel_discrepancy, kernel_energy, kernel_sums
 from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.numerics.cache import remember
 
 
 @register_functional("squared_mmd")

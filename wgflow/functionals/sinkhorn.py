@@ -6,20 +6,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from wgflow._cache import remember
-from wgflow._context import full_precision
-from wgflow._fields import Count, Positive
-from wgflow._inner import report
-from wgflow._once import Derivatives, differentiable_once
-from wgflow._sinkhorn import sinkhorn_divergence
-from wgflow._sinkhorn_problem import Regularisation
-from wgflow._sinkhorn_solver import Dual, dual_value, marginal, solve, solve_self, variation
-from wgflow._softmin import displacement
-from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.context import full_precision
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Positive
+from wgflow.core.inner import report
+from wgflow.core.typing import Points, Scalar
 from wgflow.functionals._clouds import comparable
 from wgflow.functionals.base import Functional, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.numerics.cache import remember
+from wgflow.numerics.once import Derivatives, differentiable_once
+from wgflow.numerics.sinkhorn import sinkhorn_divergence
+from wgflow.numerics.sinkhorn_problem import Regularisation
+from wgflow.numerics.sinkhorn_solver import Dual, dual_value, marginal, solve, solve_self, variation
+from wgflow.numerics.softmin import displacement
 
 
 @dataclass(frozen=True)

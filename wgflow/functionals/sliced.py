@@ -7,15 +7,15 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from wgflow._cache import remember
-from wgflow._context import full_precision
-from wgflow._fields import Count
-from wgflow._quantiles import Line, projected_cost
-from wgflow._typing import Scalar
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.context import full_precision
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Count
+from wgflow.core.typing import Scalar
 from wgflow.functionals._clouds import comparable, weights
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.numerics.cache import remember
+from wgflow.numerics.quantiles import Line, projected_cost
 
 
 @register_functional("sliced_w")

@@ -6,14 +6,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._distances import Distances
-from wgflow._pairs import pair_energy
-from wgflow._stein_blocks import stein_pairs
-from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, register_functional
 from wgflow.kernels import RBF, Kernel
+from wgflow.kernels.stein_blocks import stein_pairs
 from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.numerics.distances import Distances
+from wgflow.numerics.pairs import pair_energy
 
 
 @register_functional("squared_ksd")

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._cache import remember
-from wgflow._exact_transport import assignment, distances, unit, weighted
-from wgflow._fields import Count
-from wgflow._once import Derivatives, differentiable_once
-from wgflow._quantiles import Line, projected_cost
-from wgflow._typing import Points, Scalar
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.fields import Count
+from wgflow.core.typing import Points, Scalar
 from wgflow.functionals._clouds import comparable, weights
 from wgflow.functionals.base import Functional, register_functional
 from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.numerics.cache import remember
+from wgflow.numerics.exact_transport import assignment, distances, unit, weighted
+from wgflow.numerics.once import Derivatives, differentiable_once
+from wgflow.numerics.quantiles import Line, projected_cost
 
 MAX_PAIRS = 2**24
 """Largest product of the counts of the two clouds in two or more dimensions, where costs are a dense matrix."""

@@ -2,7 +2,7 @@
 
 from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
 from wgflow.generative.evaluate import evaluate, load_generator
-from wgflow.generative.fid import FID, ReferenceStats
+from wgflow.generative.metrics.fid import FID, ReferenceStats
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.nets import NETWORKS, NetworkPair
 from wgflow.generative.recipe import RECIPES, Recipe

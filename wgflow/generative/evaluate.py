@@ -6,20 +6,20 @@ from typing import Any
 
 import torch
 
-from wgflow._fields import checked
-from wgflow._files import write_text
-from wgflow._registry import near_misses
-from wgflow.callbacks import evaluate_all, json_numbers
-from wgflow.errors import BadInput, DataNotFound
+from wgflow.core.errors import BadInput, DataNotFound
+from wgflow.core.fields import checked
+from wgflow.core.registry import near_misses
+from wgflow.driver.callbacks import evaluate_all, json_numbers
 from wgflow.generative.data import ImageData, load_images
-from wgflow.generative.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
-from wgflow.generative.fid import FID
 from wgflow.generative.folder import RECIPE, WEIGHTS, image_shape, load_weights, read_record
-from wgflow.generative.inception import InceptionFeatures
+from wgflow.generative.metrics.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
+from wgflow.generative.metrics.fid import FID
+from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.generative.recipe import Recipe, named_object
 from wgflow.generative.runtime import runtime
 from wgflow.generative.train import sinkhorn
 from wgflow.measures import Pushforward, StandardNormal
+from wgflow.storage.files import write_text
 
 FEATURES = ("inception", "random-conv", "cifar-resnet")
 """Names of the feature networks of :func:`evaluate`."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._describe import differences
-from wgflow._files import LOCK, locked, read_text, reason, write_text
-from wgflow._imports import require
-from wgflow._state import first_nonfinite
-from wgflow._words import shortened
-from wgflow.errors import BadInput, CannotWrite, DataNotFound
+from wgflow.core.errors import BadInput, CannotWrite, DataNotFound
+from wgflow.core.imports import require
+from wgflow.core.words import shortened
+from wgflow.storage.describe import differences
+from wgflow.storage.files import LOCK, locked, read_text, reason, write_text
+from wgflow.storage.state import first_nonfinite
 
 RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
 _LONGEST_SIDE = 2**12

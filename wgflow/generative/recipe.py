@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from wgflow._fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, checked, field_rules
-from wgflow._files import read_text, write_text
-from wgflow._imports import require
-from wgflow._registry import near_misses
-from wgflow._words import read, shortened
-from wgflow.errors import BadInput, WgflowError
+from wgflow.core.errors import BadInput, WgflowError
+from wgflow.core.fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, checked, field_rules
+from wgflow.core.imports import require
+from wgflow.core.registry import near_misses
+from wgflow.core.words import read, shortened
 from wgflow.estimators import R1, Critic
 from wgflow.functionals import entropy
 from wgflow.generative.data import ImageData
@@ -25,6 +24,7 @@ from wgflow.measures import Pushforward, Smoothed, StandardNormal, ema_decay, in
 from wgflow.optim import Adam, Cosine
 from wgflow.presets import Flow
 from wgflow.solvers import JKO
+from wgflow.storage.files import read_text, write_text
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgflow._fields import Checked, Count, Whole, checked
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, Whole, checked
+from wgflow.core.typing import Points
 from wgflow.measures import Derived, Measure, Particles
 
 _MEETING = timedelta(seconds=60)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._fields import checked
-from wgflow._files import replacing
-from wgflow._imports import require
-from wgflow._rng import generator
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import checked
+from wgflow.core.imports import require
+from wgflow.core.rng import generator
 from wgflow.generative.data import to_uint8
 from wgflow.generative.data._images import cut_off, other_range
 from wgflow.measures import Measure, Pushforward
+from wgflow.storage.files import replacing
 
 _LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it opens them
 

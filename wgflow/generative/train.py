@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from wgflow._fields import Count, NonNegative, Whole, checked
-from wgflow._files import write_text
-from wgflow._ranks import by_first, together
-from wgflow.callbacks import Callback, JsonLog, Progress, json_numbers
-from wgflow.checkpoint import Checkpoint
+from wgflow.core.fields import Count, NonNegative, Whole, checked
+from wgflow.core.ranks import by_first, together
+from wgflow.driver.callbacks import Callback, JsonLog, Progress, json_numbers
+from wgflow.driver.checkpoint import Checkpoint
+from wgflow.driver.solution import Solution
+from wgflow.driver.solve import solve
 from wgflow.generative.data import ImageData, ImageSet, load_images
 from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
 from wgflow.generative.monitor import Monitor
@@ -23,8 +24,7 @@ from wgflow.generative.recipe import Recipe
 from wgflow.generative.runtime import Runtime, runtime
 from wgflow.metrics import Metric, SinkhornMetric
 from wgflow.presets import Flow
-from wgflow.solution import Solution
-from wgflow.solve import solve
+from wgflow.storage.files import write_text
 
 
 @checked

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from wgflow._distances import Distances
-from wgflow._fields import Checked, Finite
-from wgflow._instead import suggest
-from wgflow._linear import Linear
-from wgflow._registry import Registry
-from wgflow._typing import Points
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.fields import Checked, Finite
+from wgflow.core.instead import suggest
+from wgflow.core.linear import Linear
+from wgflow.core.registry import Registry
+from wgflow.core.typing import Points
+from wgflow.numerics.distances import Distances
 
 Evaluated = tuple[Tensor, Tensor, float | Tensor]
 KERNELS: "Registry[Kernel]" = Registry("kernel")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wgflow._distances import readable
-from wgflow._fields import Checked
-from wgflow._instead import suggest
-from wgflow._ops import kernel_sums
-from wgflow._typing import Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked
+from wgflow.core.instead import suggest
+from wgflow.core.typing import Scalar
 from wgflow.kernels import Kernel
+from wgflow.kernels.sums import kernel_sums
 from wgflow.measures import Particles
+from wgflow.numerics.distances import readable
 
 
 class DensityModel(Checked, ABC):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wgflow._distances import readable
-from wgflow._fields import Positive, Tensor0d
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Positive, Tensor0d
 from wgflow.kernels.base import Evaluated, Kernel, exp_, register_kernel
+from wgflow.numerics.distances import readable
 
 
 @register_kernel("rbf")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from wgflow._fields import Finite, Positive, checked
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Finite, Positive, checked
 from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, exp_, register_kernel
 
 

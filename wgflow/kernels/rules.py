@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from wgflow._distances import Distances, readable, tiles
-from wgflow._fields import Positive
-from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Positive
+from wgflow.core.typing import Points
 from wgflow.kernels.base import Kernel, register_kernel
 from wgflow.kernels.gaussian import RBF
+from wgflow.numerics.distances import Distances, readable, tiles
 
 MOST_FOR_A_RULE = 1000
 """Points that a bandwidth rule looks at: of more, those that share the mass equally along a fixed direction."""

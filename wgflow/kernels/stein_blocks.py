@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow._distances import Cloud, Distances, middle
-from wgflow._ops import Pull, add_block
+from wgflow.kernels.sums import Pull, add_block
+from wgflow.numerics.distances import Cloud, Distances, middle
 
 
 def stein_pairs(x: Tensor, s: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

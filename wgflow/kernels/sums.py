@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wgflow._context import without_autocast
-from wgflow._distances import Cloud, Distances, check_same_points, tiles
-from wgflow._once import Derivatives, differentiable_once
-from wgflow._typing import Points, Scalar
+from wgflow.core.context import without_autocast
+from wgflow.core.typing import Points, Scalar
+from wgflow.numerics.distances import Cloud, Distances, check_same_points, tiles
+from wgflow.numerics.once import Derivatives, differentiable_once
 
 if TYPE_CHECKING:
     from wgflow.kernels import Kernel

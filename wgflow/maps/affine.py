@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from wgflow._typing import Points
+from wgflow.core.typing import Points
 from wgflow.maps.base import TransportMap, inverted, register_map
 
 

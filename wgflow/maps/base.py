@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wgflow._fields import Count, checked
-from wgflow._registry import Registry
-from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Count, checked
+from wgflow.core.registry import Registry
+from wgflow.core.typing import Points
 
 MAPS: "Registry[TransportMap]" = Registry("map")
 register_map = MAPS.register

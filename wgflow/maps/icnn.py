@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from wgflow._fields import Count, Fraction, Positive, checked
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Fraction, Positive, checked
+from wgflow.core.typing import Points
 from wgflow.maps.base import TransportMap, newton_inverse, rademacher, register_map
 
 

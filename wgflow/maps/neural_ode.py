@@ -5,9 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Count, Positive, checked
-from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Count, Positive, checked
+from wgflow.core.typing import Points
 from wgflow.maps.base import TransportMap, evaluate, inverted, jacobian, rademacher, register_map, start_at_zero
 
 

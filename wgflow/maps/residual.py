@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Count, checked
-from wgflow._typing import Points
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.fields import Count, checked
+from wgflow.core.typing import Points
 from wgflow.maps.base import TransportMap, evaluate, jacobian, newton_inverse, rademacher, register_map, start_at_zero
 
 

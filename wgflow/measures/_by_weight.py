@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wgflow._rng import aside
+from wgflow.core.rng import aside
 
 _BELOW_ONE = 1 - 2**-53
 

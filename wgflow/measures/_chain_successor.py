@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from wgflow._outputs import with_logdets
-from wgflow._rng import replayed
+from wgflow.core.outputs import with_logdets
+from wgflow.core.rng import replayed
 from wgflow.maps import TransportMap
 from wgflow.measures.base import MovingMeasure, Successor
 from wgflow.measures.particles import Particles

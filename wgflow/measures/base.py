@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked
-from wgflow._instead import ARRAYS, suggest
-from wgflow._outputs import per_point
-from wgflow._registry import Registry
-from wgflow._rng import replayed
-from wgflow._typing import Points
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.fields import Checked
+from wgflow.core.instead import ARRAYS, suggest
+from wgflow.core.outputs import per_point
+from wgflow.core.registry import Registry
+from wgflow.core.rng import replayed
+from wgflow.core.typing import Points
 
 if TYPE_CHECKING:
     from wgflow.measures.particles import Particles

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Count
-from wgflow._outputs import with_logdets
-from wgflow._rng import build, generator
-from wgflow._typing import NetSource, Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Count
+from wgflow.core.outputs import with_logdets
+from wgflow.core.rng import build, generator
+from wgflow.core.typing import NetSource, Points
 from wgflow.maps import Affine, TransportMap
 from wgflow.measures._chain_successor import ChainSuccessor
 from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count, Device, checked
-from wgflow._outputs import per_point
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Device, checked
+from wgflow.core.outputs import per_point
+from wgflow.core.typing import Points
 from wgflow.measures._by_weight import at_levels
 from wgflow.measures.base import Measure, MovingMeasure, register_measure
 from wgflow.measures.particles import Particles

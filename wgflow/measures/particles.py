@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wgflow._fields import checked
-from wgflow._instead import shown
-from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import checked
+from wgflow.core.instead import shown
+from wgflow.core.typing import Points, Scalar
 from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Checked, Count, Decay, Positive, checked
-from wgflow._networks import called, copied
-from wgflow._outputs import counted
-from wgflow._rng import build
-from wgflow._typing import NetSource, Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, Decay, Positive, checked
+from wgflow.core.networks import called, copied
+from wgflow.core.outputs import counted
+from wgflow.core.rng import build
+from wgflow.core.typing import NetSource, Points, Scalar
 from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.particles import Particles
 from wgflow.measures.targets import StandardNormal

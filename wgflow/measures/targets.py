@@ -8,15 +8,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._cache import Kept
-from wgflow._fields import Count, Device, FloatingPoint, NonNegative, Positive, Whole, checked
-from wgflow._finite import first_nonfinite, require_finite
-from wgflow._outputs import number_of_step
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Device, FloatingPoint, NonNegative, Positive, Whole, checked
+from wgflow.core.finite import first_nonfinite, require_finite
+from wgflow.core.outputs import number_of_step
+from wgflow.core.typing import Points
 from wgflow.measures._by_weight import at_levels
 from wgflow.measures.base import Derived, Measure, register_measure
 from wgflow.measures.particles import Particles
+from wgflow.numerics.cache import Kept
 
 
 @register_measure("standard_normal")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._distances import readable
+from wgflow.numerics.distances import readable
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from wgflow._context import full_precision
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.context import full_precision
+from wgflow.core.errors import BadInput
+from wgflow.core.typing import Points
 
 # Entries of one block: on a CPU it and its temporaries stay in the cache of a core; a GPU wants large ones.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
@@ -115,6 +115,7 @@ class Cloud:
 
 
 def check_same_points(x: Points, y: Points) -> None:
+    """Refuse two clouds of other event shapes, dtypes or devices."""
     if x.shape[1:] != y.shape[1:] or x.dtype != y.dtype or x.device != y.device:
         ours, theirs = (f"{tuple(p.shape[1:])} {p.dtype} {p.device}" for p in (x, y))
         raise BadInput(f"two clouds must agree in the shape of a point, dtype and device: got {ours} and {theirs}")

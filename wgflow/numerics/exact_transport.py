@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._imports import require
-from wgflow._inner import report
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.imports import require
+from wgflow.core.inner import report
 
 ROUNDS = 8
 """Solutions of remainders, each of which resolves costs some 1e8 times finer."""

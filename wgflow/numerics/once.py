@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
 
 Derivatives = tuple[Tensor | None, ...]
 

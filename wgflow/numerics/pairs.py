@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow._distances import tiles
-from wgflow._once import Derivatives, differentiable_once
-from wgflow._typing import Scalar
+from wgflow.core.typing import Scalar
+from wgflow.numerics.distances import tiles
+from wgflow.numerics.once import Derivatives, differentiable_once
 
 Block = Callable[..., Tensor]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._once import Derivatives, differentiable_once
-from wgflow._typing import Scalar
+from wgflow.core.typing import Scalar
+from wgflow.numerics.once import Derivatives, differentiable_once
 
 # Entries (lines x points) handled at once: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25

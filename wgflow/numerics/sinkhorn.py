@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Fraction, Positive, checked
-from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Fraction, Positive, checked
+from wgflow.core.typing import Points, Scalar
 
 MAX_POINTS = 20_000
 """Largest cloud of :func:`sinkhorn_divergence`, whose cost matrices are dense."""

@@ -7,7 +7,7 @@ from enum import Enum, auto
 import torch
 from torch import Tensor
 
-from wgflow._softmin import DOUBLE, MIXED, SINGLE, exp_, logits, rows, softmin, span
+from wgflow.numerics.softmin import DOUBLE, MIXED, SINGLE, exp_, logits, rows, softmin, span
 
 STORED_CPU, STORED_CUDA = 2**23, 2**28
 """Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""

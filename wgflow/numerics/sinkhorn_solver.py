@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow._sinkhorn_problem import EVERY, NEWTON, Look, Problem, Regularisation
+from wgflow.numerics.sinkhorn_problem import EVERY, NEWTON, Look, Problem, Regularisation
 
 
 @dataclass(frozen=True)

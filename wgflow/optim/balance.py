@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from wgflow._ranks import averaged
-from wgflow._typing import Scalar
+from wgflow.core.ranks import averaged
+from wgflow.core.typing import Scalar
 
 BATCHES = 4
 """Independent batches for one look."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wgflow._ranks import averaged, parallel
-from wgflow._typing import Info, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.ranks import averaged, parallel
+from wgflow.core.typing import Info, Scalar
 
 if TYPE_CHECKING:
-    from wgflow.optim import Cosine
+    from wgflow.optim.minimizers import Cosine
 
 _DETACHED = (
     "nothing to train: what is minimised does not depend on the parameters. The output of the network was detached, rounded, "

@@ -8,10 +8,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from wgflow._descent import Descent, some
-from wgflow._fields import Checked, Count, Decay, Fraction, NonNegative, Positive
-from wgflow._instead import suggest
-from wgflow._quasi_newton import QuasiNewton
+from wgflow.core.fields import Checked, Count, Decay, Fraction, NonNegative, Positive
+from wgflow.core.instead import suggest
+from wgflow.optim.descent import Descent, some
+from wgflow.optim.quasi_newton import QuasiNewton
 
 
 @dataclass(frozen=True)

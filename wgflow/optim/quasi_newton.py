@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from wgflow._descent import Descent, rows
-from wgflow._ranks import averaged
-from wgflow._typing import Info, Scalar
+from wgflow.core.ranks import averaged
+from wgflow.core.typing import Info, Scalar
+from wgflow.optim.descent import Descent, rows
 
 if TYPE_CHECKING:
-    from wgflow.optim import LBFGS
+    from wgflow.optim.minimizers import LBFGS
 
 _VISIBLE = 0.01
 """Relative weight above which the objective's value tells of a particle, at any tolerance."""

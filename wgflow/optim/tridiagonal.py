@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from wgflow._descent import Descent
-from wgflow._fields import Checked, Count, Fraction
-from wgflow._ranks import averaged
-from wgflow._typing import Info, Scalar
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Checked, Count, Fraction
+from wgflow.core.ranks import averaged
+from wgflow.core.typing import Info, Scalar
+from wgflow.optim.descent import Descent
 
 
 @dataclass(frozen=True)

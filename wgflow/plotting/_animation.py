@@ -15,16 +15,16 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from wgflow._fields import Count, checked
-from wgflow._files import replacing
-from wgflow._imports import require
-from wgflow.errors import BadInput, MissingDependency
+from wgflow.core.errors import BadInput, MissingDependency
+from wgflow.core.fields import Count, checked
+from wgflow.core.imports import require
+from wgflow.driver.solution import Solution
 from wgflow.plotting._curves import Quantity, energy
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
 from wgflow.plotting._particles import frame_axes, line_top, put
 from wgflow.plotting._scene import Over, Scene, scene
 from wgflow.plotting._style import COLOURS, PARTICLE, Colour, styled
-from wgflow.solution import Solution
+from wgflow.storage.files import replacing
 
 MOST_FRAMES = 600
 GIF_FPS = 50

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._fields import Whole, checked
-from wgflow._outputs import number
-from wgflow._rng import generator
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Whole, checked
+from wgflow.core.outputs import number
+from wgflow.core.rng import generator
+from wgflow.driver.solution import Solution
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.plotting._frames import saved_particles
 from wgflow.plotting._style import COLOURS, GREY, PALE, drawing, legend
-from wgflow.solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

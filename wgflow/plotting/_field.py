@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from wgflow._fields import Count, Whole, checked
-from wgflow._rng import generator
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Whole, checked
+from wgflow.core.rng import generator
+from wgflow.driver.solution import Solution
 from wgflow.estimators import Autograd, Estimator
 from wgflow.estimators.probe import velocity_at
 from wgflow.functionals import Functional
@@ -16,7 +17,6 @@ from wgflow.plotting._frames import Dims, Limits, frames
 from wgflow.plotting._particles import frame_axes, put
 from wgflow.plotting._scene import Over, scene
 from wgflow.plotting._style import GREY, INK, PARTICLE, drawing
-from wgflow.solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.driver.solution import Solution
 from wgflow.measures import Measure, Particles
-from wgflow.solution import Solution
 
 Limits = Sequence[tuple[float, float]]
 Dims = int | Sequence[int]

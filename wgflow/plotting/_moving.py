@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow._fields import Finite
-from wgflow._typing import Points
+from wgflow.core.fields import Finite
+from wgflow.core.typing import Points
 from wgflow.measures import Measure, Particles
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wgflow._fields import checked
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import checked
 from wgflow.plotting._style import COLOURS, GREY, drawing, legend
 
 if TYPE_CHECKING:

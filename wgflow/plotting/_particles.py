@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wgflow._fields import checked
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import checked
+from wgflow.driver.solution import Solution
 from wgflow.measures import Particles
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
 from wgflow.plotting._scene import Over, Scene, histogram, scene
 from wgflow.plotting._style import PARTICLE, Colour, drawing, legend
-from wgflow.solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._outputs import per_point
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.outputs import per_point
+from wgflow.core.typing import Points
+from wgflow.driver.solution import Solution
 from wgflow.measures import Measure, Particles
 from wgflow.plotting._frames import Dims, Frame, Limits, chosen, draws, saved_particles, window
 from wgflow.plotting._moving import Moving
 from wgflow.plotting._style import GREY, PALE, SAMPLE
-from wgflow.solution import Solution
 
 Over = Measure | Callable[[Points], Tensor]
 _MASSES = (0.99, 0.93, 0.8, 0.6, 0.4, 0.2)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wgflow._imports import require
-from wgflow._instead import shown
-from wgflow._rules import REFUSED, Rule
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.imports import require
+from wgflow.core.instead import shown
+from wgflow.core.rules import REFUSED, Rule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wgflow._fields import checked
-from wgflow._imports import require
+from wgflow.core.fields import checked
+from wgflow.core.imports import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wgflow._fields import Count, checked
-from wgflow._imports import require
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, checked
+from wgflow.core.imports import require
+from wgflow.driver.solution import Solution
 from wgflow.measures import Measure
 from wgflow.plotting._frames import Dims, Frame, Limits, draws, frames
 from wgflow.plotting._particles import frame_axes
 from wgflow.plotting._scene import Over, Scene, scene
 from wgflow.plotting._style import PARTICLE, Colour, drawing
-from wgflow.solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wgflow._fields import Checked, Count
+from wgflow.core.fields import Checked, Count
+from wgflow.driver.solution import Solution
+from wgflow.driver.solve import StepSize, solve
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
-from wgflow.solution import Solution
-from wgflow.solve import StepSize, solve
 from wgflow.solvers import Solver
 
 

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from wgflow._fields import Count, Decay, NonNegative, Positive, checked
-from wgflow._typing import NetSource
+from wgflow.core.fields import Count, Decay, NonNegative, Positive, checked
+from wgflow.core.typing import NetSource
+from wgflow.driver.solve import StepSize
 from wgflow.estimators import R1, Critic
 from wgflow.functionals import entropy
 from wgflow.measures import Measure, Pushforward, Smoothed, instance_noise
 from wgflow.optim import Adam, Cosine
 from wgflow.presets._flow import Flow
-from wgflow.solve import StepSize
 from wgflow.solvers import JKO
 
 

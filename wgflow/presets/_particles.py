@@ -3,16 +3,16 @@
 import math
 from collections.abc import Callable
 
-from wgflow._fields import Count, NonNegative, Positive, checked
-from wgflow.densities import KernelDensity
+from wgflow.core.fields import Count, NonNegative, Positive, checked
+from wgflow.driver.solve import StepSize
 from wgflow.estimators import Autograd, Blob, KDEScore, ProximalScore, Stein
 from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.functionals import KL, SinkhornDivergence, SlicedWasserstein, SquaredKSD, SquaredMMD
 from wgflow.kernels import Kernel, MedianRBF, NearestRBF
+from wgflow.kernels.densities import KernelDensity
 from wgflow.measures import Measure, MovingMeasure
 from wgflow.optim import LBFGS
 from wgflow.presets._flow import Flow
-from wgflow.solve import StepSize
 from wgflow.solvers import (
     JKO,
     Accelerated,

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count, Device, Positive
-from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import Count, Device, Positive
+from wgflow.core.typing import Points
 from wgflow.measures import Measure, Particles
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow._typing import Scalar
-from wgflow.densities import DensityModel
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.typing import Scalar
+from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Particles
 from wgflow.reference.gaussian import Moments
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, Count, Finite, NonNegative, checked
-from wgflow._finite import require_finite
-from wgflow._typing import Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, Finite, NonNegative, checked
+from wgflow.core.finite import require_finite
+from wgflow.core.typing import Points, Scalar
 from wgflow.measures import Gaussian, Particles
 
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from wgflow._fields import NonNegative, checked
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import NonNegative, checked
 
 
 @checked

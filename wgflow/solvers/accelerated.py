@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import NonNegative
-from wgflow._typing import Info, Points
+from wgflow.core.fields import NonNegative
+from wgflow.core.typing import Info, Points
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers.base import State, advance, register_solver

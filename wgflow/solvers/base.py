@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked
-from wgflow._instead import suggest
-from wgflow._registry import Registry
-from wgflow._typing import Info
+from wgflow.core.fields import Checked
+from wgflow.core.instead import suggest
+from wgflow.core.registry import Registry
+from wgflow.core.typing import Info
 from wgflow.estimators import Estimator
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure

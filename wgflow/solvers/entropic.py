@@ -6,17 +6,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count, Positive
-from wgflow._inner import report
-from wgflow._scaling import Blur, Problem, Prox
-from wgflow._typing import Info
-from wgflow.errors import BadInput, Incompatible
+from wgflow.core.errors import BadInput, Incompatible
+from wgflow.core.fields import Count, Positive
+from wgflow.core.inner import report
+from wgflow.core.typing import Info
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional, PowerEntropy, Scaled, Sum
 from wgflow.functionals.algebra import linear_part
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.measures.grid import Grid
 from wgflow.solvers.base import Solver, State, advance, register_solver
+from wgflow.solvers.scaling import Blur, Problem, Prox
 
 _ADVICE = "Raise max_iter or blur, take a smaller step, or more cells; masses in float64 reach smaller tolerances."
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from wgflow._fields import Checked, Count, Finite
-from wgflow._typing import Info, Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, Finite
+from wgflow.core.typing import Info, Points, Scalar
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional
 from wgflow.measures import Particles

@@ -10,16 +10,16 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor
 
-from wgflow._balance import BATCHES, imbalance
-from wgflow._fields import Count, Fraction
-from wgflow._inner import report
-from wgflow._typing import Info, Points, Scalar
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Fraction
+from wgflow.core.inner import report
+from wgflow.core.typing import Info, Points, Scalar
 from wgflow.estimators import Autograd, Estimator
 from wgflow.estimators.base import with_mass
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure, Particles, Successor
 from wgflow.optim import LBFGS, Adam, Descent, Optim
+from wgflow.optim.balance import BATCHES, imbalance
 from wgflow.solvers.base import Solver, State, advance, register_solver
 
 _BALANCED = 0.05

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow._typing import Info, Points
+from wgflow.core.typing import Info, Points
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.algebra import linear_part

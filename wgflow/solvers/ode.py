@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count, Positive
-from wgflow._typing import Info, Points
-from wgflow.errors import BadInput, Diverged
+from wgflow.core.errors import BadInput, Diverged
+from wgflow.core.fields import Count, Positive
+from wgflow.core.typing import Info, Points
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.solvers.base import State, advance, register_solver

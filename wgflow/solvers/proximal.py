@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from wgflow._typing import Info, Points
+from wgflow.core.typing import Info, Points
 from wgflow.functionals import Functional, Sum
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers.base import State, advance, register_solver

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, NonNegative, Share
-from wgflow._typing import Info
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, NonNegative, Share
+from wgflow.core.typing import Info
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.measures._by_weight import systematic
 from wgflow.solvers.langevin import normal_like

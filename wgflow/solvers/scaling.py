@@ -31,6 +31,7 @@ class Blur:
         self.kernels = [log_kernel.exp() for log_kernel in self.log_kernels]
 
     def __call__(self, u: Tensor) -> Tensor:
+        """Return the logarithm of the convolution of exp(u), on the whole grid."""
         for axis in range(u.dim()):
             lines = u.movedim(axis, -1)
             u = self._lines(lines.reshape(-1, lines.shape[-1]), axis).view(lines.shape).movedim(-1, axis)
@@ -65,6 +66,7 @@ class Prox:
         self.hc, self.m = (0.0, 2.0) if power is None else (h * power[0], power[1])
 
     def __call__(self, log_s: Tensor) -> Tensor:
+        """Return the logarithm of the proximal point."""
         log_p = (self.gamma * log_s - self.hV) / self.kappa
         if self.hc == 0:
             return log_p

@@ -7,12 +7,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from wgflow._fields import Count
-from wgflow._typing import Info, Points
-from wgflow.densities import KernelDensity
+from wgflow.core.fields import Count
+from wgflow.core.typing import Info, Points
 from wgflow.estimators import Autograd, Blob, Estimator
 from wgflow.functionals import Entropy, Functional
 from wgflow.kernels import NearestRBF
+from wgflow.kernels.densities import KernelDensity
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.optim import LBFGS
 from wgflow.solvers.base import Solver, State, advance, register_solver

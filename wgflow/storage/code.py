@@ -11,7 +11,9 @@ from types import CellType, CodeType, FunctionType, GetSetDescriptorType, Member
 from typing import Any
 
 _FOLDERS = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_INSTALLED = tuple({os.path.realpath(folder) + os.sep for folder in (*_FOLDERS, os.path.dirname(__file__))})
+_INSTALLED = tuple(
+    {os.path.realpath(folder) + os.sep for folder in (*_FOLDERS, os.path.dirname(os.path.dirname(__file__)))}
+)
 _DOCSTRING = getattr(inspect, "CO_HAS_DOCSTRING", 0)
 _PYTHON = f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}"
 

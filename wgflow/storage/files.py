@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from filelock import FileLock, Timeout
 
-from wgflow.errors import BadInput, CannotWrite, CheckpointError, WgflowError
+from wgflow.core.errors import BadInput, CannotWrite, CheckpointError, WgflowError
 
 FORMAT = 2
 _READABLE = (1, FORMAT)  # the first one held all saved states itself

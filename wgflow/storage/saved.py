@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from wgflow._files import flush, reason
-from wgflow._state import plain, tensors
-from wgflow.errors import CannotWrite, CheckpointError
+from wgflow.core.errors import CannotWrite, CheckpointError
 from wgflow.measures import Particles
+from wgflow.storage.files import flush, reason
+from wgflow.storage.state import plain, tensors
 
 _NAME = re.compile(r"saved-(\d{10})\.states")
 _HEAD = 8  # bytes that say how many follow

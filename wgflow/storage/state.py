@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow.errors import CheckpointError
+from wgflow.core.errors import CheckpointError
 
 _PLAIN = (int, float, str, bool, type(None))
 _LOGS = ("log_w", "log_rho")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow._rng import generator
-from wgflow.errors import BadInput, DataNotFound, MissingDependency
+from wgflow import BadInput, DataNotFound, MissingDependency
+from wgflow.core.rng import generator
 from wgflow.generative.data import IMAGE_SETS, ImageData, ImageSet, _bundled, load_images, to_uint8, to_unit
 from wgflow.generative.data._images import CHUNK_PIXELS, resize
 from wgflow.measures.base import Measure

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow._rng import generator
-from wgflow.errors import BadInput, DataNotFound
+from wgflow import BadInput, DataNotFound
+from wgflow.core.rng import generator
 from wgflow.generative.data import load_images
 from wgflow.generative.data._images import CHUNK_PIXELS, resize
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow.errors import BadInput, DataNotFound
+from wgflow import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
-from wgflow.generative.features import CifarResNetFeatures
-from wgflow.generative.fid import ReferenceStats
+from wgflow.generative.metrics.features import CifarResNetFeatures
+from wgflow.generative.metrics.fid import ReferenceStats
 from wgflow.generative.sample import save_images
 from wgflow.measures import Pushforward, StandardNormal
 

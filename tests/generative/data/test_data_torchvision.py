@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgflow._rng import generator
-from wgflow.errors import DataNotFound
+from wgflow import DataNotFound
+from wgflow.core.rng import generator
 from wgflow.generative.data import load_images
 from wgflow.generative.data._images import resize
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from wgflow.errors import BadInput, DataNotFound
+from wgflow import BadInput, DataNotFound
 from wgflow.generative import fid as fid_module
 from wgflow.generative import inception as inception_module
 from wgflow.generative.data import ImageData, ImageSet, to_unit
-from wgflow.generative.features import (
+from wgflow.generative.metrics.features import (
     CifarResNetFeatures,
     ModuleFeatures,
     RandomConvFeatures,
     sha256,
 )
-from wgflow.generative.fid import FID, ReferenceStats, frechet_distance, reference_stats
-from wgflow.generative.inception import INCEPTION_FILES, INCEPTION_VARIABLE, InceptionFeatures
+from wgflow.generative.metrics.fid import FID, ReferenceStats, frechet_distance, reference_stats
+from wgflow.generative.metrics.inception import INCEPTION_FILES, INCEPTION_VARIABLE, InceptionFeatures
 from wgflow.measures import Particles
 
 

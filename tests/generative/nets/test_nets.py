@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as nnf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wgflow.errors import BadInput, MissingDependency
+from wgflow import BadInput, MissingDependency
 from wgflow.generative.nets import (
     NETWORKS,
     ConvCritic,

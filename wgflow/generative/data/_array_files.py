@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from wgflow.errors import BadInput, DataNotFound
+from wgflow.core.errors import BadInput, DataNotFound
 
 _BEGINNINGS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")  # an array, an archive, an empty archive
 

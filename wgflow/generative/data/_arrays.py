@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow.errors import BadInput
-from wgflow.generative._array_files import member, open_arrays
+from wgflow.core.errors import BadInput
+from wgflow.generative.data._array_files import member, open_arrays
 from wgflow.generative.data._images import CHUNK_PIXELS, ImageSet, empty_images
 
 _SLACK = 1e-3  # a quarter of a level: rounds to the end of the range

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wgflow.errors import BadInput, DataNotFound
+from wgflow.core.errors import BadInput, DataNotFound
 from wgflow.generative.data._images import ImageSet
 
 FASHION_CLASSES = (

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._imports import require
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.imports import require
 from wgflow.generative.data._images import empty_images, resize
 
 # Pillow goes by the content. It would hand a PostScript file of any name to an interpreter of programs.

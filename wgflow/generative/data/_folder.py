@@ -4,7 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from wgflow._fields import Checked
-from wgflow._instead import suggest
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked
+from wgflow.core.instead import suggest
 
 CHUNK_PIXELS = 2**22  # bounds what is held in float at any time (16 MB in float32)
 

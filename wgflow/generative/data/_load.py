@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from wgflow._registry import near_misses
-from wgflow.errors import BadInput, DataNotFound
+from wgflow.core.errors import BadInput, DataNotFound
+from wgflow.core.registry import near_misses
 from wgflow.generative.data._arrays import load_array
 from wgflow.generative.data._bundled import load_fashion_mnist_10k
 from wgflow.generative.data._files import decode_images

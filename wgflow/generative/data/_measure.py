@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wgflow._fields import Device, checked
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Device, checked
 from wgflow.generative.data._images import check_images, to_unit
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles

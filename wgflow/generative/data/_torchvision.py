@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from wgflow._imports import require
-from wgflow.errors import DataNotFound
+from wgflow.core.errors import DataNotFound
+from wgflow.core.imports import require
 from wgflow.generative.data._bundled import FASHION_CLASSES
 from wgflow.generative.data._files import decode_images
 from wgflow.generative.data._images import ImageSet

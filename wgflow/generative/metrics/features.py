@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wgflow._fields import Count, Whole, checked
-from wgflow._finite import first_nonfinite_index
-from wgflow._instead import shown
-from wgflow._networks import called, copied, trainable
-from wgflow._rng import generator
-from wgflow.errors import BadInput
-from wgflow.generative._array_files import existing_file, member, open_arrays
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Whole, checked
+from wgflow.core.finite import first_nonfinite_index
+from wgflow.core.instead import shown
+from wgflow.core.networks import called, copied, trainable
+from wgflow.core.rng import generator
+from wgflow.generative.data._array_files import existing_file, member, open_arrays
 
 
 class FeatureExtractor(Protocol):

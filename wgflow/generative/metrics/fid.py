@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Checked, Count, checked
-from wgflow._finite import first_nonfinite_index
-from wgflow._imports import require
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, checked
+from wgflow.core.finite import first_nonfinite_index
+from wgflow.core.imports import require
 from wgflow.generative.data import ImageSet, to_uint8
 from wgflow.generative.data._images import check_images, cut_off, other_range
-from wgflow.generative.features import FeatureExtractor, check_extractor, device_of, embed
-from wgflow.generative.frechet import MomentSums, ReferenceStats, Several, frechet_distance
-from wgflow.generative.inception import InceptionFeatures
+from wgflow.generative.metrics.features import FeatureExtractor, check_extractor, device_of, embed
+from wgflow.generative.metrics.frechet import MomentSums, ReferenceStats, Several, frechet_distance
+from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow._fields import Checked, Range, checked
-from wgflow._files import replacing
-from wgflow._finite import first_nonfinite_index
-from wgflow.errors import BadInput
-from wgflow.generative._array_files import existing_file, member, open_arrays
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Range, checked
+from wgflow.core.finite import first_nonfinite_index
+from wgflow.generative.data._array_files import existing_file, member, open_arrays
+from wgflow.storage.files import replacing
 
 Several = Annotated[int, Range("a whole number from 2 up", 2, 2**63, "[)")]
 _ROUNDING = 1e-6  # of the largest entry: covariances of other tools come from float32 sums

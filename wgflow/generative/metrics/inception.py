@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wgflow._imports import require
-from wgflow.errors import BadInput, DataNotFound
-from wgflow.generative._array_files import existing_file
-from wgflow.generative.features import FrozenFeatures, sha256
+from wgflow.core.errors import BadInput, DataNotFound
+from wgflow.core.imports import require
+from wgflow.generative.data._array_files import existing_file
+from wgflow.generative.metrics.features import FrozenFeatures, sha256
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the weights of the FID network; both public files hold the same bytes."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 
 _LARGEST = 2**16
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from wgflow._imports import require
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.imports import require
 from wgflow.generative.nets._common import (
     FIRResample,
     MinibatchDeviation,

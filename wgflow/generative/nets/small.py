@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 from wgflow.generative.nets._common import SumPoolHead, check_batch, check_image_shape, check_sizes
 
 

@@ -1,0 +1,5 @@
+"""The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
+
+from wgflow.cli.commands import bench, evaluate, main, sample, train
+
+__all__ = ["bench", "evaluate", "main", "sample", "train"]

@@ -1,0 +1,1 @@
+"""The ground: errors, checked arguments, registries, random numbers, processes."""

@@ -1,0 +1,1 @@
+"""What runs a flow: the loop, what it returns, callbacks, checkpoints, step sizes."""

@@ -1,0 +1,23 @@
+"""Numbers for images: Fréchet distances, and the features that they are in."""
+
+from wgflow.generative.metrics.features import (
+    CifarResNetFeatures,
+    FeatureExtractor,
+    ModuleFeatures,
+    RandomConvFeatures,
+)
+from wgflow.generative.metrics.fid import FID, reference_stats
+from wgflow.generative.metrics.frechet import ReferenceStats, frechet_distance
+from wgflow.generative.metrics.inception import InceptionFeatures
+
+__all__ = [
+    "FID",
+    "CifarResNetFeatures",
+    "FeatureExtractor",
+    "InceptionFeatures",
+    "ModuleFeatures",
+    "RandomConvFeatures",
+    "ReferenceStats",
+    "frechet_distance",
+    "reference_stats",
+]
