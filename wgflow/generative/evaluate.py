@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from wgflow import Pushforward, StandardNormal
 from wgflow.core.errors import BadInput, DataNotFound
 from wgflow.core.fields import checked
 from wgflow.core.registry import near_misses
@@ -18,7 +19,6 @@ from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.generative.recipe import Recipe, named_object
 from wgflow.generative.runtime import runtime
 from wgflow.generative.train import sinkhorn
-from wgflow.measures import Pushforward, StandardNormal
 from wgflow.storage.files import write_text
 
 FEATURES = ("inception", "random-conv", "cifar-resnet")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wgflow import Callback, Pushforward
 from wgflow.core.errors import BadInput, CannotWrite, MissingDependency
 from wgflow.core.fields import Count, checked
 from wgflow.core.imports import require
 from wgflow.core.ranks import by_first
-from wgflow.driver.callbacks import Callback, evaluate_all
+from wgflow.driver.callbacks import evaluate_all
 from wgflow.generative.folder import WEIGHTS, still_there
 from wgflow.generative.runtime import Autocast
 from wgflow.generative.sample import sample, save_grid
-from wgflow.measures import Pushforward
 from wgflow.metrics import Metric
 from wgflow.solvers import JKOState
 from wgflow.storage.files import reason, remove_strays, replacing

@@ -10,20 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from wgflow import (
+    JKO,
+    R1,
+    Adam,
+    Cosine,
+    Critic,
+    Flow,
+    Pushforward,
+    Smoothed,
+    StandardNormal,
+    ema_decay,
+    entropy,
+    instance_noise,
+)
 from wgflow.core.errors import BadInput, WgflowError
 from wgflow.core.fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, checked, field_rules
 from wgflow.core.imports import require
 from wgflow.core.registry import near_misses
 from wgflow.core.words import read, shortened
-from wgflow.estimators import R1, Critic
-from wgflow.functionals import entropy
 from wgflow.generative.data import ImageData
 from wgflow.generative.nets import NETWORKS, NetworkPair
 from wgflow.generative.runtime import Runtime
-from wgflow.measures import Pushforward, Smoothed, StandardNormal, ema_decay, instance_noise
-from wgflow.optim import Adam, Cosine
-from wgflow.presets import Flow
-from wgflow.solvers import JKO
 from wgflow.storage.files import read_text, write_text
 
 

@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from wgflow import Measure, Particles
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Whole, checked
 from wgflow.core.typing import Points
-from wgflow.measures import Derived, Measure, Particles
+from wgflow.measures import Derived
 
 _MEETING = timedelta(seconds=60)
 

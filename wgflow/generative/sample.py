@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow import Measure, Pushforward
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import checked
 from wgflow.core.imports import require
 from wgflow.core.rng import generator
 from wgflow.generative.data import to_uint8
 from wgflow.generative.data._images import cut_off, other_range
-from wgflow.measures import Measure, Pushforward
 from wgflow.storage.files import replacing
 
 _LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it opens them

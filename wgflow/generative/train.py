@@ -11,19 +11,16 @@ from typing import Any
 
 import torch
 
+from wgflow import Callback, Checkpoint, Flow, JsonLog, Progress, Solution, solve
 from wgflow.core.fields import Count, NonNegative, Whole, checked
 from wgflow.core.ranks import by_first, together
-from wgflow.driver.callbacks import Callback, JsonLog, Progress, json_numbers
-from wgflow.driver.checkpoint import Checkpoint
-from wgflow.driver.solution import Solution
-from wgflow.driver.solve import solve
+from wgflow.driver.callbacks import json_numbers
 from wgflow.generative.data import ImageData, ImageSet, load_images
 from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
 from wgflow.generative.runtime import Runtime, runtime
 from wgflow.metrics import Metric, SinkhornMetric
-from wgflow.presets import Flow
 from wgflow.storage.files import write_text
 
 
