@@ -5,15 +5,19 @@ its modules. All but ``user's functions`` hold no code of their own, which Pytho
 """
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import wgflow as wg
+import wgflow.generative.nets
 from wgflow.maps import Affine
 from wgflow.metrics import FunctionalValue
 
@@ -45,10 +49,30 @@ class Sums(wg.Callback):
         self.total = saved["total"]
 
 
-def well(x: Tensor) -> Tensor:
+class Well:
     """A potential of the user's, which reads a module, a class, a method and functions of wgflow."""
-    scale = SCHEDULES.Halving(1.0, every=2)(0) + wg.Geometric(1.0, 0.5)(1) + wg.instance_noise(3) + len(LOOKED_AT)
-    return scale * x.square().sum(1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scale = SCHEDULES.Halving(1.0, every=2)(0) + wg.Geometric(1.0, 0.5)(1) + wg.instance_noise(3) + len(LOOKED_AT)
+        return scale * self.squares(x)
+
+    def squares(self, x: Tensor) -> Tensor:
+        return x.square().sum(1)
+
+
+@dataclass(frozen=True)
+class SecondMoment(wg.Functional):
+    """A functional of the user's."""
+
+    strength: float
+
+    def value(self, rho: wg.Particles) -> Tensor:
+        return self.strength * rho.mean(rho.x.square().sum(1))
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Another one, which is a function."""
+    return 2 * Well()(x) if LOOKED_AT else x.sum(1)
 
 
 LOOKED_AT = [wg.transport_cost, snapshot, wg.Geometric(1.0, 0.5).__call__, wg.KernelDensity(wg.RBF(1.0)).log_density]
@@ -128,7 +152,7 @@ FLOWS: dict[str, Callable[[], dict[str, Any]]] = {
         "num_steps": 3,
     },
     USERS: lambda: {
-        "F": wg.PotentialEnergy(well),
+        "F": wg.PotentialEnergy(Well()) + wg.PotentialEnergy(doubled) + SecondMoment(0.5),
         "save": wg.Save(0),
         "solver": wg.ForwardEuler(),
         "initial": wg.Particles(POINTS),
@@ -191,6 +215,18 @@ def end(solution: wg.Solution) -> dict[str, Any]:
         "saved": torch.stack(saved) if saved else None,
         "draws": solution.measure.inference().draw(4, generator).x.detach(),
     }
+
+
+def names_told(describe: Callable[[Any], Any]) -> dict[str, str]:
+    """How a description names the public functions, and a method of each public class."""
+    found = {}
+    for module in (wg, wg.maps, wg.presets, wg.reference, wg.plotting, wgflow.generative, wgflow.generative.nets):
+        for name in module.__all__:
+            obj = getattr(module, name)
+            own = vars(obj).values() if isinstance(obj, type) else [obj]
+            methods = (f for f in own if isinstance(f, FunctionType) and f.__code__.co_filename != "<string>")
+            found |= {f"{module.__name__}.{name}": describe(f)["function"] for f in itertools.islice(methods, 1)}
+    return found
 
 
 def here() -> dict[str, str]:

@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from _earlier_flows import DATA, FIRST_FORMAT, FLOWS, KILLED_AT, RECIPE, USERS, Resumed, end, flow, folder_of, here
+from _earlier_flows import (
+    DATA,
+    FIRST_FORMAT,
+    FLOWS,
+    KILLED_AT,
+    RECIPE,
+    USERS,
+    Resumed,
+    end,
+    flow,
+    folder_of,
+    here,
+    names_told,
+)
 
 from wgflow import CheckpointError
+from wgflow._describe import describe
 
 ENDS = torch.load(DATA / "ends.pt", weights_only=True)
 OF_ONE_PYTHON = {
@@ -76,3 +90,10 @@ def test_a_run_folder_goes_on_from_an_earlier_checkpoint(tmp_path: Path) -> None
     assert_ends_alike(end(solution), "training")
     updates = [line.partition(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
     assert updates == ["update", "0", "2", "4", "6", "8"]
+
+
+def test_what_is_public_is_told_by_its_earlier_name() -> None:
+    """Functions of wgflow that something of the user's holds are described by their place."""
+    told = names_told(describe)
+    assert len(ENDS["names"]) > 150
+    assert {name: told[name] for name in ENDS["names"]} == ENDS["names"]

@@ -17,10 +17,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "driver"))
 
-from _earlier_flows import DATA, FIRST_FORMAT, FLOWS, RECIPE, Kill, Killed, end, flow, folder_of, here
+from _earlier_flows import DATA, FIRST_FORMAT, FLOWS, RECIPE, Kill, Killed, end, flow, folder_of, here, names_told
 
 import wgflow._describe_1
 from wgflow import _files
+from wgflow._describe import describe
 from wgflow.generative import Recipe, train
 
 
@@ -85,7 +86,8 @@ def main() -> None:
         shutil.rmtree(folder / pictures, ignore_errors=True)
     (folder / "curves.png").unlink()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    torch.save({"commit": commit, "here": here(), "python": sys.version.split()[0], "ends": ends}, DATA / "ends.pt")
+    python, names = sys.version.split()[0], names_told(describe)
+    torch.save({"commit": commit, "here": here(), "python": python, "ends": ends, "names": names}, DATA / "ends.pt")
 
 
 if __name__ == "__main__":
