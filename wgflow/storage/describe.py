@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow.storage.code import attributes, code_digest, globals_read, held_in, is_library, members
+from wgflow.storage.earlier import told_name
 
 UNKNOWN = "cannot tell"
 # Levels, objects and entries beyond which a description says that it cannot be told, or that it is a digest.
@@ -162,7 +163,7 @@ class _Description:
     def _(self, f: FunctionType) -> Any:
         held: dict[str, Any] = {"function": f.__qualname__}
         if is_library(f):
-            held["function"] = f"{f.__module__}.{f.__qualname__}"
+            held["function"] = f"{told_name(f.__module__)}.{f.__qualname__}"
         else:
             held |= {"code": code_digest(f), "globals": self.all(globals_read(f))}
         held["closure"] = self.all(dict(zip(f.__code__.co_freevars, map(held_in, f.__closure__ or ()), strict=True)))
@@ -202,7 +203,7 @@ class _Description:
 
     @look.register
     def _(self, module: ModuleType) -> Any:
-        return module.__name__
+        return told_name(module.__name__)
 
     @look.register(type(threading.Lock()))
     @look.register(type(threading.RLock()))
