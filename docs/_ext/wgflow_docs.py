@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import house
 import torch
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -104,6 +105,16 @@ class FigureIfMade(SphinxDirective):
             return []
         caption = "\n".join(self.content)
         return self.parse_text_to_nodes(f":::{{figure}} {self.arguments[0]}\n:width: 100%\n\n{caption}\n:::")
+
+
+class House(SphinxDirective):
+    """Draw the rooms of the package on their floors."""
+
+    def run(self) -> list[nodes.Node]:
+        """Draw the picture beside the page and show it."""
+        house.draw(Path(self.env.srcdir) / "figures" / "house.svg")
+        alt = "The rooms of wgflow, one storey a floor: a room imports only from the floors below it."
+        return self.parse_text_to_nodes(f":::{{image}} figures/house.svg\n:alt: {alt}\n:width: 100%\n:::")
 
 
 class Records(SphinxDirective):
@@ -247,6 +258,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives and the link finder."""
     app.add_directive("wgflow-compatibility", CompatibilityTable)
     app.add_directive("wgflow-figure", FigureIfMade)
+    app.add_directive("wgflow-house", House)
     app.add_directive("wgflow-records", Records)
     app.add_directive("wgflow-numbers", Numbers)
     app.add_directive("wgflow-rows", Rows)

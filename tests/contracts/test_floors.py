@@ -1,86 +1,52 @@
 """Imports point down: the floors of the package, read from its source."""
 
-import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import wgflow
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "_ext"))
+from house import FLOORS, files, imports, module_of, room
 
-ROOT = Path(wgflow.__file__).parent
-FLOORS = [
-    {"core"},
-    {"_bench", "generative.nets", "maps", "numerics", "optim"},
-    {"measures"},
-    {"generative.data", "kernels", "storage"},
-    {"functionals", "generative.metrics", "reference"},
-    {"estimators", "metrics"},
-    {"solvers"},
-    {"driver"},
-    {"plotting", "presets"},
-    {"__init__"},  # the public names
-    {"generative"},
-    {"cli"},
-    {"__main__"},
-]
 EXTRAS = {
     *("diffusers", "matplotlib", "ot", "safetensors", "tensorboard"),
     *("torch_fidelity", "torchmetrics", "torchvision", "yaml"),
 }
-FILES = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in sorted(ROOT.rglob("*.py"))}
+FILES = files()
 
 
-def imports(path):
-    """Yield (dotted name, whether it is imported with the module) for what runs; not what type checkers read."""
-    stack = [(ast.parse(path.read_text(encoding="utf-8")), True)]
-    while stack:
-        node, at_load = stack.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, at_load) for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            yield from ((f"{node.module}.{alias.name}", at_load) for alias in node.names)
-        at_load = at_load and not isinstance(node, (ast.FunctionDef, ast.Lambda))
-        stack += [(child, at_load) for child in ast.iter_child_nodes(node)]
-
-
-def module(name):
-    """The file of ours that a dotted name comes from: the longest prefix that is one; None for another package."""
-    parts = name.split(".")
-    if parts[0] != "wgflow":
-        return None
-    for end in range(len(parts), 0, -1):
-        for candidate in (".".join(parts[1:end]), ".".join([*parts[1:end], "__init__"])):
-            if candidate in FILES:
-                return candidate
-    raise AssertionError(f"{name} is not a module of wgflow")
-
-
-def floor(name):
-    parts = name.split(".")
-    found = [i for room in (".".join(parts[:2]), parts[0]) for i, rooms in enumerate(FLOORS) if room in rooms]
-    assert found, f"wgflow.{parts[0]} has no floor: add it to FLOORS, as low as its imports allow"
+def floor(module):
+    found = [i for i, rooms in enumerate(FLOORS) if room(module) in rooms]
+    assert found, f"wgflow.{room(module)} has no floor: add it to FLOORS, as low as its imports allow"
     return found[0]
+
+
+def ours(module):
+    return {module_of(target, FILES) for target, _ in imports(FILES[module])} - {None, module}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_point_down(name):
-    ours = {module(target) for target, _ in imports(FILES[name])} - {None}
-    above = sorted(target for target in ours if floor(target) > floor(name))
+    above = sorted(m for m in ours(name) if floor(m) > floor(name))
     assert not above, f"wgflow.{name} imports from floors above it: {above}"
 
 
+def test_no_two_rooms_import_each_other():
+    graph = {}
+    for name in FILES:
+        graph.setdefault(room(name), set()).update(room(m) for m in ours(name) if room(m) != room(name))
+    assert set(TopologicalSorter(graph).static_order()) == {name for rooms in FLOORS for name in rooms}
+
+
 def test_no_two_modules_import_each_other():
-    graph = {name: {module(t) for t, at_load in imports(f) if at_load} - {None, name} for name, f in FILES.items()}
-    assert set(TopologicalSorter(graph).static_order()) == set(FILES)
+    at_load = {n: {module_of(t, FILES) for t, now in imports(f) if now} - {None, n} for n, f in FILES.items()}
+    assert set(TopologicalSorter(at_load).static_order()) == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_packages_of_the_extras_are_imported_where_they_are_used(name):
-    at_load = {target.split(".")[0] for target, at_load in imports(FILES[name]) if at_load}
+    at_load = {target.split(".")[0] for target, now in imports(FILES[name]) if now}
     assert not at_load & EXTRAS
 
 
@@ -88,11 +54,17 @@ def test_the_reader_of_imports_sees_what_it_must(tmp_path):
     source = tmp_path / "example.py"
     source.write_text(
         "from typing import TYPE_CHECKING\nimport torch.nn\nfrom wgflow.measures import Particles\n"
-        "if TYPE_CHECKING:\n    from wgflow.driver.solve import Run\n"
+        "if TYPE_CHECKING:\n    from wgflow.driver.run import Run\n"
         "def f():\n    from wgflow import presets\n    import torchvision\n"
     )
     found = set(imports(source))
-    assert ("torch.nn", True) in found
-    assert ("torchvision", False) in found
-    assert {module(name) for name, _ in found} - {None} == {"measures.__init__", "presets.__init__"}
-    assert module("wgflow.KL") == "__init__"
+    assert {("torch.nn", True), ("torchvision", False), ("wgflow.driver.run.Run", False)} <= found
+    names = {module_of(name, FILES) for name, _ in found}
+    assert names == {None, "measures.__init__", "driver.run", "presets.__init__"}
+    assert module_of("wgflow.KL", FILES) == "__init__"
+
+
+def test_the_page_has_a_paragraph_for_every_room():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "architecture.md").read_text()
+    rooms = [name for rooms in FLOORS for name in rooms if not name.startswith("_")]
+    assert [name for name in rooms if f"**{name}**" not in page] == []

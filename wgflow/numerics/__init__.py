@@ -1,1 +1,1 @@
-"""What functionals compute with: distances, quantiles, soft minima, Sinkhorn iterations, exact transport."""
+"""What functionals compute with: distances, quantiles, Sinkhorn iterations, exact transport."""
