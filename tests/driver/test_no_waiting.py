@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchdiffeq  # noqa: F401  (constants that it makes when it is imported must not be fake for the tests after this one)
 from _exact import rng
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
