@@ -1,6 +1,7 @@
 """Wasserstein gradient flows in PyTorch: functionals, estimators, measures and time discretizations that compose."""
 
 from wgflow.core import startup  # noqa: F401  takes Ctrl-C while the others are imported
+from wgflow.core.moved import find_moved
 
 # isort: split
 from importlib.metadata import PackageNotFoundError, version
@@ -136,6 +137,8 @@ from wgflow.solvers import (
     register_solver,
     transport_cost,
 )
+
+find_moved()
 
 try:
     __version__ = version("wgflow")

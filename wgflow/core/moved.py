@@ -1,4 +1,13 @@
-"""The names by which descriptions of runs know the modules of wgflow: a file may move, and a run stays the same one."""
+"""The names that modules had before they moved into rooms: runs are described by them, and imports of them still work."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 _ROOMS = {
     "cli": "_arguments",
@@ -36,3 +45,35 @@ def told_name(module: str) -> str:
     A module that is moved, or that takes functions over from another one, needs an entry here.
     """
     return _EARLIER.get(module, module)
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds a module under the name it had, as the same object, and says what it is called now."""
+
+    def __init__(self) -> None:
+        # wgflow.solve is a function: a module of that name would take its place.
+        self.now = {earlier: name for name, earlier in _EARLIER.items() if earlier != "wgflow.solve"}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return a specification for an earlier name, and None for any other."""
+        return ModuleSpec(name, self) if name in self.now else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module that it is now; warns of the other name."""
+        now = self.now[spec.name]
+        warnings.warn(f"{spec.name} is {now} now", DeprecationWarning, stacklevel=2)
+        module = import_module(now)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: Any) -> None:
+        """Give the module its own specification back: it has run already."""
+        module.__spec__ = module.__spec__.loader_state
+
+
+def find_moved() -> None:
+    """Let imports of earlier names find what has moved, after everything else has been asked."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

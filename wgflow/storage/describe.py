@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wgflow.core.moved import told_name
 from wgflow.storage.code import attributes, code_digest, globals_read, held_in, is_library, members
-from wgflow.storage.earlier import told_name
 
 UNKNOWN = "cannot tell"
 # Levels, objects and entries beyond which a description says that it cannot be told, or that it is a digest.
