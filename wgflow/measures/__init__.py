@@ -2,11 +2,12 @@
 
 from wgflow.measures.base import MEASURES, Derived, Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.chain import Chain
+from wgflow.measures.dataset import Dataset
 from wgflow.measures.grid import Grid
+from wgflow.measures.labelled import Labelled, LabelledLatent
 from wgflow.measures.particles import Particles
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.targets import (
-    Dataset,
     Gaussian,
     GaussianMixture,
     Smoothed,
@@ -24,6 +25,8 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Grid",
+    "Labelled",
+    "LabelledLatent",
     "Measure",
     "MovingMeasure",
     "Particles",

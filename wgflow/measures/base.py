@@ -37,6 +37,8 @@ class Measure(Checked, ABC):
     event_shape: torch.Size
     can_draw: ClassVar[bool] = True
     """False for a density without a sampler."""
+    labels: Tensor | None = None
+    """Classes of the atoms that :meth:`take` returns, int64 (num_atoms,), where they are known."""
 
     @classmethod
     def example(cls) -> "Measure":

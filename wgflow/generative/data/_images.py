@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
+from wgflow.core.labels import check_labels
 
 CHUNK_PIXELS = 2**22  # bounds what is held in float at any time (16 MB in float32)
 
@@ -62,11 +63,8 @@ class ImageSet(Checked):
         labels = self.labels
         if labels is not None and not isinstance(labels, Tensor):
             raise BadInput(f"labels must be a torch.Tensor of int64, one an image, got {type(labels).__name__}")
-        if labels is not None and (labels.dtype != torch.int64 or labels.shape != self.images.shape[:1]):
-            raise BadInput(
-                f"labels must be int64 of shape ({len(self.images)},), one an image, got {labels.dtype} of "
-                f"shape {tuple(labels.shape)}"
-            )
+        if labels is not None:
+            check_labels(labels, len(self.images), "an image")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Device, checked
+from wgflow.core.fields import Device, Whole, checked
+from wgflow.core.labels import check_labels, members
 from wgflow.generative.data._images import check_images, to_unit
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
@@ -26,18 +27,23 @@ class ImageData(Measure):
     flip : bool
         Mirror each drawn image left to right with probability 1/2: the measure is then the equal mixture of
         the images and their mirror images.
+    labels : Tensor, int64, shape (n,), optional
+        Classes of the images, from 0; on their device. A draw does not show them: :class:`wgflow.measures.Labelled` does.
 
     Raises
     ------
     BadInput
-        When ``images`` is not a non-empty uint8 tensor with four axes.
+        When ``images`` is not a non-empty uint8 tensor with four axes, or ``labels`` not one whole number an image.
     """
 
     images: Tensor = field(repr=False)
     flip: bool = False
+    labels: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_images(self.images)
+        if self.labels is not None:
+            check_labels(self.labels, len(self), "an image")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +95,12 @@ class ImageData(Measure):
     @checked
     def to(self, device: Device) -> "ImageData":
         """Return the same measure with its images on ``device``."""
-        return ImageData(self.images.to(device), self.flip)
+        return ImageData(self.images.to(device), self.flip, None if self.labels is None else self.labels.to(device))
+
+    @checked
+    def of_class(self, label: Whole) -> "ImageData":
+        """Return the measure on the images of one class; raises ``BadInput`` where there are none."""
+        return ImageData(self.images[members(self.labels, label, "this ImageData")], self.flip)
 
     def _gather(self, index: Tensor) -> Tensor:
         return self.images.index_select(0, self._here(index))

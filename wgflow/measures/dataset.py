@@ -1,0 +1,85 @@
+"""Points in memory as a measure, with their classes where these are known."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Whole, checked
+from wgflow.core.finite import first_nonfinite
+from wgflow.core.labels import check_labels, members
+from wgflow.core.typing import Points
+from wgflow.measures._by_weight import at_levels
+from wgflow.measures.base import Measure, register_measure
+from wgflow.measures.particles import Particles
+
+
+@register_measure("dataset")
+@dataclass(frozen=True, eq=False)
+class Dataset(Measure):
+    r"""The empirical measure of a tensor of points; a draw takes independent points with replacement.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, \*event), floating point
+        The points. They stay on their device, so a draw is an index, not a transfer.
+    log_w : Tensor, shape (n,), optional
+        Logarithms of their weights, up to a constant, as for :class:`Particles`; draws go by them and have equal weights.
+    labels : Tensor, int64, shape (n,), optional
+        Classes of the points, from 0. A draw does not show them: :class:`Labelled` does.
+    """
+
+    x: Points
+    log_w: Tensor | None = None
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        Particles(self.x, self.log_w)  # checks the shapes and the dtype
+        if not bool(torch.isfinite(self.x).all()):
+            bad = int((~torch.isfinite(self.x.flatten(1))).any(1).sum())
+            raise BadInput(
+                f"{bad} of the {len(self.x)} points of this Dataset are not finite, {first_nonfinite('x', self.x)}: drop or repair "
+                "them first"
+            )
+        if self.log_w is not None and not bool(torch.isfinite(self.log_w.logsumexp(0))):
+            raise BadInput("log_w of this Dataset must be finite, or -inf for some points, not for all")
+        if self.labels is not None:
+            check_labels(self.labels, len(self.x), "a point")
+
+    @classmethod
+    def example(cls) -> "Dataset":
+        """Return a tiny instance."""
+        return cls(torch.eye(2).repeat(4, 1).cumsum(0))
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of one point."""
+        return self.x.shape[1:]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the points live."""
+        return self.x.device
+
+    @property
+    def num_atoms(self) -> int | None:
+        """Number of the points; None with weights."""
+        return len(self.x) if self.log_w is None else None
+
+    def take(self, index: Tensor, rng: torch.Generator) -> Particles:
+        """Return the points of these numbers."""
+        return Particles(self.x[index.to(self.device)])
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` points drawn with replacement."""
+        if self.log_w is None:
+            return self.take(torch.randint(len(self.x), (n,), generator=rng, device=rng.device), rng)
+        levels = torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64)
+        return self.take(at_levels(self.log_w.detach().to(rng.device).double().softmax(0), levels), rng)
+
+    @checked
+    def of_class(self, label: Whole) -> "Dataset":
+        """Return the measure on the points of one class; raises ``BadInput`` where there are none."""
+        index = members(self.labels, label, "this Dataset")
+        return Dataset(self.x[index], None if self.log_w is None else self.log_w[index])
