@@ -35,6 +35,7 @@ _EARLIER = {
     "wgflow.driver.first_format": "wgflow._describe_1",
     "wgflow.generative.data._array_files": "wgflow.generative._array_files",
     "wgflow.kernels.sums": "wgflow._ops",
+    "wgflow.measures.dataset": "wgflow.measures.targets",
     "wgflow.optim.minimizers": "wgflow.optim",
 }
 
