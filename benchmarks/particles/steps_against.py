@@ -50,7 +50,7 @@ LIMIT = 1.05
 
 
 class Side:
-    """A checkout, served by a process of its own."""
+    """A checkout, served by a process of its own until it is left."""
 
     def __init__(self, root: Path) -> None:
         self.process = subprocess.Popen(
@@ -60,6 +60,12 @@ class Side:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.__exit__(*error)  # closes its input, at which it ends
 
     def __call__(self, *asked: Any) -> float:
         """Return the CPU seconds of what is asked."""
@@ -103,15 +109,15 @@ def main(argv: list[str] | None = None) -> Path:
     options.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     args = options.parse_args(argv)
     sizes = [tuple(map(int, size.split("x"))) for size in (["30x2"] if args.quick else args.sizes)]
-    sides = Side(args.other), Side(ROOT)
     rows = []
-    for case in args.cases:
-        for n, d in sizes:
-            if n * n * d > 1e9 and case in ("ksd", "proximal_score"):
-                continue
-            rows.append(compare(*sides, case, n, d, 0.0 if args.quick else args.seconds))
-            line = "{case:18} n={n:<5} d={d:<4} {before:.5f} s {after:.5f} s  {ratio:.3f} {ratio_of_least:.3f}"
-            print(line.format(**rows[-1]), flush=True)
+    with Side(args.other) as before, Side(ROOT) as after:
+        for case in args.cases:
+            for n, d in sizes:
+                if n * n * d > 1e9 and case in ("ksd", "proximal_score"):
+                    continue
+                rows.append(compare(before, after, case, n, d, 0.0 if args.quick else args.seconds))
+                line = "{case:18} n={n:<5} d={d:<4} {before:.5f} s {after:.5f} s  {ratio:.3f} {ratio_of_least:.3f}"
+                print(line.format(**rows[-1]), flush=True)
     slower = [
         f"{r['case']} n={r['n']} d={r['d']}: {r['ratio']:.3f}"
         for r in rows
