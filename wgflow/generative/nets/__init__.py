@@ -5,11 +5,14 @@ A generator maps a batch from the source (n, *source_shape), and auxiliary noise
 before the first step. A critic maps data to values (n,).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from torch import nn
 
 from wgflow.generative.nets.conv import ConvCritic, ConvGenerator
+from wgflow.generative.nets.labelled import LabelledCritic, LabelledGenerator
 from wgflow.generative.nets.large import LargeCritic, LargeGenerator
 from wgflow.generative.nets.small import SmallCritic, SmallGenerator
 from wgflow.generative.nets.toy import ToyCritic, ToyGenerator
@@ -18,6 +21,8 @@ __all__ = [
     "NETWORKS",
     "ConvCritic",
     "ConvGenerator",
+    "LabelledCritic",
+    "LabelledGenerator",
     "LargeCritic",
     "LargeGenerator",
     "NetworkPair",
@@ -31,8 +36,14 @@ __all__ = [
 class NetworkPair(NamedTuple):
     """A generator and the critic of matching size, as classes; their sizes are keyword arguments."""
 
-    generator: type[nn.Module]
-    critic: type[nn.Module]
+    generator: Callable[..., nn.Module]
+    critic: Callable[..., nn.Module]
+
+    def labelled(self, classes: int) -> "NetworkPair":
+        """Return the pair for points with one of ``classes`` labels behind them."""
+        return NetworkPair(
+            partial(LabelledGenerator, self.generator, classes), partial(LabelledCritic, self.critic, classes)
+        )
 
 
 NETWORKS: dict[str, NetworkPair] = {

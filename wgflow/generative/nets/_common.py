@@ -40,18 +40,18 @@ def check_batch(name: str, batch: Tensor, event_shape: tuple[int, ...]) -> None:
 
 
 class SumPoolHead(nn.Module):
-    """Sum over all pixels, then one linear unit: features (n, channels, h, w) to values (n,).
+    """Sum over all pixels, then a linear layer: features (n, channels, h, w) to values (n,), or (n, outputs) where there are several.
 
     Computed in the precision of the weights also under autocast: a sum over pixels followed by a value that
     enters an exponential is the wrong place for the 8 bits of bfloat16.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, outputs: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, 1)
+        self.linear = nn.Linear(channels, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return one value per image, shape (n,)."""
+        """Return one value per image, shape (n,), or (n, outputs)."""
         with torch.autocast(features.device.type, enabled=False):
             return self.linear(features.sum((2, 3), dtype=self.linear.weight.dtype)).squeeze(-1)
 

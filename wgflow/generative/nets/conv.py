@@ -75,6 +75,8 @@ class ConvCritic(nn.Module):
         ``(c, size, size)`` of the data, with size :math:`s\,2^b`, s from 4 to 7.
     channels : int
         Width of the first layer; doubled by every further one.
+    outputs : int
+        Values of a point: one for a critic, several for the features of a learned kernel.
 
     Examples
     --------
@@ -83,9 +85,11 @@ class ConvCritic(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32) -> None:
+    def __init__(
+        self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32, outputs: int = 1
+    ) -> None:
         super().__init__()
-        check_sizes(channels=channels)
+        check_sizes(channels=channels, outputs=outputs)
         self.data_shape = check_image_shape(image_shape, smallest=8)
         width, size, _ = self.data_shape
         start, halvings = factorise(size)
@@ -95,9 +99,9 @@ class ConvCritic(nn.Module):
             width = channels * 2**j
         layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
         width *= 2
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * start * start, 1))
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * start * start, outputs))
 
     def forward(self, y: Tensor) -> Tensor:
-        """Map images ``y`` (n, c, size, size) to values (n,); BadInput on other shapes."""
+        """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""
         check_batch("y", y, self.data_shape)
-        return self.body(y)[:, 0]
+        return self.body(y).squeeze(-1)

@@ -136,6 +136,8 @@ class LargeCritic(nn.Module):
         ``(c, size, size)`` of the data, at least 8×8.
     channels : int
         Features at full resolution. About 12 M parameters at the defaults.
+    outputs : int
+        Values of a point: one for a critic, several for the features of a learned kernel.
 
     Raises
     ------
@@ -149,9 +151,11 @@ class LargeCritic(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, *, image_shape: tuple[int, int, int] = (3, 32, 32), channels: int = 128) -> None:
+    def __init__(
+        self, *, image_shape: tuple[int, int, int] = (3, 32, 32), channels: int = 128, outputs: int = 1
+    ) -> None:
         super().__init__()
-        check_sizes(channels=channels)
+        check_sizes(channels=channels, outputs=outputs)
         self.data_shape = check_image_shape(image_shape, smallest=8)
         multipliers = _critic_multipliers(self.data_shape[1])
         widths = [channels, *(channels * multiplier for multiplier in multipliers)]
@@ -164,10 +168,10 @@ class LargeCritic(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.statistic = MinibatchDeviation(4)
         self.last = _near_zero(nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1))
-        self.head = SumPoolHead(widths[-1])
+        self.head = SumPoolHead(widths[-1], outputs)
 
     def forward(self, y: Tensor) -> Tensor:
-        """Map images ``y`` (n, c, size, size) to values (n,); BadInput on other shapes."""
+        """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""
         check_batch("y", y, self.data_shape)
         h = self.statistic(self.blocks(self.lift(y)))
         return self.head(nnf.leaky_relu(self.last(h), 0.2))

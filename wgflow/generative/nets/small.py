@@ -105,6 +105,8 @@ class SmallCritic(nn.Module):
         ``(c, size, size)`` of the data.
     channels : int
         Features of every convolution.
+    outputs : int
+        Values of a point: one for a critic, several for the features of a learned kernel.
 
     Raises
     ------
@@ -118,9 +120,11 @@ class SmallCritic(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, *, image_shape: tuple[int, int, int] = (3, 32, 32), channels: int = 64) -> None:
+    def __init__(
+        self, *, image_shape: tuple[int, int, int] = (3, 32, 32), channels: int = 64, outputs: int = 1
+    ) -> None:
         super().__init__()
-        check_sizes(channels=channels)
+        check_sizes(channels=channels, outputs=outputs)
         self.data_shape = check_image_shape(image_shape, smallest=4)
         self.blocks = nn.Sequential(
             _CriticBlock(self.data_shape[0], channels, down=True, first=True),
@@ -128,10 +132,10 @@ class SmallCritic(nn.Module):
             _CriticBlock(channels, channels, down=False),
             _CriticBlock(channels, channels, down=False),
         )
-        self.head = SumPoolHead(channels)
+        self.head = SumPoolHead(channels, outputs)
 
     def forward(self, y: Tensor) -> Tensor:
-        """Map images ``y`` (n, c, size, size) to values (n,); BadInput on other shapes."""
+        """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""
         check_batch("y", y, self.data_shape)
         return self.head(torch.relu(self.blocks(y)))
 

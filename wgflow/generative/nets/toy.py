@@ -74,6 +74,8 @@ class ToyCritic(nn.Module):
         Dimension of the data.
     width : int
         Features of every hidden layer. The defaults have 165,633 parameters.
+    outputs : int
+        Values of a point: one for a critic, several for the features of a learned kernel.
 
     Raises
     ------
@@ -87,15 +89,15 @@ class ToyCritic(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, *, dim: int = 2, width: int = 128) -> None:
+    def __init__(self, *, dim: int = 2, width: int = 128, outputs: int = 1) -> None:
         super().__init__()
-        check_sizes(dim=dim, width=width)
+        check_sizes(dim=dim, width=width, outputs=outputs)
         self.data_shape = (dim,)
         self.body = _Body(dim, width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
 
     def forward(self, y: Tensor) -> Tensor:
-        """Map points ``y`` (n, dim) to values (n,); BadInput on other shapes."""
+        """Map points ``y`` (n, dim) to values (n,), or (n, outputs); BadInput on other shapes."""
         check_batch("y", y, self.data_shape)
         return self.head(self.body(y)).squeeze(-1)
 
