@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +12,19 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # the same sums in the same order on every machine
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests of Ctrl-C inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SETTINGS = dict(channels=4, batch=8, num_steps=2, first_iters=3, iters=3, evaluate_every=3, sinkhorn_n=10)
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = _ROOT.parent / "shared" / "data"
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Answer ``-n auto``: every worker takes half a gigabyte and some seconds to start, so more than a few do not pay."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""What ranks do that wait for each other; ``test_waitingranks.py`` looks at what they leave behind."""
+"""What ranks do that wait for each other; ``test_waiting_ranks.py`` looks at what they leave behind."""
 
 import time
 from datetime import timedelta

@@ -6,32 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from _distributed_child import UPDATES, Interrupt, error_of, run, weights, work
+from _distributed_child import UPDATES, run, weights
+from _ranks_child import WORLD, left_behind
 
 import wgflow
 from wgflow.storage.files import files
 from wgflow.storage.shares import as_one
 
-if not (dist.is_available() and dist.is_gloo_available()):
-    pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
-
-WORLD = 2
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder in which both ranks have done their work; they meet through a file, without a port to choose."""
-    path = tmp_path_factory.mktemp("ranks")
-    error_of(callbacks=[Interrupt()], checkpoint=wgflow.Checkpoint(path / "from one", every_updates=4))
-    mp.spawn(work, (WORLD, path), nprocs=WORLD)
-    return path
+def folder(meeting: Path) -> Path:
+    return meeting / "shared batch"
 
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[dict[str, Any]]:
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return left_behind(folder)
 
 
 @pytest.fixture(scope="module")

@@ -117,36 +117,36 @@ def test_a_plugin_that_fails_is_left_out_with_a_warning_and_hides_nothing(regist
     assert registry["circle"].__module__ == __name__
 
 
-@pytest.mark.parametrize(
-    ("group", "kind"),
-    [
-        ("functionals", "Functional"),
-        ("estimators", "Estimator"),
-        ("solvers", "Solver"),
-        ("kernels", "Kernel"),
-        ("maps", "maps.TransportMap"),
-        ("measures", "Measure"),
-    ],
-)
-def test_each_family_takes_entries_of_other_packages_and_the_command_line_lists_them(plugins, group, kind):
-    """In a process of its own: registries look for plugins once."""
-    (plugins / "theirs.py").write_text(f"import wgflow as wg\nclass New(wg.{kind}): pass\n")
-    info = plugins / "theirs-1.0.dist-info"
+FAMILIES = {
+    "functionals": "Functional",
+    "estimators": "Estimator",
+    "solvers": "Solver",
+    "kernels": "Kernel",
+    "maps": "maps.TransportMap",
+    "measures": "Measure",
+}
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a process says where another package has an entry in every family: registries look for plugins once."""
+    folder = tmp_path_factory.mktemp("theirs")
+    classes = (f"class New_{group}(wg.{kind}): pass\n" for group, kind in FAMILIES.items())
+    (folder / "theirs.py").write_text("import wgflow as wg\n" + "".join(classes))
+    info = folder / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[wgflow.{group}]\nbrand_new = theirs:New\n")
-    script = (
-        f"import wgflow as wg\nprint(wg.{group.upper()}['brand_new'].registered_name)\n"
-        "from wgflow.cli import main\nmain(['list'])"
-    )
-    paths = os.pathsep.join([str(plugins), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": paths},
-    )
-    name, *listed = done.stdout.splitlines()
-    assert name == "brand_new"
-    assert ["brand_new" in line for line in listed] == [line.startswith(f"{group}:") for line in listed]
+    entries = (f"[wgflow.{group}]\nnew_{group} = theirs:New_{group}\n" for group in FAMILIES)
+    (info / "entry_points.txt").write_text("".join(entries))
+    found = (f"print(wg.{group.upper()}['new_{group}'].registered_name)\n" for group in FAMILIES)
+    script = f"import wgflow as wg\n{''.join(found)}from wgflow.cli import main\nmain(['list'])"
+    paths = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    command, env = [sys.executable, "-c", script], os.environ | {"PYTHONPATH": paths}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.splitlines()
+
+
+@pytest.mark.parametrize("group", FAMILIES)
+def test_each_family_takes_entries_of_other_packages_and_the_command_line_lists_them(listed, group):
+    name, lines = f"new_{group}", listed[len(FAMILIES) :]
+    assert listed[list(FAMILIES).index(group)] == name
+    assert [name in line for line in lines] == [line.startswith(f"{group}:") for line in lines]

@@ -4,21 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from _searching_child import CASES, X, work
-
-if not (dist.is_available() and dist.is_gloo_available()):
-    pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
-
-WORLD = 2
+from _ranks_child import left_behind
+from _searching_child import CASES, X
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    path: Path = tmp_path_factory.mktemp("searching")
-    mp.spawn(work, (WORLD, path), nprocs=WORLD)
-    return [torch.load(path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+def ranks(meeting: Path) -> list[dict]:
+    return left_behind(meeting / "line searches")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,18 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from _waiting_child import CPU, refuse, work
+from _ranks_child import left_behind
+from _waiting_child import CPU, refuse
 
 from wgflow import BadInput
 from wgflow.core.ranks import by_first, together
 
-if not (dist.is_available() and dist.is_gloo_available()):
-    pytest.skip("this build of torch has no gloo, the backend between processes on CPUs", allow_module_level=True)
-
-WORLD = 2
 BOTH = {
     "alone": ("late", "late"),
     "late": ("late", "late"),
@@ -27,10 +21,8 @@ BOTH = {
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    path: Path = tmp_path_factory.mktemp("waiting")
-    mp.spawn(work, (WORLD, path), nprocs=WORLD)
-    return [torch.load(path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+def ranks(meeting: Path) -> list[dict[str, Any]]:
+    return left_behind(meeting / "waiting")
 
 
 @pytest.mark.parametrize("case", BOTH)
