@@ -1,5 +1,6 @@
 """Imports point down: the floors of the package, read from its source."""
 
+import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_no_two_modules_import_each_other():
 def test_packages_of_the_extras_are_imported_where_they_are_used(name):
     at_load = {target.split(".")[0] for target, now in imports(FILES[name]) if now}
     assert not at_load & EXTRAS
+
+
+def test_importing_wgflow_loads_no_heavy_package():
+    """In a fresh interpreter: SciPy, GeomLoss, torchdiffeq and the extras are loaded by what needs them."""
+    code = "import sys, torch; before = set(sys.modules); import wgflow; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    others = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert "wgflow" in others
+    assert others <= {"wgflow", "tqdm", "filelock"}
 
 
 def test_the_reader_of_imports_sees_what_it_must(tmp_path):
