@@ -35,9 +35,20 @@ _EARLIER = {
     "wgflow.driver.first_format": "wgflow._describe_1",
     "wgflow.generative.data._array_files": "wgflow.generative._array_files",
     "wgflow.kernels.sums": "wgflow._ops",
-    "wgflow.measures.dataset": "wgflow.measures.targets",
     "wgflow.optim.minimizers": "wgflow.optim",
 }
+
+
+_PARTS = {
+    **dict.fromkeys(
+        (f"wgflow.driver.callbacks.{name}" for name in ("base", "evaluate", "logs", "stopping")), "wgflow.callbacks"
+    ),
+    **dict.fromkeys((f"wgflow.metrics.{name}" for name in ("base", "moments", "sinkhorn")), "wgflow.metrics"),
+    "wgflow.generative.flat_yaml": "wgflow.generative.recipe",
+    "wgflow.measures._pushforward_successor": "wgflow.measures.pushforward",
+    "wgflow.measures.dataset": "wgflow.measures.targets",
+}
+"""Modules that have taken functions over from one which still has them, under the name above if it has moved."""
 
 
 def told_name(module: str) -> str:
@@ -45,7 +56,7 @@ def told_name(module: str) -> str:
 
     A module that is moved, or that takes functions over from another one, needs an entry here.
     """
-    return _EARLIER.get(module, module)
+    return _PARTS.get(module) or _EARLIER.get(module, module)
 
 
 class _Moved(MetaPathFinder, Loader):

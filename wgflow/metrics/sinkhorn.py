@@ -1,4 +1,4 @@
-"""Numbers that say how far a measure has come, computed beside the flow and never by it."""
+"""The Sinkhorn divergence to real data, beside the one that real data has from itself."""
 
 import hashlib
 import math
@@ -6,39 +6,21 @@ import statistics
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Fraction, Positive, Whole, checked
-from wgflow.core.finite import first_nonfinite_index
 from wgflow.core.inner import report
-from wgflow.core.instead import suggest
 from wgflow.core.rng import generator
-from wgflow.functionals.base import Functional
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
 from wgflow.numerics.sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
 
 _ROUGH = 0.3
 """Marginal error of an annealed plan above which a divergence is not called converged."""
-
-
-class Metric(Protocol):
-    """What a driver may evaluate along a flow.
-
-    A metric draws from ``rho`` with the generator it is handed and with nothing else. The caller keeps that
-    generator apart from the flow's, so that evaluating more often never changes the flow.
-    """
-
-    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
-        """Return plain floats by name."""
-        ...
-
-
-suggest(Metric, (Functional, "Wrap the functional: FunctionalValue(F)"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,74 +240,3 @@ def _halves(rho: Particles, n: int, rng: torch.Generator) -> tuple[Particles, Pa
         share = w[~heavy].sum() / w[light].sum()  # the light points keep their part of the mass
         parts.append(Particles(x, torch.where(heavy, w, torch.where(light, share * w, 0.0)).log()))
     return parts[0], parts[1]
-
-
-@dataclass(frozen=True)
-class Moments(Checked):
-    r"""Size of the mean and of the spread, for toy problems.
-
-    =============  ==================================================================================
-    ``mean_norm``  :math:`|m|`, :math:`m=\sum_i w_i x_i`
-    ``std_mean``   :math:`\sqrt{\mathrm{tr}\,C/d}`, :math:`C=\sum_i w_i (x_i-m)(x_i-m)^\top`
-    ``std_min``    root of the smallest eigenvalue of C: a collapsed direction shows here
-    ``std_max``    root of the largest
-    =============  ==================================================================================
-
-    There is no n/(n-1) correction.
-
-    Parameters
-    ----------
-    n : int
-        Points drawn; ``std_min`` means something only when n is well above the dimension d.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from wgflow.measures import Particles
-    >>> square = Particles(torch.tensor([[0.0, 1.0], [0.0, -1.0], [2.0, 1.0], [2.0, -1.0]]))
-    >>> {k: round(v, 6) for k, v in Moments()(square, torch.Generator()).items()}
-    {'mean_norm': 1.0, 'std_mean': 1.0, 'std_min': 1.0, 'std_max': 1.0}
-    """
-
-    n: Count = 1000
-
-    @checked
-    @torch.no_grad()
-    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
-        """Return the four numbers for ``rho``."""
-        drawn = rho.draw(self.n, rng)
-        x, w = drawn.x.flatten(1).double(), drawn.w.double()
-        if not bool(torch.isfinite(x).all()):
-            point = first_nonfinite_index(x)[0]
-            raise BadInput(f"the measure has points that are not finite: the first is number {point} of {len(x)} drawn")
-        mean, d = w @ x, x.shape[1]
-        std = torch.linalg.svdvals(w.sqrt()[:, None] * (x - mean))  # roots of the eigenvalues of C
-        return {
-            "mean_norm": float(mean.norm()),
-            "std_mean": float(std.norm()) / math.sqrt(d),
-            "std_min": float(std[-1]) if len(std) == d else 0.0,
-            "std_max": float(std[0]),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class FunctionalValue(Checked):
-    r"""Monte-Carlo value of :math:`F(\rho)`, under the key ``functional``.
-
-    Parameters
-    ----------
-    F : Functional
-        One that has ``value``. Each call freezes it anew, so its batches of targets differ between calls.
-    n : int
-        Points drawn from the measure.
-    """
-
-    F: Functional
-    n: Count = 1000
-
-    @checked
-    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
-        """Return ``{"functional": F(rho)}``."""
-        with torch.no_grad():
-            drawn = rho.draw(self.n, rng)
-        return {"functional": float(self.F.freeze(rng).value(drawn).detach())}
