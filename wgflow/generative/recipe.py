@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import math
 import os
-import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,10 @@ from wgflow.core.imports import require
 from wgflow.core.registry import near_misses
 from wgflow.core.words import read, shortened
 from wgflow.generative.data import ImageData
+from wgflow.generative.flat_yaml import flat_yaml
 from wgflow.generative.nets import NETWORKS, NetworkPair
 from wgflow.generative.runtime import Runtime
-from wgflow.storage.files import read_text, write_text
+from wgflow.storage.files import write_text
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Recipe:
             raise BadInput(
                 f"no recipe and no file is called {shortened(str(source))}: {near_misses(str(source), sorted(RECIPES))}"
             )
-        return cls.from_dict(_flat_yaml(path)).trusted(path, allow_code)
+        return cls.from_dict(flat_yaml(path)).trusted(path, allow_code)
 
     @classmethod
     @checked
@@ -269,46 +269,6 @@ def named_object(name: str, what: str) -> Any:
         raise
     except Exception as error:  # whatever the module does
         raise BadInput(f"{what}={name!r} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _flat_yaml(path: Path) -> dict[str, Any]:
-    """Return the ``key: value`` lines of a YAML file. Only single values are made into objects: nothing can be nested."""
-    yaml = require("yaml", extra="cli")
-    text = read_text(path, "a recipe")
-    try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            held = (
-                "nothing" if root is None else f"a {'list' if isinstance(root, yaml.SequenceNode) else 'single value'}"
-            )
-            raise BadInput(f"{path} should hold 'key: value' lines, it holds {held}")
-        found: dict[str, Any] = {}
-        for key, value in root.value:
-            name = str(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping as key"
-            if name in found:
-                raise BadInput(f"{path} has {shortened(name)} twice")
-            if not isinstance(value, yaml.ScalarNode):
-                raise BadInput(f"{path} has a list or mapping at {shortened(name)}: expected a single value")
-            found[name] = _single(
-                loader.construct_object(value), value.value, f"{path} has {name}: {shortened(value.value)}"
-            )
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not valid YAML: {error}") from error
-    except BadInput:
-        raise
-    except (RecursionError, ValueError, OverflowError, LookupError, AttributeError) as error:
-        # Nested too deep; dates, numbers and truths that are none.
-        raise BadInput(f"{path} is not valid YAML: {shortened(str(error))}") from error
-    return found
-
-
-def _single(value: Any, text: str, where: str) -> Any:
-    """Return a value of a YAML file; raises ``BadInput`` for numbers that YAML 1.1 alone takes for octal or sexagesimal ones."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and (":" in text or re.fullmatch(r"[+-]?0[\d_]+", text)):
-        raise BadInput(f"{where}, which YAML reads as {value}: write the number that is meant in decimal digits")
-    return value
 
 
 _CIFAR = Recipe(

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Decay, Positive, checked
-from wgflow.core.networks import called, copied
-from wgflow.core.outputs import counted
+from wgflow.core.networks import copied
 from wgflow.core.rng import build
 from wgflow.core.typing import NetSource, Points, Scalar
+from wgflow.measures._pushforward_successor import PushforwardSuccessor, mapped
 from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.particles import Particles
 from wgflow.measures.targets import StandardNormal
@@ -132,7 +132,7 @@ class Pushforward(MovingMeasure):
     def apply(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Map drawn latents to points: ``inputs`` is ``(x,)`` or ``(x, z)``."""
         # The fixed reference is a map of the source alone.
-        return _mapped(self.map, inputs[:1] if self.map is self.reference else inputs)
+        return mapped(self.map, inputs[:1] if self.map is self.reference else inputs)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points with the weights of their latents, without gradient."""
@@ -159,7 +159,7 @@ class Pushforward(MovingMeasure):
         target = move(before).detach()
 
         def objective() -> Scalar:
-            error = _mapped(net, inputs) - target
+            error = mapped(net, inputs) - target
             return before.mean(error.square().flatten(1).sum(1)) / 2
 
         for _ in range(self.regression.persistent):
@@ -182,7 +182,7 @@ class Pushforward(MovingMeasure):
         average = None if self._live is None else self._live.average
         return replace(self, net=_frozen(self.map) if average is None else average, reference=None)
 
-    def propose(self, rng: torch.Generator, last: Successor | None = None) -> "PushforwardSuccessor":
+    def propose(self, rng: torch.Generator, last: Successor | None = None) -> PushforwardSuccessor:
         """Return a network that starts at this one's weights, or ``last`` to be trained further."""
         if last is not None:
             assert isinstance(last, PushforwardSuccessor)
@@ -225,79 +225,6 @@ class _Live:
     """Updates that the average has seen."""
 
 
-@dataclass(eq=False)
-class PushforwardSuccessor(Successor):
-    r"""The network :math:`T` of an implicit step, coupled to its predecessor through the same latent draw.
-
-    With a shared latent the transport cost is :math:`E_x\lVert T(x)-T_{old}(x)\rVert^2`, an upper bound of
-    :math:`W_2^2`, tight when the displacement is optimal (Choi et al. 2024, Section 4.2).
-    """
-
-    net: nn.Module
-
-    persistent = True
-
-    def parameters(self) -> list[Tensor]:
-        """Weights of the trained network."""
-        return list(self.net.parameters())
-
-    def couple(
-        self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
-    ) -> tuple[Particles, Particles]:
-        r"""One latent batch through the frozen and the trained network.
-
-        With ``latent="independent"`` the source :math:`x` is shared and the auxiliary :math:`z` drawn twice, as in
-        Algorithm 2 of Choi et al.; the cost then also holds the conditional variances of both maps.
-        """
-        assert isinstance(rho, Pushforward)
-        inputs, log_w = rho.latents(n, rng)
-        old = inputs
-        if latent == "independent" and rho.noise is not None:
-            old = (inputs[0], rho._noise(len(inputs[0]), rng))
-        with torch.no_grad():
-            before = rho.apply(old)
-        return Particles(before, log_w), Particles(self._made(inputs), log_w)
-
-    def draw(self, rho: MovingMeasure, n: int, rng: torch.Generator) -> Particles:
-        """The fake batch of a critic step, without gradient."""
-        assert isinstance(rho, Pushforward)
-        inputs, log_w = rho.latents(n, rng)
-        with torch.no_grad():
-            return Particles(self._made(inputs), log_w)
-
-    def _made(self, inputs: tuple[Tensor, ...]) -> Points:
-        return _mapped(self.net, inputs)
-
-    def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> Pushforward:
-        """Copy the weights (``"raw"``) or their running average (``"ema"``) into the frozen network of ``rho``."""
-        assert isinstance(rho, Pushforward)
-        live = rho._moving
-        source = live.average if snapshot == "ema" else self.net
-        if source is None:
-            raise BadInput("snapshot='ema' needs a running average: Pushforward(..., ema=0.9999), say")
-        rho._network.load_state_dict(source.state_dict())
-        live.moved = True
-        return rho
-
-    def trained(self, rho: MovingMeasure) -> None:
-        """Update the running average that ``rho`` keeps."""
-        assert isinstance(rho, Pushforward)
-        rho.update_average(self.net)
-
-    def measure(self, rho: MovingMeasure) -> Pushforward:
-        """View the network in training as a measure; evaluate it through :meth:`Pushforward.inference`."""
-        assert isinstance(rho, Pushforward)
-        return replace(rho, net=self.net, reference=None)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain form."""
-        return self.net.state_dict()
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore in place: the optimiser holds the same weights."""
-        self.net.load_state_dict(saved)
-
-
 @checked
 def ema_decay(half_life: Positive, batch: Count) -> float:
     r"""Decay per update :math:`d = 2^{-\text{batch}/\text{half-life}}`, the half-life counted in images.
@@ -321,11 +248,6 @@ def _freeze(net: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = False
     return net
-
-
-def _mapped(net: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-    who = "the network of a Pushforward"
-    return counted(called(net, who, *inputs), len(inputs[0]), who)
 
 
 def _frozen(net: nn.Module) -> nn.Module:
