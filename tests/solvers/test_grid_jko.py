@@ -32,7 +32,8 @@ from wgflow import (
     solve,
 )
 from wgflow.measures.grid import Grid
-from wgflow.optim import LBFGS, TridiagonalNewton, multiply, solve_tridiagonal
+from wgflow.optim import LBFGS, TridiagonalNewton
+from wgflow.optim.tridiagonal import multiply, solve_tridiagonal
 from wgflow.reference import Barenblatt, Moments, OrnsteinUhlenbeck, squared_w2, w1_flow
 from wgflow.solvers.entropic import EntropicJKO
 
