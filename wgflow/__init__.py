@@ -4,9 +4,7 @@ from wgflow.core import startup  # noqa: F401  takes Ctrl-C while the others are
 from wgflow.core.moved import find_moved
 
 # isort: split
-from importlib.metadata import PackageNotFoundError, version
-
-from wgflow import maps, plotting, presets, reference
+from wgflow import bench, maps, plotting, presets, reference
 from wgflow.core.errors import (
     BadInput,
     CannotWrite,
@@ -19,6 +17,7 @@ from wgflow.core.errors import (
     Unsupported,
     WgflowError,
 )
+from wgflow.core.version import VERSION as __version__
 from wgflow.driver.callbacks import Callback, Evaluate, JsonLog, Progress, StopAt, StopWhen, StopWhenFlat
 from wgflow.driver.checkpoint import Checkpoint
 from wgflow.driver.compatibility import why_not
@@ -141,11 +140,6 @@ from wgflow.solvers import (
 )
 
 find_moved()
-
-try:
-    __version__ = version("wgflow")
-except PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "0+unknown"
 
 __all__ = [
     "ESTIMATORS",
@@ -271,6 +265,7 @@ __all__ = [
     "WgflowError",
     "WithReaction",
     "__version__",
+    "bench",
     "ema_decay",
     "entropy",
     "instance_noise",

@@ -7,7 +7,6 @@ import torch
 
 from benchmarks.discretizations._flow_rows import DRAWS, Problem, cloud, debiased, double, implicit, levels, wide_enough
 from benchmarks.discretizations._learned_rows import learned
-from benchmarks.discretizations._line import Line, Pressure
 from wgflow import (
     JKO,
     KL,
@@ -23,6 +22,7 @@ from wgflow import (
     Particles,
     Spacings,
 )
+from wgflow.bench.line import Line, Pressure
 from wgflow.measures.grid import Grid
 from wgflow.optim import TridiagonalNewton
 

@@ -23,7 +23,7 @@ from benchmarks.discretizations._cost_in_k import cost_in_k
 from benchmarks.discretizations._flow_problems import problems
 from benchmarks.discretizations._flow_rows import Method, Problem
 from wgflow import Autograd, Critic, Diverged, Save, solve
-from wgflow._bench.discretizations import table
+from wgflow.bench.records.discretizations import table
 from wgflow.estimators.entropic import EntropyEstimator
 
 UNSTABLE = 3.0

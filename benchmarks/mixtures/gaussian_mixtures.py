@@ -29,7 +29,7 @@ from benchmarks.mixtures._mixture_suite import (
     target,
 )
 from wgflow import KL, Diverged, Evaluate, Particles, Save, Unsupported, solve
-from wgflow._bench.gaussian_mixtures import table
+from wgflow.bench.records.gaussian_mixtures import table
 from wgflow.maps import NeuralODE
 from wgflow.measures.chain import Chain
 

@@ -20,7 +20,7 @@ from benchmarks._record import figure, parser, write
 from benchmarks.ornstein_uhlenbeck._mokrov import seconds_per_iteration
 from benchmarks.ornstein_uhlenbeck._ou_methods import METHODS, Method, iteration_seconds, run
 from benchmarks.ornstein_uhlenbeck._ou_suite import PUBLISHED, TARGETS, TIMES, H, exact_rows, recursion, target
-from wgflow._bench.ornstein_uhlenbeck import table
+from wgflow.bench.records.ornstein_uhlenbeck import table
 from wgflow.reference import OrnsteinUhlenbeck
 
 DIMS = (2, 4, 6, 10)

@@ -22,9 +22,9 @@ from wgflow import (
     MovingMeasure,
     StandardNormal,
     Unsupported,
-    _bench,
     why_not,
 )
+from wgflow.bench.records import tabulate
 
 
 def functionals() -> dict[str, Functional]:
@@ -198,7 +198,7 @@ class Table(SphinxDirective):
         self.env.note_dependency(str(path))
         if not path.is_file():
             return self.parse_text_to_nodes("None yet: run the command above.")
-        text = _bench.tabulate(path.stem)(json.loads(path.read_text()))
+        text = tabulate(path.stem)(json.loads(path.read_text()))
         return [nodes.literal_block(text, text, language="none")]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgflow import _bench
-from wgflow._bench.discretizations import table
+from wgflow.bench import records
+from wgflow.bench.records.discretizations import table
 from wgflow.cli import main
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -43,31 +43,6 @@ def test_every_problem_has_an_error_that_the_start_has_too(script):
             # Few quantiles and samples have moments of their own.
             start = method.start.start(torch.Generator().manual_seed(0))
             assert method.error(start) == pytest.approx(1, abs=0.25), (problem.name, problem.d, method.label)
-
-
-def test_the_reference_on_a_line_where_it_is_known(script):
-    """KL to a Gaussian is Ornstein–Uhlenbeck; the flow of χ² to a uniform law is the porous medium equation, m = 2."""
-    import numpy as np
-
-    from wgflow import Gaussian, Unnormalised
-    from wgflow.reference import Barenblatt
-
-    line, double = script("_line").Line(-8.0, 8.0, cells=1000), lambda v: torch.tensor(v, dtype=torch.float64)
-    levels = (torch.arange(500).double() + 0.5) / 500
-    start, target = Gaussian(double([1.0]), double([[0.49]])), Gaussian(double([0.0]), double([[1.0]]))
-    found = line.quantiles(line.flow(start, target, lambda r: r - 1, 0.5), 500)
-    exact = math.exp(-0.5) + torch.special.ndtri(levels) * math.sqrt(1 - 0.51 * math.exp(-1))
-    # Second order in the cells of 0.016: the error in a variance is some 0.016² / 12, and so is that in a quantile.
-    torch.testing.assert_close(found, exact, rtol=0, atol=2e-4)
-
-    profile, t = Barenblatt(1, 2.0, 0.05), 0.02
-    box, side = script("_line").Line(-1.0, 1.0, cells=1000), 0.9
-    assert profile.flow(t).radius < side
-    # With the density 1/2 a point moves by -d/dx of 2 (r - 1) = 4 rho - 2; in the porous medium it is of 2 rho, half as fast.
-    uniform = Unnormalised(lambda x: torch.full_like(x[:, 0], -math.log(2)), 1)
-    mass = box.flow(profile, uniform, lambda r: r**2 - 1, t / 2)
-    moment = float(mass @ ((box.faces[1:] ** 3 - box.faces[:-1] ** 3) / np.diff(box.faces) / 3))
-    assert moment == pytest.approx(profile.flow(t).second_moment, rel=2e-3)
 
 
 RECORD = {
@@ -132,22 +107,22 @@ def test_the_command_prints_a_record_and_names_what_is_not_one(tmp_path, capsys)
     assert "--run" in capsys.readouterr().err
     assert main(["bench", "nothing"]) == 2
     message = capsys.readouterr().err
-    assert all(name in message for name in _bench.names())
+    assert all(name in message for name in records.names())
 
 
 def test_a_benchmark_is_known_by_its_module_and_run_by_its_script(tmp_path, monkeypatch, capfd):
     package, scripts = tmp_path / "tables", tmp_path / "benchmarks"
     package.mkdir()
     (scripts / "folder").mkdir(parents=True)
-    (package / "trial.py").write_text("def table(record):\n    return f\"found {record['found']}\"\n")
+    (package / "trial.py").write_text("def table(record, width):\n    return f\"found {record['found']}\"\n")
     (scripts / "folder" / "trial.py").write_text(
         "import json, pathlib, sys\nfolder = pathlib.Path(sys.argv[sys.argv.index('--results') + 1])\n"
         "(folder / 'trial.json').write_text(json.dumps({'found': '--quick' in sys.argv}))\n"
     )
-    monkeypatch.setattr(_bench, "__path__", [*_bench.__path__, str(package)])
-    monkeypatch.setattr(_bench, "BENCHMARKS", scripts)
-    assert {"discretizations", "trial"} <= set(_bench.names())
-    assert "tables" not in _bench.names()
+    monkeypatch.setattr(records, "__path__", [*records.__path__, str(package)])
+    monkeypatch.setattr(records, "BENCHMARKS", scripts)
+    assert {"discretizations", "trial"} <= set(records.names())
+    assert "tables" not in records.names()
     for options, found in (["--run", "--results", str(tmp_path)], False), (["--quick"], True):
         assert main(["bench", "trial", *options]) == 0
         assert capfd.readouterr().out == f"found {found}\n"
@@ -207,4 +182,4 @@ def test_inner_stopping_quickly(script, tmp_path):
     for way in ways:  # without a tolerance every update is made
         whole = [r["updates_per_step"] for r in way["rows"] if r["tolerance"] is None]
         assert set(whole) == {6.0 if way["label"] == "S-JKO" else 3.0}
-    assert "rate decayed" in _bench.tabulate("inner_stopping")(record)
+    assert "rate decayed" in records.tabulate("inner_stopping")(record)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wgflow import KL, GaussianMixture, Langevin, Particles, Save, solve, why_not
-from wgflow._bench.gaussian_mixtures import table
+from wgflow.bench.records.gaussian_mixtures import table
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wgflow import BadInput
-from wgflow._bench.ornstein_uhlenbeck import table
+from wgflow.bench.records.ornstein_uhlenbeck import table
 from wgflow.reference import Moments, OrnsteinUhlenbeck
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

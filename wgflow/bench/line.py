@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from wgflow import Measure
+from wgflow.measures import Measure
 
 Pressure = Callable[[np.ndarray], np.ndarray]
 
@@ -27,6 +26,7 @@ class Line:
 
     @property
     def faces(self) -> np.ndarray:
+        """Ends of the cells."""
         return np.linspace(self.low, self.high, self.cells + 1)
 
     def density(self, law: Measure, at: np.ndarray) -> np.ndarray:
@@ -37,6 +37,8 @@ class Line:
         self, start: Measure, target: Measure, pressure: Pressure, t: float, tolerance: float = 1e-8
     ) -> np.ndarray:
         """Return the mass of every cell at time t."""
+        from scipy.integrate import solve_ivp
+
         faces = self.faces
         length, centres = faces[1] - faces[0], (faces[1:] + faces[:-1]) / 2
         nu, inner = self.density(target, centres), self.density(target, faces[1:-1])
@@ -47,6 +49,8 @@ class Line:
             return -np.diff(flux) / (length * nu)
 
         first = self.density(start, centres) / nu
+        if t == 0:
+            return nu * first * length / (nu * first * length).sum()
         found = solve_ivp(rate, (0, t), first, "LSODA", (t,), rtol=tolerance, atol=tolerance, lband=1, uband=1)
         if not found.success:
             raise RuntimeError(f"the reference flow on the line failed: {found.message}")

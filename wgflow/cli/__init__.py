@@ -1,5 +1,6 @@
 """The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
 
-from wgflow.cli.commands import bench, evaluate, main, sample, train
+from wgflow.cli.bench import bench
+from wgflow.cli.commands import evaluate, main, sample, train
 
 __all__ = ["bench", "evaluate", "main", "sample", "train"]

@@ -60,7 +60,9 @@ def command(run: Callable[..., None], settings: type | None = None) -> click.Com
         _option(p.name, hints[p.name], about.get(p.name, ""), p.default)
         if p.kind is p.KEYWORD_ONLY
         else click.Argument(
-            [p.name], type=Word(hints[p.name]), **({} if p.default is p.empty else {"default": p.default})
+            [p.name],
+            type=Word(hints[p.name]),
+            **({} if p.default is p.empty else {"default": p.default, "required": False}),
         )
         for p in own
     ]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from wgflow.cli.arguments import command
+from wgflow.cli.bench import bench
 from wgflow.core.errors import WgflowError
 from wgflow.core.fields import Count, NonNegative
 from wgflow.core.startup import stop
@@ -151,34 +151,10 @@ def evaluate(
     print(json.dumps(numbers, indent=2))
 
 
-def bench(name: str = "discretizations", *, results: str | None = None, run: bool = False, quick: bool = False) -> None:
-    """Show the record of a benchmark; with --run, measure it now.
-
-    Parameters
-    ----------
-    name
-        Of a benchmark that has a table.
-    results
-        Folder of the record. Default: the one in this copy of the repository.
-    run
-        Run its script in benchmarks/ first: minutes, for some an hour.
-    quick
-        Run it in seconds, for tests: the numbers mean nothing.
-    """
-    from wgflow import _bench
-
-    _bench.tabulate(name)  # an unknown name fails before anything runs
-    folder = Path(results) if results else _bench.RESULTS
-    if run or quick:
-        if quick and not results:
-            folder = Path(tempfile.mkdtemp())
-        _bench.run(name, folder, quick)
-    print(_bench.show(name, folder))
-
-
 def list_names() -> None:
     """List what is known by name."""
     from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, presets
+    from wgflow.bench import PROBLEMS, records
     from wgflow.generative import NETWORKS, RECIPES
     from wgflow.generative.data import IMAGE_SETS
     from wgflow.generative.evaluate import FEATURES
@@ -195,6 +171,8 @@ def list_names() -> None:
         "measures": MEASURES,
         "presets": presets.PRESETS,
         "features": FEATURES,
+        "problems": PROBLEMS,
+        "records": records.names(),
     }
     for kind, names in kinds.items():
         print(f"{kind + ':':13}" + ", ".join(names))

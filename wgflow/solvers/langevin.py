@@ -132,9 +132,9 @@ class MetropolisLangevin(Solver):
         info: Info = {}
 
         def move(p: Particles) -> Points:
-            v0, slope0 = _value_and_slope(potential, p.x)
+            v0, slope0 = value_and_slope(potential, p.x)
             y = p.x - h * slope0 + math.sqrt(2 * h * temperature) * normal_like(p.x, state.rng)
-            v1, slope1 = _value_and_slope(potential, y)
+            v1, slope1 = value_and_slope(potential, y)
             forth, back = (y - p.x + h * slope0), (p.x - y + h * slope1)
             gap = (forth.square() - back.square()).flatten(1).sum(1)
             log_ratio = (v0 - v1) / temperature + gap / (4 * h * temperature)
@@ -160,7 +160,8 @@ def _potential(F: Functional, rng: torch.Generator | None = None) -> tuple[Poten
     return linear_part(energy if rng is None else energy.freeze(rng)), temperature
 
 
-def _value_and_slope(potential: Potential, x: Points) -> tuple[Tensor, Points]:
+def value_and_slope(potential: Potential, x: Points) -> tuple[Tensor, Points]:
+    """Return a potential at points, (n,), and its gradient there, (n, *event)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         v = potential(x)

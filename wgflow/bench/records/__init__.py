@@ -1,6 +1,6 @@
-"""Benchmarks of the repository from the command line: scripts run, records found, tables printed.
+"""Records of the repository's own benchmarks: found, shown as tables, and made anew in a copy of the repository.
 
-A module ``wgflow/_bench/NAME.py`` with a function ``table(record) -> str`` shows the record of the script ``NAME.py`` in a folder of
+A module ``wgflow/bench/records/NAME.py`` with a function ``table(record) -> str`` shows the record of the script ``NAME.py`` in a folder of
 ``benchmarks/``.
 """
 
@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from wgflow.core.errors import BadInput
+from wgflow.core.registry import near_misses
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-RESULTS = BENCHMARKS / "results"
+_PACKAGED = Path(__file__).resolve().parents[1] / "results"  # put there by the build, see pyproject.toml
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+RESULTS = _PACKAGED if _PACKAGED.is_dir() else BENCHMARKS / "results"
+"""Where the records are: inside of an installed package, or in the copy of the repository that it is run from."""
 
 
 def names() -> list[str]:
@@ -25,7 +27,7 @@ def names() -> list[str]:
     return sorted(name for name in found if hasattr(importlib.import_module(f"{__name__}.{name}"), "table"))
 
 
-def tabulate(name: str) -> Callable[[dict[str, Any]], str]:
+def tabulate(name: str) -> Callable[..., str]:
     """Return the function that makes the table of a benchmark.
 
     Raises
@@ -34,8 +36,8 @@ def tabulate(name: str) -> Callable[[dict[str, Any]], str]:
         When no benchmark of that name has a table.
     """
     if name not in names():
-        raise BadInput(f"benchmark {name!r}: no table of that name. Known: {', '.join(names())}.")
-    table: Callable[[dict[str, Any]], str] = importlib.import_module(f"{__name__}.{name}").table
+        raise BadInput(f"no benchmark {name!r} has a table: {near_misses(name, names())}")
+    table: Callable[..., str] = importlib.import_module(f"{__name__}.{name}").table
     return table
 
 
@@ -58,8 +60,8 @@ def run(name: str, folder: Path, quick: bool) -> None:
         raise BadInput(f"{script} failed; its output is above")
 
 
-def show(name: str, folder: Path) -> str:
-    """Return the table of the record ``NAME.json`` in a folder.
+def show(name: str, folder: Path, width: int | None = None) -> str:
+    """Return the table of the record ``NAME.json`` in a folder, at most ``width`` columns wide.
 
     Raises
     ------
@@ -73,6 +75,6 @@ def show(name: str, folder: Path) -> str:
             "or name the folder of the record: --results FOLDER."
         )
     try:
-        return table(json.loads(path.read_text()))
+        return table(json.loads(path.read_text(encoding="utf-8")), width)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise BadInput(f"{path} is not a record of the benchmark {name}: {error!r}") from error

@@ -2,28 +2,34 @@
 
 from typing import Any
 
-from wgflow._bench.tables import number, rows, title
+from wgflow.bench.tables import number, prose, rows, title
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any], width: int | None = None) -> str:
     """Return errors, orders and costs, a block a flow, and what K steps cost."""
     lines = [
-        title(record),
+        *prose(title(record), width),
         "",
-        "Errors to the exact flow at its end, relative to the distance travelled, against the number of steps.",
+        *prose(
+            "Errors to the exact flow at its end, relative to the distance travelled, against the number of steps.",
+            width,
+        ),
     ]
     for flow in record["results"]["flows"]:
         lines += ["", f"{flow['name']}, d = {flow['d']}, time {flow['horizon']:g}"]
         lines += rows(
             ["", *(f"{k} steps" for k in flow["steps"]), "order", "floor", "calls/step", "ms/step", "MB"],
             [_flow_row(row, flow["steps"]) for row in flow["methods"]],
+            width,
         )
     costs = record["results"]["cost_in_k"]
     last = max((len(r["seconds_per_phase"]) for r in costs.values()), default=0)
-    lines += ["", f"{last} JKO steps by S-JKO and by chains of maps, networks of one size; step k takes a + b (k - 1)"]
+    about = f"{last} JKO steps by S-JKO and by chains of maps, networks of one size; step k takes a + b (k - 1)"
+    lines += ["", *prose(about, width)]
     lines += rows(
         ["", "total ~ K^", "by fit", "a, ms", "b, ms", "calls/update, first", "last", "to sample", "growth, MB"],
         [_cost_row(name, r) for name, r in costs.items()],
+        width,
     )
     return "\n".join(lines)
 

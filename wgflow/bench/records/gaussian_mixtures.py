@@ -2,16 +2,20 @@
 
 from typing import Any
 
-from wgflow._bench.tables import number, rows, title
+from wgflow.bench.tables import number, prose, rows, title
+
+_ABOUT = (
+    "From N(0, 16 I) to equally heavy unit Gaussians. SymKL is the sum of both KL, by the densities that chains carry;",
+    "of the masses alone it is a lower bound. Behind a stroke: what as many exact draws of the target score.",
+)
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any], width: int | None = None) -> str:
     """Return the scores, a block a dimension, below them the published ones."""
     lines = [
-        title(record),
+        *prose(title(record), width),
         "",
-        "From N(0, 16 I) to equally heavy unit Gaussians. SymKL is the sum of both KL, by the densities that chains carry;",
-        "of the masses alone it is a lower bound. Behind a stroke: what as many exact draws of the target score.",
+        *(line for text in _ABOUT for line in prose(text, width)),
     ]
     for suite in record["results"]["suites"]:
         lines += ["", f"d = {suite['d']}"]
@@ -31,6 +35,7 @@ def table(record: dict[str, Any]) -> str:
                 "s",
             ],
             [_row(row) for row in [*suite["rows"], *suite["published"]]],
+            width,
         )
     return "\n".join(lines)
 

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from wgflow._bench.tables import number, rows, title
+from wgflow.bench.tables import number, prose, rows, title
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any], width: int | None = None) -> str:
     """Return errors and costs for every tolerance, a block a way to take a step."""
-    lines = [title(record), "", "Error to the exact JKO iterate, relative to the distance travelled."]
+    lines = [
+        *prose(title(record), width),
+        "",
+        *prose("Error to the exact JKO iterate, relative to the distance travelled.", width),
+    ]
     for way in record["results"]["ways"]:
         lines += ["", way["label"]]
         lines += rows(
@@ -21,5 +25,6 @@ def table(record: dict[str, Any]) -> str:
                 ]
                 for r in way["rows"]
             ],
+            width,
         )
     return "\n".join(lines)

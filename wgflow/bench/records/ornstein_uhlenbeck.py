@@ -2,25 +2,29 @@
 
 from typing import Any
 
-from wgflow._bench.tables import number, rows, title
+from wgflow.bench.tables import number, prose, rows, title
+
+_ABOUT = (
+    "Mean log10 of the symmetric KL to the exact law; in brackets, above the exact JKO iterates of the same targets.",
+    "* shaped to the problem: a family of Gaussians. Published scores of particles are those of a density estimate.",
+)
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: dict[str, Any], width: int | None = None) -> str:
     """Return scores, distances to the best possible score and costs, a block a dimension, and what the peer's code takes."""
     results = record["results"]
     times = results["times"]
     lines = [
-        title(record),
+        *prose(title(record), width),
         "",
-        "Mean log10 of the symmetric KL to the exact law; in brackets, above the exact JKO iterates of the same targets.",
-        "* shaped to the problem: a family of Gaussians. Published scores of particles are those of a density estimate.",
+        *(line for text in _ABOUT for line in prose(text, width)),
     ]
     for block in results["dims"]:
         lines += ["", f"d = {block['d']}"]
         lines += rows(
-            ["", *(f"t = {t}" for t in times), "targets", "s/step"], [_row(row, times) for row in block["rows"]]
+            ["", *(f"t = {t}" for t in times), "targets", "s/step"], [_row(row, times) for row in block["rows"]], width
         )
-    lines += ["", "CPU seconds of a JKO step with the number of the step, on a chain with cached points"]
+    lines += ["", *prose("CPU seconds of a JKO step with the number of the step, on a chain with cached points", width)]
     lines += rows(
         ["", "d", "step 2", "last step", "an evaluation, change over all steps, %"],
         [
@@ -32,16 +36,16 @@ def table(record: dict[str, Any]) -> str:
             ]
             for r in results["cost_of_step"]
         ],
+        width,
     )
     if results.get("mokrov"):
         last = results["mokrov"][0]["last"]
-        lines += [
-            "",
-            "CPU milliseconds of an iteration: the public code of Mokrov et al. (2 layers of 64, rank 5), and ours",
-        ]
+        about = "CPU milliseconds of an iteration: the public code of Mokrov et al. (2 layers of 64, rank 5), and ours"
+        lines += ["", *prose(about, width)]
         lines += rows(
             ["d", "batch", "theirs, step 1", f"theirs, step {last}", "ours, 2 x 64, any step", "ours, 1 x 32"],
             [_iteration(r) for r in results["mokrov"]],
+            width,
         )
     return "\n".join(lines)
 

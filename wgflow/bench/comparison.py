@@ -1,0 +1,320 @@
+"""Every method with every step size and every seed: errors, costs, and refusals with their reasons."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from wgflow.bench.counting import Counts, counted
+from wgflow.bench.measuring import Clock, peak_memory_mb, record, reset_peak
+from wgflow.bench.problem import Initial, Method, Problem, as_method
+from wgflow.bench.result import Result, Row, Status
+from wgflow.bench.scores import error_for, exact_draws
+from wgflow.core.errors import BadInput, Diverged, NotConverged, WgflowError
+from wgflow.core.fields import Count, Positive, Whole, checked
+from wgflow.core.outputs import number
+from wgflow.core.rng import generator, mixed
+from wgflow.driver.callbacks import Callback
+from wgflow.driver.compatibility import why_not
+from wgflow.driver.solution import Save
+from wgflow.driver.solve import solve
+from wgflow.functionals import Functional
+from wgflow.measures import Grid, MovingMeasure, Particles
+
+_ITERATIONS = "/iterations"
+_FLOOR_DRAWS = 5
+_SAME = 1e-3
+"""Errors of two seeds that differ by less, relatively, are those of a method without noise."""
+
+
+@checked
+def compare(
+    problem: Problem,
+    methods: Mapping[str, Any] | None = None,
+    *,
+    step_sizes: Sequence[Positive] | None = None,
+    seeds: Count | Sequence[Whole] = 1,
+    progress: bool = True,
+) -> Result:
+    """Run a problem by several methods, with several step sizes and seeds, and compare errors and costs.
+
+    Parameters
+    ----------
+    problem : Problem
+        The flow, of which the exact law is known.
+    methods : mapping from labels to methods, optional
+        A method is a solver (with its estimator inside), a function of the step size that returns one, a :class:`Method` with a
+        functional or a start of its own, or a ``Flow`` such as a preset. By default those of the problem.
+    step_sizes : sequence of float, optional
+        By default those of the problem.
+    seeds : int or sequence of int
+        How many, or which ones. Error bars are over them; methods without noise differ from seed to seed by nothing but the start,
+        where the problem draws one.
+    progress : bool
+        Show a bar on the standard error.
+
+    Returns
+    -------
+    Result
+        A row for every method and step size. A method that is refused, diverges or misses an inner tolerance is a row too, with the reason.
+
+    Raises
+    ------
+    BadInput
+        For no method, no step size, one that does not fit into the times of the problem, or an error that is no number.
+
+    Notes
+    -----
+    Every method first makes one step that is not measured, so that imports and allocations are nobody's. Errors are taken outside of
+    the clock. What a user's function raises on its own account ends the comparison.
+    """
+    ways = {label: as_method(m, label) for label, m in (problem.methods if methods is None else methods).items()}
+    sizes = tuple(problem.step_sizes if step_sizes is None else step_sizes)
+    if not ways:
+        raise BadInput("methods is empty: expected at least one, such as {'Euler': ForwardEuler()}")
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise BadInput(f"step_sizes={list(sizes)}: expected at least one, each once")
+    for h in sizes:
+        problem.steps(h)
+    which = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not which or len(set(which)) < len(which):
+        raise BadInput(f"seeds={list(which)}: expected at least one, each once")
+    jobs = [(label, m, h) for label, m in ways.items() for h in sizes if m.takes(h)]
+    for _, method, h in jobs:
+        method.with_step(h)
+    judge, start = _Judge.of(problem), _start(problem.initial, which[0])
+    start_errors = judge.start_errors(start)
+    rows: list[Row] = []
+    with tqdm(total=len(jobs) * len(which), disable=not progress, mininterval=0.5, leave=False) as bar:
+        for label, method, h in jobs:
+            bar.set_description_str(f"{label}, h = {h:g}")
+            if label not in {row.method for row in rows}:
+                _warm_up(problem, method, h, which[0])
+            rows.append(_row(problem, label, method, h, which, judge, bar))
+    return Result(
+        problem=problem.name,
+        times=problem.times,
+        step_sizes=sizes,
+        seeds=which,
+        start_errors=start_errors,
+        rows=tuple(rows),
+        about=record(start.device),
+    )
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Knows the exact law at every time, and how far from it a measure is."""
+
+    problem: Problem
+    exact: dict[float, Any]
+
+    @classmethod
+    def of(cls, problem: Problem) -> "_Judge":
+        exact = {t: problem.reference(t) for t in problem.times}
+        error = problem.error or error_for(exact[problem.horizon])
+        return cls(replace(problem, error=error), exact)
+
+    def __call__(self, measure: MovingMeasure, exact: Any) -> float:
+        assert self.problem.error is not None
+        error = number(self.problem.error(measure, exact), "the error of a Problem")
+        if error < 0:
+            raise BadInput(f"the error of a Problem is {error:g}: expected a number from 0 up, such as a distance")
+        return error
+
+    def at(self, measure: MovingMeasure, t: float) -> float | None:
+        """Error at a time of the problem; None where it is not finite."""
+        error = self(measure, self.exact[t])
+        return error if math.isfinite(error) else None
+
+    def start_errors(self, start: MovingMeasure) -> tuple[float | None, ...]:
+        """Errors of the start, as if it had not moved."""
+        begun = start.start(generator(0, start.device))
+        return tuple(self.at(begun, t) for t in self.problem.times)
+
+    def floor_of_start(self, start: MovingMeasure) -> float:
+        """Error at time 0: what sampling, or a grid, makes of the start; 0 where the reference does not know that time."""
+        try:
+            exact = self.problem.reference(0.0)
+        except (WgflowError, ArithmeticError, ValueError, LookupError):
+            return 0.0
+        return self(start.start(generator(0, start.device)), exact)
+
+    def floor_of_noise(self, start: MovingMeasure) -> float:
+        """Mean error of as many draws of the exact law itself, where they can be made."""
+        if not isinstance(start, Particles):
+            return 0.0
+        exact, rng, found = self.exact[self.problem.horizon], generator(mixed(0, 1), start.device), list[float]()
+        for _ in range(_FLOOR_DRAWS):
+            drawn = exact_draws(exact, len(start), rng)
+            if drawn is None:
+                return 0.0
+            found.append(self(replace(drawn, x=drawn.x.to(start.x.dtype)), exact))
+        return sum(found) / len(found)
+
+
+@dataclass
+class _Watch(Callback):
+    """Takes the errors between start and end, outside of the clock and of the counts."""
+
+    judge: _Judge
+    clock: Clock
+    counts: Counts
+    errors: list[float | None] = field(default_factory=list)
+    away: float = 0.0
+
+    def on_start(self, run: Any) -> None:
+        """What was asked for before is no part of the flow."""
+        self.counts.gradients = self.counts.networks = 0
+
+    def on_step(self, run: Any, row: dict[str, Any]) -> None:
+        """Take the error where it is time."""
+        times = self.judge.problem.times[:-1]
+        if len(self.errors) == len(times) or run.state.t < times[len(self.errors)] * (1 - 1e-9):
+            return
+        begun, before = self.clock()[0], replace(self.counts)
+        self.errors.append(self.judge.at(run.state.measure, times[len(self.errors)]))
+        self.counts.gradients, self.counts.networks = before.gradients, before.networks
+        self.away += self.clock()[0] - begun
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One run."""
+
+    status: Status
+    reason: str = ""
+    errors: tuple[float | None, ...] = ()
+    seconds: float = 0.0
+    gradients: int = 0
+    networks: int = 0
+    iterations: float = 0.0
+    memory_mb: float | None = None
+
+
+def _start(initial: Initial, seed: int) -> MovingMeasure:
+    if isinstance(initial, MovingMeasure):
+        return initial
+    start = initial(generator(mixed(seed, 1)))  # mixed: the noise of the flow is another one
+    if not isinstance(start, MovingMeasure):
+        raise BadInput(
+            f"initial(rng) returned a {type(start).__name__}: expected a measure that moves, such as Particles"
+        )
+    return start
+
+
+def _parts(problem: Problem, method: Method, seed: int) -> tuple[Functional, MovingMeasure]:
+    return method.functional or problem.functional, _start(method.initial or problem.initial, seed)
+
+
+def _warm_up(problem: Problem, method: Method, h: float, seed: int) -> None:
+    F, start = _parts(problem, method, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            solve(F, method.with_step(h), start, step_size=h, num_steps=1, seed=seed, save=Save(0))
+        except WgflowError:  # the run that is measured says it
+            return
+
+
+def _row(
+    problem: Problem, label: str, method: Method, h: float, seeds: Sequence[int], judge: _Judge, bar: "tqdm[Any]"
+) -> Row:
+    """Run a method with a step size; what ends one seed ends them all."""
+    runs: list[_Outcome] = []
+    for seed in seeds:
+        runs.append(_run(problem, method, h, seed, judge))
+        bar.update(1 if runs[-1].errors else len(seeds) - len(runs) + 1)
+        if not runs[-1].errors:
+            break
+    start = _parts(problem, method, seeds[0])[1]
+    worst = next((r for r in runs if r.status not in ("done", "unconverged")), None)
+    scored = [] if worst is not None else runs
+    worst = worst or next((r for r in runs if r.status != "done"), runs[0])
+    memory = [r.memory_mb for r in scored if r.memory_mb is not None]
+    return Row(
+        method=label,
+        step_size=h,
+        steps=problem.steps(h),
+        points=_points(start),
+        status=worst.status,
+        reason=worst.reason,
+        errors=tuple(r.errors for r in scored),
+        seconds=tuple(r.seconds for r in scored),
+        gradients=_mean([r.gradients for r in scored]),
+        networks=_mean([r.networks for r in scored]),
+        iterations=_mean([r.iterations for r in scored]),
+        memory_mb=max(memory, default=None),
+        floor=_floor(method, start, scored, judge),
+        eps=_eps(start),
+    )
+
+
+def _run(problem: Problem, method: Method, h: float, seed: int, judge: _Judge) -> _Outcome:
+    F, start = _parts(problem, method, seed)
+    device = start.device
+    try:
+        solver = method.with_step(h)
+        reason = why_not(F, solver, start)
+        if reason is not None:
+            return _Outcome("refused", reason)
+        clock = Clock(device)
+        reset_peak(device)
+        before = peak_memory_mb(device)
+        with warnings.catch_warnings(), counted() as counts:
+            warnings.simplefilter("ignore", NotConverged)  # the status says it
+            watch = _Watch(judge, clock, counts)
+            begun = clock()[0]
+            flow = solve(
+                F, solver, start, step_size=h, num_steps=problem.steps(h), seed=seed, save=Save(0), callbacks=[watch]
+            )
+            seconds = clock()[0] - begun - watch.away
+    except Diverged as error:
+        return _Outcome("diverged", str(error))
+    except WgflowError as error:
+        return _Outcome("refused", str(error))
+    after = peak_memory_mb(device)
+    inner = [row[key] for row in flow.history for key in row if key.endswith(_ITERATIONS)]
+    missed = ", ".join(
+        f"{name} missed its tolerance in {share:.0%} of the steps" for name, share in flow.unconverged.items()
+    )
+    return _Outcome(
+        "unconverged" if flow.unconverged else "done",
+        missed,
+        (*watch.errors, judge.at(flow.measure, problem.horizon)),
+        seconds,
+        counts.gradients,
+        counts.networks,
+        sum(inner),
+        None if before is None or after is None else after - before,
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _floor(method: Method, start: MovingMeasure, runs: Sequence[_Outcome], judge: _Judge) -> float:
+    """Error that is not one in time: given, or measured of the start and, for a noisy method, of exact draws."""
+    if method.floor is not None or not runs:
+        return method.floor or 0.0
+    ends = [e for r in runs if (e := r.errors[-1]) is not None]
+    noisy = max(ends) - min(ends) > _SAME * max(ends) if len(ends) > 1 else method.with_step(1.0).splits_entropy
+    floors = [judge.floor_of_start(start), *([judge.floor_of_noise(start)] if noisy else [])]
+    return max((f for f in floors if math.isfinite(f)), default=0.0)
+
+
+def _points(m: MovingMeasure) -> int | None:
+    """Of a cloud or a grid; nothing for what makes as many as it is asked for."""
+    if isinstance(m, Grid):
+        return m.mass.numel()
+    return len(m) if isinstance(m, Particles) else None
+
+
+def _eps(m: MovingMeasure) -> float:
+    rng = generator(0, m.device)
+    return torch.finfo(m.start(rng).inference().draw(1, rng).x.dtype).eps

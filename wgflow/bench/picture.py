@@ -1,0 +1,84 @@
+"""A comparison as a picture."""
+
+from typing import TYPE_CHECKING, Any
+
+from wgflow.core.errors import BadInput
+from wgflow.plotting._style import COLOURS, GREY, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from wgflow.bench.result import Result
+
+_MARKERS = "osD^vP"
+_DASHES = ("-", "--", ":")
+
+
+def picture(result: "Result", time: float | None = None) -> "Figure":
+    """Draw errors against step size, with the slopes that orders are, and against seconds.
+
+    Raises
+    ------
+    BadInput
+        When no method has an error to draw.
+    """
+    i = result.index(time)
+    curves = {}
+    for method in result.methods:
+        kept = [
+            row for row in result.of(method) if (row.error(i) or 0) > 0 and not result.unstable(row, result.times[i])
+        ]
+        if kept:
+            curves[method] = kept
+    if not curves:
+        raise BadInput("nothing to draw: no method of this comparison has an error above 0 that is not unstable")
+    with drawing(None, columns=2, size=(4.2, 3.9)) as (figure, (against_step, against_time)):
+        for j, (method, rows) in enumerate(curves.items()):
+            error, bars = [row.error(i) for row in rows], [row.spread(i) for row in rows]
+            style: dict[str, Any] = {
+                "color": COLOURS[j % len(COLOURS)],
+                "marker": _MARKERS[j % len(_MARKERS)],
+                "linestyle": _DASHES[j // len(COLOURS) % len(_DASHES)],
+                "markersize": 4.5,
+                "capsize": 2,
+                "elinewidth": 1,
+            }
+            order = result.order(method, time)
+            label = method if order.value is None else f"{method} ({order})"
+            against_step.errorbar([row.step_size for row in rows], error, bars, label=label, **style)
+            against_time.errorbar([row.cpu_seconds for row in rows], error, bars, **style)
+        _slopes(against_step, result, curves, time)
+        for panel in (against_step, against_time):
+            panel.set(xscale="log", yscale="log")
+        sizes = sorted({row.step_size for rows in curves.values() for row in rows})
+        if len(sizes) <= 6:
+            against_step.set_xticks(sizes, [f"{h:.3g}" for h in sizes])
+            against_step.set_xticks([], minor=True)
+        against_step.set(xlabel="step size h", ylabel=f"error at time {result.times[i]:g}")
+        against_time.set(xlabel=_clock(result))
+        figure.suptitle(result.problem, fontsize=10)
+        handles, labels = against_step.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(3, len(labels)), title="observed order in brackets"
+        )
+    return figure
+
+
+def _clock(result: "Result") -> str:
+    return "CPU seconds" if result.about["machine"]["device"] == "cpu" else "seconds on the GPU"
+
+
+def _slopes(panel: Any, result: "Result", curves: dict[str, Any], time: float | None) -> None:
+    """Draw one dashed line for every whole order that a method shows, below the lowest of those curves."""
+    shown: dict[int, list[Any]] = {}
+    for method, rows in curves.items():
+        order = result.order(method, time).value
+        if order is not None and round(order) >= 1:
+            shown.setdefault(round(order), []).append(rows)
+    i = result.index(time)
+    for p, found in shown.items():
+        rows = min(found, key=lambda rows: rows[-1].error(i))
+        h = [row.step_size for row in rows]
+        line = [0.6 * rows[-1].error(i) * (s / h[-1]) ** p for s in h]
+        panel.plot(h, line, "--", color=GREY, linewidth=1, zorder=1)
+        panel.annotate(f"{p}", (h[0], line[0]), (3, -3), textcoords="offset points", color=GREY, fontsize=8)

@@ -1,0 +1,82 @@
+"""How far a law is from the exact one: the errors that need no more than what the reference is."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgflow.core.errors import BadInput
+from wgflow.core.instead import shown
+from wgflow.functionals import SquaredW2
+from wgflow.measures import Chain, Gaussian, Grid, Measure, MovingMeasure, Particles
+from wgflow.reference import Moments, squared_w2
+
+Error = Callable[[MovingMeasure, Any], float]
+DRAWS = 50_000
+"""Fresh points that stand for a law that can make as many as it is asked for."""
+
+
+def cloud(measure: MovingMeasure) -> Particles:
+    """Return the points of a measure, in float64.
+
+    Particles are their own, a grid gives its nodes with their masses, and any other law 50,000 fresh draws, never those of its training.
+    """
+    if isinstance(measure, Grid):
+        return measure.nodes()
+    if isinstance(measure, Chain):
+        measure = replace(measure, density=False)  # points are all that is asked for
+    drawn = measure.inference().draw(DRAWS, torch.Generator(device=measure.device).manual_seed(1))
+    log_w = None if drawn.log_w is None else drawn.log_w.double()
+    return Particles(drawn.x.double(), log_w)
+
+
+def path_error(measure: MovingMeasure, exact: Tensor) -> float:
+    r"""Return :math:`\bigl(\sum_iw_i|x_i-y_i|^2\bigr)^{1/2}` between particles and where each should be, ``exact`` (n, \*event).
+
+    An upper bound of :math:`W_2`; raises ``BadInput`` for a measure without so many particles.
+    """
+    if not isinstance(measure, Particles) or measure.x.shape != exact.shape:
+        found = tuple(measure.x.shape) if isinstance(measure, Particles) else type(measure).__name__
+        raise BadInput(
+            f"the reference gives exact positions {tuple(exact.shape)}, one a particle, and the flow has {found}: compare "
+            "laws, Problem(error=w2_error) with Particles as the reference"
+        )
+    far = (measure.x.detach() - exact).double().square().flatten(1).sum(1)
+    return math.sqrt(float(measure.w.double() @ far))
+
+
+def moment_error(measure: MovingMeasure, exact: Moments | Gaussian) -> float:
+    r"""Return :math:`W_2` between the Gaussians with the means and covariances of the two laws; a lower bound of :math:`W_2`."""
+    moments = Moments(exact.mean.double(), exact.cov.double())
+    return math.sqrt(float(squared_w2(Moments.of(cloud(measure)), moments)))
+
+
+def w2_error(measure: MovingMeasure, exact: Particles) -> float:
+    r"""Return the exact :math:`W_2` to the cloud ``exact``; see ``SquaredW2`` for the sizes that are possible."""
+    target = Particles(exact.x.double(), None if exact.log_w is None else exact.log_w.double())
+    value = SquaredW2(target, batch=max(len(target), 1)).freeze(torch.Generator().manual_seed(0)).value(cloud(measure))
+    return math.sqrt(max(float(value), 0.0))
+
+
+def error_for(exact: Any) -> Error:
+    """Return the error that goes with what a reference returns; raises ``BadInput`` where there is none."""
+    if isinstance(exact, Tensor):
+        return path_error
+    if isinstance(exact, (Moments, Gaussian)):
+        return moment_error
+    if isinstance(exact, Particles):
+        return w2_error
+    raise BadInput(
+        f"the reference returned {shown(exact)}: expected the exact positions of the particles as a tensor, Moments, a Gaussian or "
+        "Particles. For another law say how far one is from it: Problem(error=f), with f(measure, exact) a number"
+    )
+
+
+def exact_draws(exact: Any, n: int, rng: torch.Generator) -> Particles | None:
+    """Return n draws of the exact law itself, or None where it cannot be drawn from."""
+    if isinstance(exact, Moments):
+        exact = exact.gaussian()
+    return exact.draw(n, rng) if isinstance(exact, Measure) and exact.can_draw else None

@@ -1,0 +1,178 @@
+"""``wgflow bench``: a comparison of solvers on a problem, or a record of the repository's own benchmarks."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Positive
+from wgflow.core.registry import near_misses
+from wgflow.core.rules import rule_of
+from wgflow.core.words import read
+
+if TYPE_CHECKING:
+    from wgflow.bench import Problem
+
+
+def bench(
+    name: str | None = None,
+    *,
+    problem: str | None = None,
+    solvers: str | None = None,
+    step_sizes: str | None = None,
+    seeds: Count = 1,
+    save: str | None = None,
+    plot: str | None = None,
+    results: str | None = None,
+    run: bool = False,
+    quick: bool = False,
+) -> None:
+    """Compare solvers on a problem whose exact flow is known, or show a record of the repository's own benchmarks.
+
+    Parameters
+    ----------
+    name
+        A problem or a record by name (wgflow list), or the file of a saved comparison. Default: the record of all discretizations.
+    problem
+        A problem of your own, as package.module:NAME of a Problem or of a function that returns one; the module is run.
+    solvers
+        Separated by commas: methods of the problem, solvers by name, or package.module:NAME. Default: the problem's methods.
+    step_sizes
+        Separated by commas. Default: those of the problem.
+    seeds
+        Seeds a method, for error bars.
+    save
+        Write the comparison to this JSON file.
+    plot
+        Draw it into this file.
+    results
+        Folder of the record. Default: those that came with wgflow.
+    run
+        Run the script of the record first, in a copy of the repository: minutes, for some an hour.
+    quick
+        Run it in seconds, for tests: the numbers mean nothing.
+    """
+    from wgflow.bench import PROBLEMS, load, records
+    from wgflow.bench.tables import terminal
+
+    if problem is not None and name is not None:
+        raise BadInput(f"name={name!r} and problem={problem!r} are two problems: give one of them")
+    options = {"--solvers": solvers, "--step-sizes": step_sizes, "--save": save, "--plot": plot}
+    given = [option for option, value in options.items() if value is not None] + ["--seeds"] * (seeds > 1)
+    if problem is not None or name in PROBLEMS:
+        if results or run or quick:
+            raise BadInput(
+                "--results, --run and --quick are for records: a comparison is measured now, --save FILE keeps it"
+            )
+        compare(
+            _problem(problem, "problem") if problem else PROBLEMS[str(name)](), solvers, step_sizes, seeds, save, plot
+        )
+        return
+    if given and not (name and name.endswith(".json") and given == ["--plot"]):
+        what = f"{name!r} is none" if name else "none is named"
+        raise BadInput(
+            f"{', '.join(given)}: for the comparison of a problem, and {what}. Problems: {', '.join(sorted(PROBLEMS))}"
+        )
+    if name is not None and name.endswith(".json"):
+        saved = load(name)
+        print(saved.table())
+        if plot is not None:
+            saved.plot().savefig(plot, dpi=150)
+        return
+    name = "discretizations" if name is None else name
+    if name not in records.names():
+        known = sorted([*PROBLEMS, *records.names()])
+        raise BadInput(
+            f"no problem or record is called {name!r}: {near_misses(name, known)}. One of your own: --problem module:NAME"
+        )
+    folder = Path(results) if results else records.RESULTS
+    if run or quick:
+        if quick and not results:
+            folder = Path(tempfile.mkdtemp())
+        records.run(name, folder, quick)
+    print(records.show(name, folder, terminal()))
+
+
+def compare(
+    problem: "Problem", solvers: str | None, step_sizes: str | None, seeds: int, save: str | None, plot: str | None
+) -> None:
+    """Run a comparison and print it, a table a time; everything is checked before anything runs."""
+    from wgflow.bench import compare as run
+
+    methods = None if solvers is None else {word: _method(problem, word) for word in _words(solvers, "solvers")}
+    if methods is None and not problem.methods:
+        raise BadInput(f"{problem.name} names no methods of its own: say which solvers, --solvers forward_euler,heun")
+    sizes = None if step_sizes is None else [_size(word) for word in _words(step_sizes, "step_sizes")]
+    result = run(problem, methods, step_sizes=sizes, seeds=seeds)
+    if save is not None:
+        result.save(save)
+    print("\n\n".join(str(result.table(time)) for time in result.times))
+    if plot is not None:
+        result.plot().savefig(plot, dpi=150)
+
+
+def _words(text: str, name: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if "" in words:
+        raise BadInput(f"{name}={text!r}: expected names separated by commas, one is empty")
+    return words
+
+
+def _size(word: str) -> float:
+    value = read(Positive, word, "step_sizes")
+    rule = rule_of(Positive)
+    return value if rule is None else rule(value, "step_sizes={}")
+
+
+def _problem(name: str, what: str) -> "Problem":
+    from wgflow.bench import Problem
+
+    found = _named(name, what)
+    made = found() if callable(found) else found
+    if not isinstance(made, Problem):
+        raise BadInput(
+            f"{what}={name!r} is a {type(made).__name__}: expected a wgflow.bench.Problem, or a function that returns one"
+        )
+    return made
+
+
+def _method(problem: "Problem", name: str) -> Any:
+    from wgflow import SOLVERS
+    from wgflow.bench.problem import as_method
+
+    if name in problem.methods:
+        return problem.methods[name]
+    if ":" in name:
+        return as_method(_named(name, "solvers"), name)
+    if name not in SOLVERS:
+        known = [*problem.methods, *SOLVERS]
+        raise BadInput(f"no solver is called {name!r}: {near_misses(name, known)}, or package.module:NAME")
+    try:
+        return SOLVERS[name]()
+    except TypeError as error:
+        raise BadInput(
+            f"{name} cannot be made without arguments ({error}): write it in a module, package.module:NAME"
+        ) from error
+
+
+def _named(name: str, what: str) -> Any:
+    """Return an object of the user's; the present folder counts as a place of modules, as for ``python -m``."""
+    from wgflow.generative.recipe import named_object
+
+    if ":" not in name:
+        raise BadInput(f"{what}={name!r}: expected package.module:NAME")
+    with _present_folder():
+        return named_object(name, what)
+
+
+@contextmanager
+def _present_folder() -> Iterator[None]:
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
