@@ -87,7 +87,7 @@ def bench(
     if name not in records.names():
         known = sorted([*PROBLEMS, *records.names()])
         raise BadInput(
-            f"no problem or record is called {name!r}: {near_misses(name, known)}. One of your own: --problem module:NAME"
+            f"{name!r}: no problem and no table of that name, {near_misses(name, known)}. One of your own: --problem module:NAME"
         )
     folder = Path(results) if results else records.RESULTS
     if run or quick:
