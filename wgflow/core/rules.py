@@ -130,21 +130,20 @@ def _annotated(base: Any, *extras: Any) -> Rule | None:
 
 
 def _number(inside: Range) -> Rule:
-    def accept(v: Any) -> Any:
-        if type(v) is not float:
-            v = _plain_number(v)
-        return v if v is not REFUSED and v in inside else REFUSED
-
-    return Rule(accept, inside.says, (float,))
+    return _within(inside, float, _plain_number)
 
 
 def _whole(inside: Range) -> Rule:
+    return _within(inside, int, _plain_whole)
+
+
+def _within(inside: Range, kind: type, plain: Callable[[Any], Any]) -> Rule:
     def accept(v: Any) -> Any:
-        if type(v) is not int:
-            v = _plain_whole(v)
+        if type(v) is not kind:
+            v = plain(v)
         return v if v is not REFUSED and v in inside else REFUSED
 
-    return Rule(accept, inside.says, (int,))
+    return Rule(accept, inside.says, (kind,))
 
 
 def _plain_number(v: Any) -> Any:
