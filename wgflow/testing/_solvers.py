@@ -1,0 +1,319 @@
+"""What a solver owes its callers."""
+
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wgflow._rng import generator, global_generators
+from wgflow._state import load_state, state_dict, tensors
+from wgflow.callbacks import Callback
+from wgflow.checkpoint import Checkpoint
+from wgflow.compatibility import why_not
+from wgflow.errors import BadInput, Incompatible
+from wgflow.functionals import KL, Functional, InteractionEnergy, PotentialEnergy
+from wgflow.kernels import PowerLaw
+from wgflow.maps import Affine
+from wgflow.measures import Chain, Grid, MovingMeasure, Particles, Pushforward, Regression, StandardNormal, Unnormalised
+from wgflow.optim import Adam
+from wgflow.solve import solve
+from wgflow.solvers import Solver, State
+from wgflow.testing._arguments import refuses_wrong_arguments
+from wgflow.testing._checks import Suite, applies, close
+from wgflow.testing._precision import double_precision
+from wgflow.testing._worlds import global_state_kept, points, through_a_file, untouched
+
+
+@dataclass(frozen=True)
+class SolverCase:
+    """A solver with a functional and a measure that it accepts, and the steps to take."""
+
+    solver: Solver
+    F: Functional
+    measure: MovingMeasure
+    step_size: float = 0.3
+    num_steps: int = 3
+
+    @classmethod
+    def of(
+        cls,
+        solver: Solver,
+        F: Functional | None = None,
+        measure: MovingMeasure | None = None,
+        step_size: float = 0.3,
+        num_steps: int = 3,
+    ) -> "SolverCase":
+        """Return the case of a solver; a functional and a measure that it accepts are found, where none are given.
+
+        Raises
+        ------
+        BadInput
+            When it accepts none of the simple ones.
+        Incompatible
+            When it refuses those that are given.
+        """
+        functionals = _functionals() if F is None else [F]
+        measures = _measures() if measure is None else [measure]
+        found = [(G, m) for m in measures for G in functionals if why_not(G, solver, m) is None]
+        if found:
+            return cls(solver.suited(found[0][1]), *found[0], step_size, num_steps)
+        reason = why_not(functionals[0], solver, measures[0])
+        if F is not None and measure is not None:
+            raise Incompatible(str(reason))
+        raise BadInput(
+            f"{type(solver).__name__} accepts none of the simple functionals on the simple measures: give F=... and measure=... that it "
+            f"does. Of the first pair it says: {reason}"
+        )
+
+    def run(self, **options: Any) -> State:
+        """Return the state at the end of a flow."""
+        return self.flow(**options).state
+
+    def flow(self, **options: Any) -> Any:
+        """Return a flow."""
+        given = {"step_size": self.step_size, "num_steps": self.num_steps} | options
+        return solve(self.F, self.solver, self.measure, **given)
+
+
+def _functionals() -> list[Functional]:
+    banana = lambda x: -0.5 * (x[:, 0].square() + (x[:, 1] - x[:, 0].square() / 4).square())  # noqa: E731
+    return [
+        KL(Unnormalised(banana, 2)),
+        _quadratic(),
+        KL(StandardNormal(2, dtype=torch.float32), 64),
+    ]
+
+
+def _measures() -> list[MovingMeasure]:
+    x = points((2,), 6, seed=1, dtype=torch.float32)
+    normal = StandardNormal(2, dtype=torch.float32)
+    net = nn.Linear(2, 2, dtype=torch.float32)
+    follow = Regression(Adam(1e-2), batch=8)
+    return [
+        Particles(x, torch.randn(6, generator=generator(2), dtype=torch.float32)),
+        Particles(x),
+        Pushforward(normal, net, regression=follow),
+        Chain(normal, Affine(2).float()),
+        Grid.of(normal, low=(-4, -4), high=(4, 4), shape=(8, 8), dtype=torch.float32),
+    ]
+
+
+SOLVER = Suite[SolverCase](double=False)
+
+
+@SOLVER.check
+def steps_count_time(case: SolverCase) -> None:
+    """Time step k takes at most updates(k) updates, after which k has grown by 1 and t by the step size; all is finite."""
+    solver = case.solver
+    with global_generators(0, torch.device("cpu")):
+        state = solver.init(case.F, case.measure, generator(0))
+        for k in range(case.num_steps):
+            budget = solver.updates(k)
+            for done in range(budget):
+                assert state.k == k, f"k is {state.k} after {done} updates of step {k}"
+                state, info = solver.update(case.F, state, case.step_size)
+                _numbers(info)
+                if state.k != k:
+                    break
+            assert state.k == k + 1, f"k is {state.k} after the {budget} updates that step {k} takes by updates({k})"
+            close(state.t, (k + 1) * case.step_size, f"the time after {k + 1} steps is wrong", rtol=1e-12)
+    counted, total = solver.updates_before(case.num_steps), sum(map(solver.updates, range(case.num_steps)))
+    assert counted == total, f"updates_before({case.num_steps}) is {counted}, and the sum of updates(k) is {total}"
+    _finite(state)
+
+
+def _numbers(info: Any) -> None:
+    assert isinstance(info, dict), f"update returns a {type(info).__name__} beside the state, expected a dictionary"
+    for name, value in info.items():
+        plain = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.dim() == 0)
+        assert plain, f"update reports {name!r} = {type(value).__name__}, expected a number or a 0-d tensor"
+
+
+def _finite(state: State) -> None:
+    saved = tensors(state_dict(state.measure))
+    assert all(bool(torch.isfinite(t).all()) for t in saved if t.is_floating_point()), (
+        "the measure after the steps is not finite"
+    )
+
+
+def resumes(case: SolverCase, at: Callable[[int], list[int]]) -> State:
+    """Hold a solver to going on from a saved state as if nothing had happened, bit for bit; returns its last state.
+
+    ``at`` turns the number of updates into those after which the state is written, read into one that was initialised with
+    another seed, and updated to the end.
+    """
+    F, solver, h = case.F, case.solver, case.step_size
+
+    def rest(state: State) -> Iterator[State]:
+        while state.k < case.num_steps:
+            state, _ = solver.update(F, state, h)
+            yield state
+
+    with global_generators(0, torch.device("cpu")):
+        total = sum(1 for _ in rest(solver.init(F, case.measure, generator(0))))
+        chosen, first = at(total), solver.init(F, case.measure, generator(0))
+        saved = {0: through_a_file(first)} if 0 in chosen else {}
+        for done, state in enumerate(rest(first), 1):
+            if done in chosen:
+                saved[done] = through_a_file(state)
+        for done, plain in saved.items():
+            *_, resumed = rest(load_state(solver.init(F, case.measure, generator(99)), plain))
+            same(resumed, state, f"a flow that was saved after {done} of {total} updates, and went on, is another one")
+    return state
+
+
+def same(ours: State, theirs: State, claim: str) -> None:
+    """Raise ``AssertionError`` unless two states are equal bit for bit."""
+    a, b = (tensors(state_dict(s)) for s in (ours, theirs))
+    assert (ours.k, ours.t) == (theirs.k, theirs.t), (
+        f"{claim}: at step {ours.k}, time {ours.t}, in the place of {theirs.k}, {theirs.t}"
+    )
+    assert len(a) == len(b), f"{claim}: it holds {len(a)} tensors in the place of {len(b)}"
+    for s, t in zip(a, b, strict=True):
+        if not torch.equal(s, t):
+            off = float((s.double() - t.double()).abs().max()) if s.shape == t.shape else math.inf
+            raise AssertionError(f"{claim}: a tensor of shape {tuple(t.shape)} in its state is off by {off:.2g}")
+
+
+@SOLVER.check
+def resumes_after_every_update(case: SolverCase) -> None:
+    """Saved after any update and loaded into a state of another seed, a flow goes on bit for bit as it would have."""
+    resumes(case, lambda total: list(range(total)) if total <= 30 else [0, 1, total // 2, total - 1])
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _InterruptAt(Callback):
+    """Counts updates, and stops the process, as it were, after so many."""
+
+    def __init__(self, update: int) -> None:
+        self.update, self.seen = update, 0
+
+    def on_update(self, run: Any, info: Any) -> None:
+        """Stop when the time has come."""
+        self.seen += 1
+        if run.updates == self.update:
+            raise _Interrupted
+
+
+@SOLVER.check
+def resumes_through_a_checkpoint(case: SolverCase) -> None:
+    """Interrupted and called again with the same checkpoint, solve returns the state and history of a flow in one go."""
+    counter = _InterruptAt(-1)
+    whole = case.flow(callbacks=[counter])
+    total = counter.seen
+    for update in sorted({2, total // 2, total - 1} & set(range(1, total))):
+        with tempfile.TemporaryDirectory() as folder:
+            place: dict[str, Any] = {"checkpoint": Checkpoint(Path(folder) / "run", every_updates=1)}
+            with suppress(_Interrupted):
+                case.flow(callbacks=[_InterruptAt(update)], **place)
+            resumed = case.flow(**place)
+        same(
+            resumed.state, whole.state, f"a flow that was interrupted after {update} of {total} updates is another one"
+        )
+        untimed = [[{**row, "seconds": 0} for row in flow.history] for flow in (resumed, whole)]
+        assert untimed[0] == untimed[1], (
+            f"a flow that was interrupted after {update} of {total} updates has another history"
+        )
+
+
+@SOLVER.check
+def the_seed_decides_everything(case: SolverCase) -> None:
+    """The same seed gives the same flow bit for bit, whatever the global generators are at, and they are not used."""
+    torch.manual_seed(1)
+    one = case.run(seed=5)
+    torch.manual_seed(2)
+    ends: list[State] = []
+    global_state_kept(lambda: ends.append(case.run(seed=5)), "a flow")
+    same(ends[0], one, "two flows of one seed differ")
+
+
+@SOLVER.check
+def inputs_are_left_as_they_were(case: SolverCase) -> None:
+    """Solver, functional and measure are as they were after a flow: settings, tensors, networks and their modes."""
+    held = [case.solver, case.F, case.measure]
+    untouched(held, lambda: case.flow(num_steps=2), "a flow changes what it is given")
+
+
+@SOLVER.check
+def refuses_what_cannot_move(case: SolverCase) -> None:
+    """A measure that does not move is refused with a reason before anything starts."""
+    still = StandardNormal(*case.measure.event_shape) if isinstance(case.measure, Particles) else StandardNormal(2)
+    assert why_not(case.F, case.solver, still) is not None, "a measure that does not move is accepted"
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A flow of particles whose end at time 1 is known."""
+
+    name: str
+    F: Functional
+    start: Particles
+    end: Tensor
+
+
+def _problems() -> list[_Problem]:
+    with double_precision():
+        x = torch.tensor([[0.1], [-0.6]])
+        well = PotentialEnergy(lambda x: (x.square() - 1).square().sum(1) / 4)
+        ends = x * math.e / (1 + x * x * math.expm1(2.0)).sqrt()
+        cloud = Particles(torch.tensor([[0.0, 1.0], [2.0, 0.5], [-1.0, 3.0]]), torch.tensor([0.2, 0.3, 0.5]).log())
+        mean = (cloud.w[:, None] * cloud.x).sum(0)
+        attraction = InteractionEnergy(1.5 * PowerLaw(2))
+        return [
+            _Problem("the double well (x²-1)²/4", well, Particles(x), ends),
+            _Problem("quadratic attraction", attraction, cloud, mean + math.exp(-1.5) * (cloud.x - mean)),
+            _Problem("a quadratic potential", _quadratic(), Particles(x), x / math.e),
+        ]
+
+
+def _quadratic() -> PotentialEnergy:
+    return PotentialEnergy(lambda x: x.square().sum(1) / 2, proximal=lambda x, h: x / (1 + h))
+
+
+def _observed(case: SolverCase, errors: Callable[[list[Tensor], _Problem], list[Tensor]], against: str) -> None:
+    """Hold a solver to its order by the errors that are made of its ends at successively halved steps."""
+    solver, order = case.solver, case.solver.order
+    applies(order is not None, "it declares no order")
+    assert order is not None
+    problems = [q for q in _problems() if why_not(q.F, solver, q.start) is None]
+    applies(problems, "it accepts no smooth problem of particles whose solution is known")
+    coarsest = 5 if solver.implicit else 16
+    for q in problems[:2]:
+        flows = [
+            solve(q.F, solver, q.start, step_size=1 / n, num_steps=n) for n in (coarsest, 2 * coarsest, 4 * coarsest)
+        ]
+        sizes = [float(e.norm()) for e in errors([flow.measure.x for flow in flows], q)]  # type: ignore[union-attr]
+        orders = [math.log2(a / b) if a > 0 < b else math.inf for a, b in itertools.pairwise(sizes)]
+        advice = " An implicit solver shows it with an exact inner minimiser only, such as optim=LBFGS(), iters=1."
+        assert all(abs(s - order) <= 0.15 for s in orders), (
+            f"order = {order} is declared, and {against} on {q.name}, {', '.join(f'{e:.2g}' for e in sizes)} with halved steps, shows "
+            f"{', '.join(f'{s:.2f}' for s in orders)}.{advice if solver.implicit else ''}"
+        )
+
+
+@SOLVER.check
+def order_shows_against_the_exact_flow(case: SolverCase) -> None:
+    """Halving the step divides the error to the exact gradient flow by 2^order, on smooth problems of particles."""
+    _observed(case, lambda ends, q: [x - q.end for x in ends], "the error to the exact flow")
+
+
+@SOLVER.check
+def order_shows_between_its_own_steps(case: SolverCase) -> None:
+    """Halving the step divides its effect by 2^order, whatever flow the solver converges to."""
+    _observed(case, lambda ends, q: [y - x for x, y in itertools.pairwise(ends)], "the effect of halving the step")
+
+
+@SOLVER.check
+def wrong_arguments_are_refused(case: SolverCase) -> None:
+    """Nothing but an error of wgflow leaves the constructor, and of values of every kind most are refused."""
+    refuses_wrong_arguments(case.solver)
