@@ -4,6 +4,9 @@ from wgflow.core import startup  # noqa: F401  takes Ctrl-C while the others are
 from wgflow.core.moved import find_moved
 
 # isort: split
+from importlib import import_module
+from types import ModuleType
+
 from wgflow import bench, maps, plotting, presets, reference
 from wgflow.core.errors import (
     BadInput,
@@ -140,6 +143,14 @@ from wgflow.solvers import (
 )
 
 find_moved()
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import what few programs use when it is first asked for."""
+    if name == "testing":
+        return import_module("wgflow.testing")
+    raise AttributeError(f"module 'wgflow' has no attribute {name!r}")
+
 
 __all__ = [
     "ESTIMATORS",
@@ -280,6 +291,7 @@ __all__ = [
     "register_measure",
     "register_solver",
     "solve",
+    "testing",
     "transport_cost",
     "twenty_five_gaussians",
     "velocity_at",

@@ -18,7 +18,7 @@ FLOORS = [
     ["estimators", "metrics"],
     ["solvers"],
     ["driver"],
-    ["plotting", "presets"],
+    ["plotting", "presets", "testing"],
     ["bench"],
     ["__init__"],
     ["generative"],

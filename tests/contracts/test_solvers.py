@@ -1,28 +1,27 @@
 """What every registered solver owes its callers, on every measure and estimator that it accepts."""
 
-import copy
 import dataclasses
-import io
 import itertools
 import re
 
 import pytest
 import torch
+from _contract import Contract
 from _exact import rng
 from torch import nn
 
 from wgflow import (
     ESTIMATORS,
     FUNCTIONALS,
+    JKO,
+    LBFGS,
     R1,
     RBF,
     SOLVERS,
     Adam,
     Autograd,
     Blob,
-    Callback,
     Chain,
-    Checkpoint,
     Cosine,
     Critic,
     Entropy,
@@ -46,9 +45,9 @@ from wgflow import (
     solve,
     why_not,
 )
-from wgflow.core.rng import global_generators
 from wgflow.maps import Affine, ICNNGradient
-from wgflow.storage.state import load_state, state_dict, tensors
+from wgflow.storage.state import state_dict, tensors
+from wgflow.testing._solvers import SOLVER, SolverCase, resumes
 
 H, STEPS = 0.3, 3
 
@@ -140,8 +139,9 @@ def reason(combination):
     return why_not(*parts(*combination))
 
 
-def run(combination, **options):
-    return solve(*parts(*combination), **{"step_size": H, "num_steps": STEPS} | options)
+def case(combination, num_steps=STEPS):
+    F, solver, measure = parts(*combination)
+    return SolverCase(solver.suited(measure), F, measure, H, num_steps)
 
 
 REASONS = {c: reason(c) for c in COMBINATIONS}
@@ -207,24 +207,12 @@ def test_accepted_combinations_run_and_resume_exactly(name, solver):
     for combination in itertools.product([name], [solver], MAKE_ESTIMATOR, MEASURES):
         if REASONS[combination] is not None:
             continue
-        F, solver, measure = parts(*combination)
-        with global_generators(0, torch.device("cpu")):
-            total = solver.updates(0) + solver.updates(1)
-            state = solver.init(F, measure, rng(0))
-            for done in range(total):
-                if done == total // 2:
-                    file = io.BytesIO()
-                    torch.save(state_dict(state), file)
-                state, _ = solver.update(F, state, H)
-            file.seek(0)
-            resumed = load_state(solver.init(F, measure, rng(9)), torch.load(file, weights_only=True))
-            for _ in range(total - total // 2):
-                resumed, _ = solver.update(F, resumed, H)
+        two = case(combination, 2)
+        state = resumes(two, [(two.solver.updates(0) + two.solver.updates(1)) // 2])
         assert state.k == 2, combination
         assert state.t == pytest.approx(2 * H), combination
         saved = tensors(state_dict(state.measure))
         assert all(bool(torch.isfinite(t).all()) for t in saved if t.is_floating_point()), combination
-        assert same(resumed, state), combination
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -248,7 +236,7 @@ def test_a_refused_combination_says_why_and_what_to_use_instead(solver):
 def test_solve_raises_the_reason():
     combination = next(c for c, why in REASONS.items() if why is not None)
     with pytest.raises(Incompatible) as error:
-        run(combination)
+        solve(*parts(*combination), step_size=H, num_steps=1)
     assert str(error.value) == REASONS[combination]
 
 
@@ -265,95 +253,48 @@ def test_static_measures_and_targets_without_draws_are_refused():
 
 # --- reproducible, resumable, without side effects ------------------------------------------------------------------
 
-
-def everything(state):
-    return tensors(state_dict(state)), state.k, state.t
-
-
-def same(ours, theirs):
-    (a, *counts), (b, *others) = everything(ours), everything(theirs)
-    return counts == others and len(a) == len(b) and all(map(torch.equal, a, b))
+CHECKS = [*SOLVER.checks]
+OF_THE_SOLVER = {"wrong_arguments_are_refused", *(name for name in CHECKS if name.startswith("order"))}
 
 
+@pytest.mark.parametrize("check", [name for name in CHECKS if name not in OF_THE_SOLVER])
 @pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_the_seed_decides_everything_and_the_global_generator_nothing(combination):
-    torch.manual_seed(1)
-    one = run(combination, seed=5)
-    torch.manual_seed(2)
-    before = torch.get_rng_state()
-    two = run(combination, seed=5)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert same(one.state, two.state)
+def test_contract(combination, check):
+    held = with_networks(case(combination)) if check == "inputs_are_left_as_they_were" else case(combination)
+    next(c for c in SOLVER.of(held) if c.name == check)()
 
 
-def stepped(F, solver, measure, seed):
-    return solver.init(F, measure, rng(seed))
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_resume_is_exact_after_every_update(combination):
-    """Save, load into a state initialised from another seed, go on: bit for bit the same, inside and between steps."""
-    F, solver, measure = parts(*combination)
-    total = sum(solver.updates(k) for k in range(STEPS))
-    state, saved = solver.init(F, measure, rng(0)), []
-    for _ in range(total):
-        file = io.BytesIO()
-        torch.save(state_dict(state), file)
-        saved.append(file)
-        state, _ = solver.update(F, state, H)
-    assert state.k == STEPS
-    for done, file in enumerate(saved):
-        file.seek(0)
-        plain = torch.load(file, weights_only=True)
-        resumed = load_state(solver.init(F, measure, rng(99)), plain)
-        for _ in range(total - done):
-            resumed, _ = solver.update(F, resumed, H)
-        assert same(resumed, state), f"resumed after {done} of {total} updates"
-
-
-class Interrupted(Exception):
-    pass
-
-
-class InterruptAt(Callback):
-    """Stops the process, as it were, after so many updates."""
-
-    def __init__(self, update):
-        self.update = update
-
-    def on_update(self, run, info):
-        if run.updates == self.update:
-            raise Interrupted
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_resume_through_a_checkpoint_is_exact(combination, tmp_path):
-    whole = run(combination)
-    total = sum(make_solver(*combination[1:3]).updates(k) for k in range(STEPS))
-    for update in {2, total // 2, total - 1}:
-        place = {"checkpoint": Checkpoint(tmp_path / str(update), every_updates=1)}
-        with pytest.raises(Interrupted):
-            run(combination, callbacks=[InterruptAt(update)], **place)
-        resumed = run(combination, **place)
-        assert same(resumed.state, whole.state)
-        untimed = [[{**row, "seconds": 0} for row in flow.history] for flow in (resumed, whole)]
-        assert untimed[0] == untimed[1]
-
-
-@pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
-def test_configuration_and_inputs_are_left_as_they_were(combination):
-    F, solver, measure = parts(*combination)
-    generator, critic = Noisy().eval(), potential_net().eval()
+def with_networks(case):
+    """Give networks as such, in evaluation mode, in the place of what makes them."""
+    measure, solver = case.measure, case.solver
     if isinstance(measure, Pushforward):
-        measure = dataclasses.replace(measure, net=generator)
+        measure = dataclasses.replace(measure, net=Noisy().eval())
     if isinstance(solver.estimator, Critic):
-        solver = dataclasses.replace(solver, estimator=dataclasses.replace(solver.estimator, net=critic))
-    held = [*generator.state_dict().values(), *critic.state_dict().values()]
-    held += [t for m in (measure, F.data()) if isinstance(m, Particles) for t in (m.x, m.log_w) if t is not None]
-    copies, description = copy.deepcopy(held), repr((solver, measure))
-    solve(F, solver, measure, step_size=H, num_steps=2)
-    assert all(map(torch.equal, held, copies))
-    assert not any(t.requires_grad for t in held)
-    assert all(p.requires_grad and p.grad is None for net in (generator, critic) for p in net.parameters())
-    assert not any(module.training for net in (generator, critic) for module in net.modules())
-    assert repr((solver, measure)) == description
+        solver = dataclasses.replace(
+            solver, estimator=dataclasses.replace(solver.estimator, net=potential_net().eval())
+        )
+    return dataclasses.replace(case, measure=measure, solver=solver)
+
+
+# What shows an order; the flows of the last two are no gradient flows of the functional.
+EXACT = {
+    "jko": JKO(optim=LBFGS(tolerance=2e-7), iters=1),
+    **{name: SOLVERS[name].example(Autograd()) for name in SOLVERS if name != "jko"},
+}
+EXACT_ORDER, OWN_ORDER = "order_shows_against_the_exact_flow", "order_shows_between_its_own_steps"
+ORDERS = Contract(
+    SOLVERS,
+    EXACT.__getitem__,
+    dict.fromkeys(("entropic_jko", "forward_backward", "mala"), (EXACT_ORDER, OWN_ORDER)),
+    dict.fromkeys(("accelerated", "with_reaction"), (EXACT_ORDER,)),
+)
+
+
+@pytest.mark.parametrize(("name", "check"), [c for c in ORDERS.cases if c[1].name in OF_THE_SOLVER])
+def test_contract_of_the_solver_itself(name, check):
+    ORDERS.holds(name, check)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_what_is_not_checked_does_not_apply(name):
+    ORDERS.skips(name)

@@ -8,7 +8,7 @@ Every function runs the checks of its kind, returns a :class:`Report` of what pa
 from collections.abc import Mapping
 from typing import Any
 
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
 from wgflow.estimators import Estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import Kernel

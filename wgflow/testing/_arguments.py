@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from wgflow._fields import field_rules
-from wgflow._rules import resolved
-from wgflow.errors import WgflowError
+from wgflow.core.errors import WgflowError
+from wgflow.core.fields import field_rules
+from wgflow.core.rules import resolved
 from wgflow.estimators import Autograd
 from wgflow.kernels import RBF
 from wgflow.measures import Particles, StandardNormal
@@ -36,9 +36,10 @@ def refuses_wrong_arguments(made: Any) -> None:
     applies(dataclasses.is_dataclass(made), "it is no dataclass")
     given = [f for f in dataclasses.fields(made) if f.init and not f.name.startswith("_")]
     applies(given, "it has no fields")
-    wrong, name = wrong_values(), type(made).__name__
-    checks = getattr(type(made).__post_init__, "checks", False)  # not of a class that looks at its fields itself
-    known = {rule for rule, _ in field_rules(type(made))} if checks else set()
+    kind: type = type(made)
+    wrong, name = wrong_values(), kind.__name__
+    checks = getattr(made.__post_init__, "checks", False)  # not of a class that looks at its fields itself
+    known = {rule for rule, _ in field_rules(kind)} if checks else set()
     for f in given:
         refused = 0
         for value in wrong:
@@ -51,7 +52,7 @@ def refuses_wrong_arguments(made: Any) -> None:
                     f"{name}({f.name}={value!r}) raises {type(error).__name__} ({error}), expected BadInput: annotate the field, or check "
                     "it in __post_init__"
                 ) from error
-        if f.name not in known or resolved(f.type, type(made).__module__) is Any:
+        if f.name not in known or resolved(f.type, kind.__module__) is Any:
             continue
         assert refused >= len(wrong) / 2, (
             f"{name}({f.name}=...) takes {len(wrong) - refused} of {len(wrong)} values of every kind: its annotation "

@@ -10,8 +10,8 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from wgflow._registry import near_misses
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.registry import near_misses
 from wgflow.testing._precision import double_precision
 
 C = TypeVar("C")
@@ -129,7 +129,8 @@ def run_all(subject: str, checks: Iterable[Check], excused: Mapping[str, str] | 
     if failed:
         lines = [f"  {name}: {_said(error)}" for name, error in failed.items()]
         head = f"{subject}: {len(failed)} of {len(checks) - len(skipped)} checks failed"
-        raise AssertionError("\n".join([head, *lines])) from next(iter(failed.values()))
+        foreign = (error for error in failed.values() if not isinstance(error, AssertionError))
+        raise AssertionError("\n".join([head, *lines])) from next(foreign, None)
     return Report(subject, tuple(passed), skipped)
 
 
@@ -161,9 +162,9 @@ def close(found: Any, expected: Any, claim: str, *, rtol: float = 0.0, atol: flo
     worst = int(excess.argmax())
     at = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), a.shape))
     place = f" at {list(at)}" if at else ""
-    a, b, gap, allowed = (t.flatten()[worst].item() for t in (a, b, gap, allowed.expand_as(gap)))
+    ours, theirs, off, most = (float(t.flatten()[worst]) for t in (a, b, gap, allowed))
     raise AssertionError(
-        f"{claim}: found {a:.8g} in the place of {b:.8g}{place}, off by {gap:.2g} where {allowed:.2g} is allowed"
+        f"{claim}: found {ours:.8g} in the place of {theirs:.8g}{place}, off by {off:.2g} where {most:.2g} is allowed"
     )
 
 

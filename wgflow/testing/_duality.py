@@ -1,13 +1,13 @@
 """What a functional with a dual form owes: Fenchel and Young, and the pieces of an f-divergence."""
 
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 
 import torch
 from torch import Tensor
 
-from wgflow._rng import generator
+from wgflow.core.rng import generator
 from wgflow.functionals import FDivergence, Functional
+from wgflow.functionals.base import Potential
 from wgflow.measures import Particles
 from wgflow.testing._checks import applies, at_most, close
 from wgflow.testing._functionals import FUNCTIONAL, FunctionalCase
@@ -27,12 +27,12 @@ def _on_atoms(F: Functional) -> bool:
     return F.needs_density and is_dataclass(F) and "target" in {f.name for f in fields(F)}
 
 
-def _pairs(case: FunctionalCase) -> tuple[Tensor, Functional, Particles, list[Callable[[Tensor], Tensor]]]:
+def _pairs(case: FunctionalCase) -> tuple[Tensor, Functional, Particles, list[Potential]]:
     """Return the value, a realisation, the law and random critics, on common atoms for what compares densities."""
     if not _on_atoms(case.F):
-        nets = [critic(tuple(case.p.event_shape), seed) for seed in range(20)]
+        nets: list[Potential] = [critic(tuple(case.p.event_shape), seed) for seed in range(20)]
         F = case.frozen()
-        return F.value(case.p), F, case.p, nets  # type: ignore[return-value]
+        return F.value(case.p), F, case.p, nets
     x, nu, rho = _atoms()
     F = replace(case.F, target=Atoms(x, nu))  # type: ignore[type-var]
     drawn = replace(case.F, target=Particles(x, nu.log()))  # type: ignore[type-var]

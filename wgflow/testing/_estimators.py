@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow._outputs import scalar
-from wgflow._rng import generator
-from wgflow._state import load_state
-from wgflow.compatibility import why_not
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.outputs import scalar
+from wgflow.core.rng import generator
+from wgflow.driver.compatibility import why_not
 from wgflow.estimators import Estimator
 from wgflow.functionals import KL, EnergyDistance, Functional, PotentialEnergy
 from wgflow.measures import Measure, Particles, StandardNormal
 from wgflow.solvers import ForwardEuler
+from wgflow.storage.state import load_state
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, close
 from wgflow.testing._precision import cast, double_precision

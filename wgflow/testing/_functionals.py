@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._rng import generator
-from wgflow._typing import Points
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.rng import generator
+from wgflow.core.typing import Points
 from wgflow.functionals import Functional
 from wgflow.measures import Measure, Particles
 from wgflow.testing._arguments import refuses_wrong_arguments
@@ -150,7 +150,7 @@ def gradients_are_central_differences(case: FunctionalCase) -> None:
     held = [case.p.x, case.p.log_weights]
     for name, s in case.forms().items():
 
-        def of(x: Tensor, log_w: Tensor, s: Form = s) -> Tensor:
+        def of(x: Tensor, log_w: Tensor, *, s: Form = s) -> Tensor:
             return s(Particles(x, log_w, case.log_rho(x)))
 
         leaves = [t.clone().requires_grad_(True) for t in held]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow._rng import generator
-from wgflow.errors import Unsupported
+from wgflow.core.errors import Unsupported
+from wgflow.core.rng import generator
 from wgflow.kernels import Kernel
 from wgflow.measures import Particles
 from wgflow.testing._arguments import refuses_wrong_arguments

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wgflow._rng import generator
-from wgflow._typing import Points
-from wgflow.errors import BadInput, Unsupported
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.rng import generator
+from wgflow.core.typing import Points
 from wgflow.maps import TransportMap
 from wgflow.testing._checks import Suite, applies, at_most, close
 from wgflow.testing._worlds import critic, global_state_kept, points, through_a_file, untouched

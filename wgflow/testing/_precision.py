@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from wgflow._fields import Checked
+from wgflow.core.fields import Checked
 
 T = TypeVar("T")
 
@@ -34,6 +34,27 @@ def cast(obj: T, dtype: torch.dtype) -> T:
     return _cast(obj, dtype)
 
 
+def tensors_in(obj: Any) -> Iterator[Tensor]:
+    """Yield the tensors, and the weights of the networks, that an object holds where :func:`cast` looks."""
+    if isinstance(obj, Tensor):
+        yield obj
+    elif isinstance(obj, nn.Module):
+        yield from (*obj.parameters(), *obj.buffers())
+    elif isinstance(obj, (list, tuple)):
+        for value in obj:
+            yield from tensors_in(value)
+    elif isinstance(obj, dict):
+        yield from tensors_in(list(obj.values()))
+    elif isinstance(obj, MethodType):
+        yield from tensors_in(obj.__self__)
+    elif _holds_fields(obj):
+        yield from tensors_in(list(vars(obj).values()))
+
+
+def _holds_fields(obj: Any) -> bool:
+    return isinstance(obj, Checked) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type))
+
+
 def _cast(obj: Any, dtype: torch.dtype) -> Any:
     if isinstance(obj, Tensor):
         return obj.detach().to(dtype) if obj.is_floating_point() else obj
@@ -47,7 +68,7 @@ def _cast(obj: Any, dtype: torch.dtype) -> Any:
         return type(obj)(_cast(value, dtype) for value in obj)
     if isinstance(obj, MethodType):
         return MethodType(obj.__func__, _cast(obj.__self__, dtype))
-    if isinstance(obj, Checked) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type)):
+    if _holds_fields(obj):
         made = copy.copy(obj)
         for name, value in vars(obj).items():
             object.__setattr__(made, name, _cast(value, dtype))

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow._describe import describe, differences
-from wgflow._rng import generator, seeded
-from wgflow._state import state_dict
-from wgflow._typing import Points
-from wgflow.errors import BadInput
+from wgflow.core.errors import BadInput
+from wgflow.core.rng import generator, seeded
+from wgflow.core.typing import Points
 from wgflow.measures import Gaussian, Measure, Particles
-from wgflow.testing._precision import cast
+from wgflow.storage.describe import describe, differences
+from wgflow.storage.state import state_dict
+from wgflow.testing._precision import cast, tensors_in
 
 N = 7
 
@@ -119,11 +119,20 @@ def central(f: Callable[..., Tensor], inputs: list[Tensor], h: float = 1e-6) -> 
 
 
 def untouched(held: Any, act: Callable[[], Any], claim: str) -> None:
-    """Run ``act`` and raise ``AssertionError`` if it changed anything in ``held``: settings, tensors, networks and their modes."""
-    before = describe(held)
+    """Run ``act`` and raise ``AssertionError`` if it changed anything in ``held``.
+
+    Settings, tensors, networks and their modes, and what is noted for gradients.
+    """
+    before, kept = describe(held), [(t, t.requires_grad, t.grad) for t in tensors_in(held)]
     act()
     found = differences(before, describe(held))
     assert not found, f"{claim}: {found[0]}"
+    for t, required, grad in kept:
+        shape = tuple(t.shape)
+        assert t.requires_grad == required, (
+            f"{claim}: a tensor of shape {shape} has requires_grad = {t.requires_grad} now"
+        )
+        assert t.grad is grad, f"{claim}: a tensor of shape {shape} has a gradient now"
 
 
 def through_a_file(obj: Any) -> Any:
