@@ -45,13 +45,12 @@ from wgflow import (
     maps,
     metrics,
     optim,
-    pacing,
     presets,
     reference,
-    schedules,
 )
 from wgflow.core.fields import Checked, Count, Finite, Positive, PositiveOrInfinite, checked, field_rules
 from wgflow.core.rules import resolved, rule_of
+from wgflow.driver import pacing, schedules
 from wgflow.kernels import InverseMultiquadric, Laplace, Matern, PowerLaw, Riesz
 from wgflow.optim import TridiagonalNewton
 from wgflow.testing._arguments import refuses_wrong_arguments
