@@ -164,8 +164,8 @@ class _Watch(Callback):
     judge: _Judge
     clock: Clock
     counts: Counts
-    errors: list[float | None] = field(default_factory=list)
-    away: float = 0.0
+    errors: list[float | None] = field(default_factory=list, init=False)
+    away: float = field(default=0.0, init=False)
 
     def on_start(self, run: Any) -> None:
         """What was asked for before is no part of the flow."""
