@@ -151,11 +151,11 @@ def variants(recipe: Recipe, data: ImageData, device: torch.device) -> dict[str,
     }
 
 
-def times(loops: dict[str, Loop], rounds: int, device: torch.device) -> dict[str, list[list[float]]]:
+def times(loops: dict[str, Loop], updates: int, device: torch.device) -> dict[str, list[list[float]]]:
     """Return the (work, wall) seconds of every update of every loop, run side by side in random order."""
     clock, order = Clock(device), random.Random(0)
     found: dict[str, list[list[float]]] = {name: [] for name in loops}
-    for _ in range(rounds * PERIOD):
+    for _ in range(updates):
         for name in order.sample(sorted(loops), len(loops)):
             begun = clock()
             loops[name].run(1)
@@ -178,13 +178,13 @@ def _without(values: Sequence[float], every: int) -> list[float]:
     return [v for i, v in enumerate(values) if i % every]
 
 
-def speed(recipe: Recipe, data: ImageData, rounds: int, device: torch.device) -> dict[str, Any]:
+def speed(recipe: Recipe, data: ImageData, updates: int, device: torch.device) -> dict[str, Any]:
     """Answer (c): images per second, shares of the time, and what each choice costs."""
     loops = variants(recipe, data, device)
     for loop in loops.values():
-        loop.run(PERIOD)  # a warm-up that keeps lazy R1 in step
+        loop.run(min(PERIOD, updates))  # a warm-up that keeps lazy R1 in step
     loops["base"].flow.solver.estimator.seconds.clear()
-    found = times(loops, rounds, device)
+    found = times(loops, updates, device)
     work = {name: typical([t for t, _ in v]) for name, v in found.items()}
     base, base_error = work["base"]
     ratio = {n: t / base for n, (t, _) in work.items()}
@@ -216,7 +216,7 @@ def settings(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
     if args.batch or args.quick:
         recipe = replace(recipe, batch=args.batch or 8)
     if args.quick:
-        args.rounds, args.trace_updates = 1, 2
+        args.trace_updates = 2
     kept = {k: getattr(args, k) for k in ("recipe", "rounds", "trace_updates", "image_size", "quick")}
     return recipe, kept | {
         "network": recipe.network,
@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     results = {
         "host_reads": syncs({"images": flow} | toys(device), args.trace_updates, device),
         "fake_batch": fake_batch(flow, args.trace_updates),
-        "speed": speed(recipe, data, args.rounds, device),
+        "speed": speed(recipe, data, 2 if args.quick else args.rounds * PERIOD, device),
     }
     path = write("hot_loop", args.results, kept, results, device)
     reads = results["host_reads"]

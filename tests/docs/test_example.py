@@ -1,7 +1,10 @@
 """The example of the README runs as its first lines say."""
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +29,17 @@ def run(*options: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("divergence", ["kl", "js_nonsat"])
-def test_a_few_updates_of_the_example(tmp_path, divergence):
+def run_here(*options: str) -> str:
+    """Run the example in this process, which has imported everything before."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(EXAMPLE), "--device", "cpu", *options])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(("divergence", "run"), [("kl", run), ("js_nonsat", run_here)])
+def test_a_few_updates_of_the_example(tmp_path, divergence, run):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "pictures.npz", images=rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8))
     options = ["--data", str(tmp_path / "pictures.npz"), "--folder", str(tmp_path / "run"), "--divergence", divergence,

@@ -489,15 +489,13 @@ def test_the_users_settings_are_left_alone():
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_backend_with_windows_is_not_asked_for_one():
-    code = "import torch, wgflow as wg; wg.plotting.particles(wg.Particles(torch.zeros(2, 2))).canvas.draw()"
+def test_importing_plotting_imports_no_matplotlib_and_a_backend_with_windows_is_not_asked_for_one():
+    code = (
+        "import sys, torch, wgflow as wg, wgflow.plotting; assert 'matplotlib' not in sys.modules\n"
+        "wg.plotting.particles(wg.Particles(torch.zeros(2, 2))).canvas.draw()"
+    )
     held = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     subprocess.run([sys.executable, "-c", code], check=True, env=held | {"MPLBACKEND": "TkAgg"})
-
-
-def test_importing_plotting_imports_no_matplotlib():
-    code = "import sys, wgflow.plotting; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_backend_that_matplotlib_does_not_know_is_named() -> None:
