@@ -2,7 +2,7 @@
 
 from wgflow.core.fields import checked
 from wgflow.core.rng import generator
-from wgflow.functionals import Functional, Sum
+from wgflow.functionals import Functional, Penalty, Sum
 from wgflow.measures import Measure, MovingMeasure, Pushforward
 from wgflow.solvers import Solver
 
@@ -66,8 +66,10 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
             f"{who} needs draws of the target, and an {type(undrawn[0]).__name__} density has none. Use a Dataset or a Gaussian, "
             "or KL with an estimator that needs its log density only, such as Stein(kernel)."
         )
-    if getattr(e, "r1", None) is not None and F.data() is None:
-        return f"R1 penalises the critic on data points, and {f} has no data. Leave r1 out of {kind}."
+    for name in ("r1", "penalty"):
+        if isinstance(penalty := getattr(e, name, None), Penalty) and F.data() is None:
+            what = type(penalty).__name__
+            return f"{what} penalises the critic on data points, and {f} has no data. Leave {name} out of {kind}."
     if solver.needs_tracked_points and not measure.tracks_points:
         return f"{s} attaches noise or weights to points, and {m} draws new ones every time. Use Particles."
     if measure.replays_moves and not solver.implicit:

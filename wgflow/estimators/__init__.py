@@ -2,26 +2,32 @@
 
 from wgflow.estimators.autograd import Autograd
 from wgflow.estimators.base import ESTIMATORS, Estimator, register_estimator
-from wgflow.estimators.critic import R1, Critic, CriticState
+from wgflow.estimators.bounded import Clipped, spectral_norm
+from wgflow.estimators.critic import Critic, CriticState
 from wgflow.estimators.entropic import Blob, EntropyEstimator, KDEScore, LearnedScore, ProximalScore
 from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.estimators.probe import velocity_at
 from wgflow.estimators.stein import Stein
+from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
 
 __all__ = [
     "ESTIMATORS",
     "R1",
     "Autograd",
     "Blob",
+    "Clipped",
     "Critic",
     "CriticState",
     "EntropyEstimator",
     "Estimator",
     "EvaluationNoise",
+    "GradientPenalty",
     "KDEScore",
     "LearnedScore",
+    "Penalty",
     "ProximalScore",
     "Stein",
     "register_estimator",
+    "spectral_norm",
     "velocity_at",
 ]

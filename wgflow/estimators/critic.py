@@ -2,42 +2,22 @@ r"""The first variation by a trained network: the maximiser of the variational f
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Checked, Count, NonNegative
+from wgflow.core.fields import Count
 from wgflow.core.instead import shown
 from wgflow.core.networks import called
+from wgflow.core.rng import aside
 from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
-from wgflow.functionals import Functional
+from wgflow.functionals import R1, Functional, Penalty
 from wgflow.measures import Particles
 from wgflow.optim import Adam, Descent, Optim
 from wgflow.optim.balance import BATCHES, imbalance
-
-
-@dataclass(frozen=True)
-class R1(Checked):
-    r"""Gradient penalty on data, :math:`\frac{\gamma}{2}E_\nu\lVert\nabla v(y)\rVert^2` (squared norm summed over coordinates).
-
-    Parameters
-    ----------
-    gamma : float
-        The S-JKO paper writes :math:`\lambda E\lVert\nabla v\rVert^2` (:math:`\gamma=2\lambda`); its code and UOTM's apply
-        :math:`\lambda/2` (:math:`\gamma=\lambda`).
-    every : int
-        Apply it at every so many critic updates only, ``every`` times as strong (lazy regularisation).
-    """
-
-    gamma: NonNegative
-    every: Count = 1
-
-    def __call__(self, v: Tensor, nu: Particles) -> Scalar:
-        """Penalty from the critic's values ``v`` (n,) at the data ``nu``, whose points require gradient."""
-        (grad,) = torch.autograd.grad(v.sum(), nu.x, create_graph=True)
-        return self.gamma / 2 * self.every * nu.mean(grad.flatten(1).square().sum(1))
 
 
 @dataclass(eq=False)
@@ -67,17 +47,22 @@ class Critic(Estimator):
         Critic updates each time the solver asks (one per update of the moving measure in S-JKO).
     r1 : R1, optional
         Gradient penalty on the data points of the critic step.
+    penalty : Penalty or "own" or None
+        Another penalty, such as ``GradientPenalty(10, "gp")``. By default the functional's own: ``GradientPenalty()`` for ``W1``, whose
+        critics must not be steep, and none for the others. None for a network that is bounded by itself
+        (``spectral_norm(net)``, ``Clipped(net)``).
 
     Notes
     -----
     One update costs one forward pass on a model batch (drawn without gradient), one on a data batch and one backward
-    pass; R1 adds a backward pass of a backward pass.
+    pass; R1 adds a backward pass of a backward pass, a penalty between model and data another forward pass as well.
     """
 
     net: NetSource
     optim: Optim = field(default_factory=lambda: Adam(1e-4))
     iters: Count = 1
     r1: R1 | None = None
+    penalty: Penalty | Literal["own"] | None = "own"
 
     needs = ("conjugate", "variational")
     needs_samples = True
@@ -89,38 +74,43 @@ class Critic(Estimator):
         return cls(lambda: nn.Linear(2, 1))
 
     def init(self, F: Functional, rng: torch.Generator) -> CriticState:
-        """Build the network and its optimiser."""
+        """Build the network and its optimiser; raises ``BadInput`` for a network that does not give a point one number."""
         net = build_pointwise(self.net, rng, "critic")
+        data = F.at(0, 0.0).data()
+        if data is not None and data.can_draw:
+            _look(net, data.draw(2, aside(rng)).x)
         return CriticState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:
         """Ascend ``iters`` times, each on a fresh realisation of ``F`` and a fresh batch."""
         info: Info = {}
         for _ in range(self.iters):
-            info = self._ascend(F.freeze(rng), draw(rng), es)
+            info = self._ascend(F.freeze(rng), draw(rng), es, rng)
         return info
 
-    def _ascend(self, F: Functional, rho: Particles, es: CriticState) -> Info:
-        r1 = None if self.r1 is None or es.descent.updates % self.r1.every else self.r1
+    def _ascend(self, F: Functional, rho: Particles, es: CriticState, rng: torch.Generator) -> Info:
+        looked = [_Looked.at(p, F, rho, rng) for p in self.penalties(F) if es.descent.updates % p.every == 0]
         info: Info = {}
-        report = es.descent.minimise(lambda: self._loss(F, rho, _Evaluated(es.net), r1, info))
+        report = es.descent.minimise(lambda: self._loss(F, rho, _Evaluated(es.net), looked, info))
         info |= {f"critic/{name}": value for name, value in report.items()}
         return {name: torch.as_tensor(value).detach() for name, value in info.items()}
 
+    def penalties(self, F: Functional) -> list[Penalty]:
+        """Return what the critic's loss holds beside the objective of ``F``."""
+        other = F.penalty() if self.penalty == "own" else self.penalty
+        return [p for p in (self.r1, other) if isinstance(p, Penalty)]
+
     @staticmethod
-    def _loss(F: Functional, rho: Particles, net: "_Evaluated", r1: R1 | None, info: Info) -> Scalar:
+    def _loss(F: Functional, rho: Particles, net: "_Evaluated", looked: "list[_Looked]", info: Info) -> Scalar:
         data = F.data()
-        if r1 is not None:
-            assert isinstance(data, Particles), "why_not() asks for data"
-            data.x.requires_grad_(True)
         value = F.variational(net, rho)
-        loss = F.critic_penalty(net, rho) - value
         info.update({"critic/objective": value, "critic/model": rho.mean(net(rho.x))})
         if isinstance(data, Particles):
             info["critic/data"] = data.mean(net(data.x))
-            if r1 is not None:
-                info["critic/r1"] = r1(net(data.x), data)
-                loss = loss + info["critic/r1"]
+        loss = -value
+        for penalty, at in looked:
+            info[f"critic/{penalty.label}"] = penalty(net(at.x), at)
+            loss = loss + info[f"critic/{penalty.label}"]
         info.update({f"critic/{name}": value for name, value in F.diagnostics(net).items()})
         return loss
 
@@ -130,13 +120,13 @@ class Critic(Estimator):
         Their gradients in the critic's weights cancel at its maximum: the two sides then agree on every direction that the
         network can move in.
         """
-        r1 = None if self.r1 is None else replace(self.r1, every=1)
 
         def parts() -> Iterator[tuple[Scalar, Scalar]]:
             for _ in range(BATCHES):
                 realised, rho, net = F.freeze(rng), draw(rng), _Evaluated(es.net)
+                looked = [_Looked.at(p, realised, rho, rng) for p in map(_at_every_update, self.penalties(F))]
                 model = realised.surrogate(net, rho)
-                yield model, -self._loss(realised, rho, net, r1, {}) - model
+                yield model, -self._loss(realised, rho, net, looked, {}) - model
 
         return imbalance(parts(), es.descent.parameters)
 
@@ -148,6 +138,34 @@ class Critic(Estimator):
         r"""Return :math:`\varphi(x)`, shape (n,), without gradient."""
         with torch.no_grad():
             return F.witness(_Evaluated(es.net)(x))
+
+
+class _Looked(NamedTuple):
+    """A penalty and the points that it looks at in one update."""
+
+    penalty: Penalty
+    points: Particles
+
+    @classmethod
+    def at(cls, penalty: Penalty, F: Functional, rho: Particles, rng: torch.Generator) -> "_Looked":
+        data = F.data()
+        assert isinstance(data, Particles), "why_not() asks for data"
+        points = penalty.where(rho, data, rng)
+        points.x.requires_grad_(True)
+        return cls(penalty, points)
+
+
+def _look(net: nn.Module, x: Points) -> None:
+    """Evaluate a network once, before work starts, and leave it as it was."""
+    training = {module: module.training for module in net.modules()}
+    with torch.no_grad():
+        _Evaluated(net.eval())(x)
+    for module, mode in training.items():
+        module.training = mode
+
+
+def _at_every_update(penalty: Penalty) -> Penalty:
+    return penalty if penalty.every == 1 else replace(penalty, every=1)  # type: ignore[type-var]
 
 
 class _Evaluated:

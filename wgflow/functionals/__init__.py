@@ -17,6 +17,7 @@ from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEne
 from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
 from wgflow.functionals.kale import KALE, KALESolution
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
+from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
 from wgflow.functionals.sinkhorn import SinkhornDivergence
 from wgflow.functionals.sliced import SlicedWasserstein
 from wgflow.functionals.stein import SquaredKSD
@@ -27,6 +28,7 @@ __all__ = [
     "KALE",
     "KL",
     "MMD",
+    "R1",
     "W1",
     "Chi2",
     "Chi2Signed",
@@ -35,6 +37,7 @@ __all__ = [
     "Entropy",
     "FDivergence",
     "Functional",
+    "GradientPenalty",
     "Identity",
     "InteractionEnergy",
     "JSExact",
@@ -42,6 +45,7 @@ __all__ = [
     "KALESolution",
     "KLDonskerVaradhan",
     "KLUncentred",
+    "Penalty",
     "PotentialEnergy",
     "PowerEntropy",
     "Scaled",

@@ -1,6 +1,6 @@
 """Sums and multiples of functionals: the algebra of the maths is the algebra of the objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -10,6 +10,7 @@ from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Finite
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.base import Functional, Potential
+from wgflow.functionals.penalties import GradientPenalty
 from wgflow.measures import Measure, Particles
 
 
@@ -67,9 +68,10 @@ class Scaled(Functional):
         """Return ``c`` times the term's."""
         return self.c * self.term.surrogate(net, rho)
 
-    def critic_penalty(self, net: Potential, rho: Particles) -> Scalar | float:
-        """Return ``c`` times the term's."""
-        return self.c * self.term.critic_penalty(net, rho)
+    def penalty(self) -> GradientPenalty | None:
+        """Return the term's with ``c`` times its weight, so that the critic of a multiple is that of the term."""
+        own = self.term.penalty()
+        return None if own is None else replace(own, weight=self.c * own.weight)
 
     def diagnostics(self, net: Potential) -> Info:
         """Return the term's."""
@@ -140,8 +142,13 @@ class Sum(Functional):
         return any(t.needs_density for t in self.terms)
 
     def dual_terms(self) -> list[Functional]:
-        """Return the terms that a critic would estimate; a solvable sum has one at most."""
-        return [t for t in self.terms if t.can("conjugate") or t.can("variational")]
+        """Return the terms that a critic would estimate; a solvable sum has one at most.
+
+        Of several with a dual, those that know their value on points (W1) leave the critic to the one that does not.
+        """
+        dual = [t for t in self.terms if t.can("conjugate") or t.can("variational")]
+        without_value = [t for t in dual if t.needs_density or not t.can("value")]
+        return without_value or dual
 
     def _split(self) -> tuple[Functional, list[Functional]]:
         dual = self.dual_terms()
@@ -185,9 +192,9 @@ class Sum(Functional):
         dual, rest = self._split()
         return torch.stack([dual.surrogate(net, rho), *(t.value(rho) for t in rest)]).sum()
 
-    def critic_penalty(self, net: Potential, rho: Particles) -> Scalar | float:
+    def penalty(self) -> GradientPenalty | None:
         """Return the critic term's."""
-        return self._split()[0].critic_penalty(net, rho)
+        return self._split()[0].penalty()
 
     def diagnostics(self, net: Potential) -> Info:
         """Return the critic term's."""

@@ -13,6 +13,7 @@ from wgflow.core.instead import suggest
 from wgflow.core.linear import Linear
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Info, Points, Scalar
+from wgflow.functionals.penalties import GradientPenalty
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Measure, Particles
@@ -82,9 +83,9 @@ class Functional(Checked, Linear):
         r"""Part of the critic's estimate of :math:`F` that depends on :math:`\rho`: what the moving measure descends."""
         return rho.mean(self.witness(net(rho.x)))
 
-    def critic_penalty(self, net: Potential, rho: Particles) -> Scalar | float:
-        """Term subtracted from what the critic ascends, for a functional that needs one (W1)."""
-        return 0.0
+    def penalty(self) -> GradientPenalty | None:
+        """Return the penalty without which a critic would leave the domain of the dual (W1); None by default."""
+        return None
 
     def diagnostics(self, net: Potential) -> Info:
         """Return what a critic's values on the target points tell about its quality; nothing by default."""

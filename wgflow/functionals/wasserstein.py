@@ -11,7 +11,8 @@ from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Count
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals._clouds import comparable, weights
-from wgflow.functionals.base import Functional, register_functional
+from wgflow.functionals.base import Functional, Potential, drawn, register_functional
+from wgflow.functionals.penalties import GradientPenalty
 from wgflow.measures import Measure, Particles, StandardNormal
 from wgflow.numerics.cache import remember
 from wgflow.numerics.exact_transport import assignment, distances, unit, weighted
@@ -134,6 +135,11 @@ class SquaredW2(ExactTransport):
 
     Peyré and Cuturi (2019), chapters 2 and 3.
 
+    **By a critic** (W2-FE, Huang and Malik 2024) of any number of points in batches: :math:`E_\rho\varphi+E_\nu\varphi^c` with
+    :math:`\varphi=-v` and the c-transform :math:`\varphi^c(y)=\min_z|z-y|^2-\varphi(z)` over the points of both batches. Its supremum
+    is the exact value between the batches, whatever the critic; no second network and no penalty. Between batches the distance is
+    larger than between the laws, by what a batch of points misses of them. The authors of W2-FE train two potentials with penalties.
+
     Examples
     --------
     >>> import torch
@@ -143,6 +149,15 @@ class SquaredW2(ExactTransport):
     """
 
     power = 2
+    reference = ("peyre2019computational", "huang2024generative")
+
+    def variational(self, net: Potential, rho: Particles) -> Scalar:
+        r"""Return :math:`E_\rho\varphi+E_\nu\varphi^c`, with the c-transform over the points of both batches."""
+        nu = comparable(rho, self.target)
+        points = [(p.x.flatten(1) - nu.x.flatten(1).mean(0), self.witness(net(p.x))) for p in (rho, nu)]
+        y = points[1][0]
+        least = torch.stack([(torch.cdist(z, y).square() - phi[:, None]).amin(0) for z, phi in points]).amin(0)
+        return self.surrogate(net, rho) + nu.mean(least)
 
 
 @register_functional("w1")
@@ -152,6 +167,11 @@ class W1(ExactTransport):
 
     Its flow moves mass along transport rays at unit speed and arrives in finite time. A particle that coincides with its
     partner gets no force, so that one that lands on it stays; a step of size h stops within h of it.
+
+    Two ways to estimate it: ``Autograd`` goes by the optimal plan between batches, ``Critic`` trains a potential with
+    :math:`W_1=\sup\{E_\nu v-E_\rho v:v\ \text{1-Lipschitz}\}`. A network obeys that by a penalty (``GradientPenalty()`` unless the critic
+    says otherwise). With a ``Pushforward`` under ``ForwardEuler`` the second is W1-FE (Malik and Huang 2024), and WGAN with one
+    regression step.
 
     Parameters
     ----------
@@ -169,8 +189,8 @@ class W1(ExactTransport):
 
     Notes
     -----
-    Costs are those of :class:`SquaredW2`. The optimal plan is often not unique, nor then the direction of a particle: the
-    derivatives are those at the plan that the algorithm returns.
+    Costs of the exact value are those of :class:`SquaredW2`. The optimal plan is often not unique, nor then the direction of a
+    particle: the derivatives are those at the plan that the algorithm returns.
 
     Examples
     --------
@@ -180,6 +200,16 @@ class W1(ExactTransport):
     """
 
     power = 1
+    reference = ("peyre2019computational", "malik2024differential", "arjovsky2017wasserstein")
+
+    def conjugate(self, phi: Potential) -> Scalar:
+        r"""Return :math:`E_\nu\varphi`: :math:`F^*` on 1-Lipschitz functions. Off them it is infinite, which a penalty stands for."""
+        nu = drawn(self.target)
+        return nu.mean(phi(nu.x))
+
+    def penalty(self) -> GradientPenalty:
+        """Return the one-sided penalty on slopes above 1."""
+        return GradientPenalty()
 
 
 class _Exact(torch.autograd.Function):
