@@ -85,7 +85,7 @@ def test_w1_has_the_one_sided_penalty_unless_the_critic_says_otherwise() -> None
     assert Critic(mlp(2)).penalties(F) == [GradientPenalty(10.0, "lp")]
     assert Critic(mlp(2)).penalties(0.5 * F + PotentialEnergy(torch.sum)) == [GradientPenalty(5.0, "lp")]
     assert Critic(mlp(2), penalty=GradientPenalty(1.0, "gp")).penalties(F) == [GradientPenalty(1.0, "gp")]
-    assert Critic(mlp(2), penalty=None).penalties(F) == []
+    assert Critic(mlp(2), penalty="none").penalties(F) == []
     for F in (KL(StandardNormal(2)), SquaredW2(StandardNormal(2))):
         assert Critic(mlp(2)).penalties(F) == []
         assert Critic(mlp(2), r1=R1(1.0), penalty=GradientPenalty(1.0)).penalties(F) == [R1(1.0), GradientPenalty(1.0)]
@@ -177,7 +177,7 @@ def slope(net: nn.Module) -> float:
 def test_spectral_norm_bounds_the_slope_by_one_also_after_training() -> None:
     state = solve(
         W1(Particles(torch.full((8, 2), 3.0))),
-        ForwardEuler(Critic(spectral_norm(relu_net()), Adam(1e-2), iters=30, penalty=None)),
+        ForwardEuler(Critic(spectral_norm(relu_net()), Adam(1e-2), iters=30, penalty="none")),
         Particles(torch.zeros(8, 2)),
         step_size=0.1,
         num_steps=3,
@@ -200,7 +200,7 @@ def _scaled(c: float) -> nn.Module:
 def test_clipping_holds_every_weight_during_training_and_moves_the_particles() -> None:
     flow = solve(
         W1(Particles(torch.full((8, 2), 3.0))),
-        ForwardEuler(Critic(Clipped(relu_net(), 0.3), Adam(1e-2), iters=30, penalty=None)),
+        ForwardEuler(Critic(Clipped(relu_net(), 0.3), Adam(1e-2), iters=30, penalty="none")),
         Particles(torch.zeros(8, 2)),
         step_size=0.05,
         num_steps=5,

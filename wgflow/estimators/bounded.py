@@ -14,7 +14,7 @@ class Clipped(nn.Module):
     r"""A network whose parameters are brought back into :math:`[-c,c]` after every update (weight clipping).
 
     Its slope is then bounded by a constant that nobody knows: with the critic of ``W1`` the flow is that of a multiple of the
-    distance, and time runs at another pace. Use ``Critic(Clipped(net), penalty=None)``. Source: Arjovsky, Chintala and Bottou (2017).
+    distance, and time runs at another pace. Use ``Critic(Clipped(net), penalty="none")``. Source: Arjovsky, Chintala and Bottou (2017).
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     """Return a copy whose linear and convolutional layers have spectral norm 1, by one power iteration an evaluation.
 
     With activations of slope at most 1 (ReLU, leaky ReLU, tanh, softplus) a network of linear layers then has slopes of at most 1, as the
-    dual of ``W1`` asks: use ``Critic(spectral_norm(net), penalty=None)``. Of a convolution the kernel is normalised as a matrix, which
+    dual of ``W1`` asks: use ``Critic(spectral_norm(net), penalty="none")``. Of a convolution the kernel is normalised as a matrix, which
     bounds its slope by another constant. Slopes tend to be well below the bound. Source: Miyato, Kataoka, Koyama and Yoshida (2018).
 
     Raises

@@ -47,9 +47,9 @@ class Critic(Estimator):
         Critic updates each time the solver asks (one per update of the moving measure in S-JKO).
     r1 : R1, optional
         Gradient penalty on the data points of the critic step.
-    penalty : Penalty or "own" or None
+    penalty : Penalty or "none", optional
         Another penalty, such as ``GradientPenalty(10, "gp")``. By default the functional's own: ``GradientPenalty()`` for ``W1``, whose
-        critics must not be steep, and none for the others. None for a network that is bounded by itself
+        critics must not be steep, and none for the others. ``"none"`` for a network that is bounded by itself
         (``spectral_norm(net)``, ``Clipped(net)``).
 
     Notes
@@ -62,7 +62,7 @@ class Critic(Estimator):
     optim: Optim = field(default_factory=lambda: Adam(1e-4))
     iters: Count = 1
     r1: R1 | None = None
-    penalty: Penalty | Literal["own"] | None = "own"
+    penalty: Penalty | Literal["none"] | None = None
 
     needs = ("conjugate", "variational")
     needs_samples = True
@@ -97,7 +97,7 @@ class Critic(Estimator):
 
     def penalties(self, F: Functional) -> list[Penalty]:
         """Return what the critic's loss holds beside the objective of ``F``."""
-        other = F.penalty() if self.penalty == "own" else self.penalty
+        other = F.critic_penalty() if self.penalty is None else self.penalty
         return [p for p in (self.r1, other) if isinstance(p, Penalty)]
 
     @staticmethod

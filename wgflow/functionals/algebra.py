@@ -68,9 +68,9 @@ class Scaled(Functional):
         """Return ``c`` times the term's."""
         return self.c * self.term.surrogate(net, rho)
 
-    def penalty(self) -> GradientPenalty | None:
+    def critic_penalty(self) -> GradientPenalty | None:
         """Return the term's with ``c`` times its weight, so that the critic of a multiple is that of the term."""
-        own = self.term.penalty()
+        own = self.term.critic_penalty()
         return None if own is None else replace(own, weight=self.c * own.weight)
 
     def diagnostics(self, net: Potential) -> Info:
@@ -192,9 +192,9 @@ class Sum(Functional):
         dual, rest = self._split()
         return torch.stack([dual.surrogate(net, rho), *(t.value(rho) for t in rest)]).sum()
 
-    def penalty(self) -> GradientPenalty | None:
+    def critic_penalty(self) -> GradientPenalty | None:
         """Return the critic term's."""
-        return self._split()[0].penalty()
+        return self._split()[0].critic_penalty()
 
     def diagnostics(self, net: Potential) -> Info:
         """Return the critic term's."""

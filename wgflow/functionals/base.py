@@ -83,7 +83,7 @@ class Functional(Checked, Linear):
         r"""Part of the critic's estimate of :math:`F` that depends on :math:`\rho`: what the moving measure descends."""
         return rho.mean(self.witness(net(rho.x)))
 
-    def penalty(self) -> GradientPenalty | None:
+    def critic_penalty(self) -> GradientPenalty | None:
         """Return the penalty without which a critic would leave the domain of the dual (W1); None by default."""
         return None
 

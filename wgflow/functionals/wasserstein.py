@@ -47,7 +47,7 @@ class ExactTransport(Functional):
 
     power: ClassVar[int]
     needs_samples = True
-    reference = ("peyre2019computational",)
+    reference: ClassVar[tuple[str, ...]] = ("peyre2019computational",)
 
     def value(self, rho: Particles) -> Scalar:
         """Return the cost of the optimal plan, 0-d, differentiable once in ``rho.x`` and ``rho.log_w``."""
@@ -207,7 +207,7 @@ class W1(ExactTransport):
         nu = drawn(self.target)
         return nu.mean(phi(nu.x))
 
-    def penalty(self) -> GradientPenalty:
+    def critic_penalty(self) -> GradientPenalty:
         """Return the one-sided penalty on slopes above 1."""
         return GradientPenalty()
 
