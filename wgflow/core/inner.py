@@ -24,11 +24,15 @@ class Reports:
 
     def __init__(self) -> None:
         self.reached: dict[str, list[tuple[Tensor, float]]] = {}
+        self.told: dict[str, list[Tensor]] = {}
         self.advice: dict[str, str] = {}
 
     def info(self) -> Info:
-        """Return, for every solver, the largest residual and whether one of its solutions missed its tolerance (1) or not (0)."""
-        info = Info()
+        """Return, for every solver, the largest residual and whether one of its solutions missed its tolerance (1) or not (0).
+
+        Of what else was told, the mean.
+        """
+        info = Info({name: torch.stack(values).mean() for name, values in self.told.items()})
         for name, pairs in self.reached.items():
             device = pairs[-1][0].device
             info[name + RESIDUAL] = torch.stack([reached.to(device) for reached, _ in pairs]).amax()
@@ -50,6 +54,13 @@ def gathered() -> Iterator[Reports]:
         yield reports
     finally:
         _reports.reset(token)
+
+
+def tell(name: str, value: Tensor) -> None:
+    """Say a number (a 0-d tensor) about what is going on inside of a step; kept in a flow's history, and for nobody elsewhere."""
+    reports = _reports.get()
+    if reports is not None:
+        reports.told.setdefault(name, []).append(value.detach())
 
 
 def report(name: str, reached: Tensor | float, asked: float, advice: str) -> None:

@@ -33,6 +33,7 @@ _EARLIER = {
 } | {
     "wgflow.cli.commands": "wgflow.cli",
     "wgflow.driver.first_format": "wgflow._describe_1",
+    "wgflow.measures.regression": "wgflow.measures.pushforward",
     "wgflow.functionals.penalties": "wgflow.estimators.critic",
     "wgflow.generative.data._array_files": "wgflow.generative._array_files",
     "wgflow.kernels.sums": "wgflow._ops",

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -38,6 +40,19 @@ def trainable(net: Net) -> Net:
         if t.is_inference():
             raise BadInput(f"{type(net).__name__}: {name} was made in inference mode. Make the network outside of it")
     return net
+
+
+@contextmanager
+def running_statistics_held(net: nn.Module) -> Iterator[None]:
+    """Evaluate a network as in training, with the statistics of its batch, and leave its running statistics as they are."""
+    tracking = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
 def called(net: Any, who: str, *inputs: Tensor) -> Any:

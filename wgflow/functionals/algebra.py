@@ -56,6 +56,10 @@ class Scaled(Functional):
         """Return the term's, over ``c`` times the time."""
         return self.term.prox(rho, self.c * h)
 
+    def remaining(self, rho: Particles) -> Tensor:
+        """Return the term's: a multiple has the same destinations."""
+        return self.term.remaining(rho)
+
     def witness(self, v: Tensor) -> Tensor:
         """Return ``c`` times the term's."""
         return self.c * self.term.witness(v)

@@ -63,6 +63,10 @@ class Functional(Checked, Linear):
         r"""Return the particles of :math:`\operatorname*{argmin}_{\rho'}W_2^2(\rho,\rho')/2h+F(\rho')`, exactly, without gradient."""
         raise Unsupported(f"{type(self).__name__} has no implicit step in closed form; use JKO(optim=LBFGS(), iters=1)")
 
+    def remaining(self, rho: Particles) -> Tensor:
+        """Return how far every particle (n,) may go along its velocity before it has overshot, where distances are known (W1)."""
+        raise Unsupported(f"{type(self).__name__} knows no distances to a destination; use ForwardEuler")
+
     def witness(self, v: Tensor) -> Tensor:
         r"""Turn a critic's unconstrained output ``v`` (n,) into :math:`\varphi`.
 

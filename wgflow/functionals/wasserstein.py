@@ -15,7 +15,7 @@ from wgflow.functionals.base import Functional, Potential, drawn, register_funct
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.measures import Measure, Particles, StandardNormal
 from wgflow.numerics.cache import remember
-from wgflow.numerics.exact_transport import assignment, distances, unit, weighted
+from wgflow.numerics.exact_transport import Plan, assignment, distances, unit, weighted
 from wgflow.numerics.once import Derivatives, differentiable_once
 from wgflow.numerics.quantiles import Line, projected_cost
 
@@ -57,6 +57,15 @@ class ExactTransport(Functional):
             return _Exact.apply(x, weights(rho), y, weights(nu), self.power)
         target = remember("real line", (nu.x, nu.log_w), lambda: Line(y, weights(nu), torch.ones_like(y[:1])))
         return projected_cost(x, weights(rho), target, self.power)
+
+    @torch.no_grad()
+    def remaining(self, rho: Particles) -> Tensor:
+        """Return the distance (n,) of every particle to the nearest of its partners in the plan."""
+        nu = comparable(rho, self.target)
+        x, y = rho.x.flatten(1), nu.x.flatten(1)
+        rows, columns = _pairs(x, weights(rho), y, weights(nu), self.power)
+        far = (x[rows] - y[columns]).norm(dim=1)
+        return torch.full_like(x[:, 0], torch.inf).scatter_reduce(0, rows, far, "amin")
 
     @torch.no_grad()
     def prox(self, rho: Particles, h: float) -> Points:
@@ -212,18 +221,42 @@ class W1(ExactTransport):
         return GradientPenalty()
 
 
+def _plan(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> tuple[Plan, np.ndarray, float, bool]:
+    """Return the plan, its costs in powers of a unit, that unit, and whether the plan is an assignment."""
+    if len(x) * len(y) > MAX_PAIRS:
+        raise Unsupported(
+            f"exact transport between {len(x)} and {len(y)} points in {x.shape[1]} dimensions is out of reach (at most "
+            f"{MAX_PAIRS} pairs). Use SlicedWasserstein, SinkhornDivergence or fewer points"
+        )
+    u = unit(x, y)
+    cost = distances(x, y, u) ** p
+    equal = len(x) == len(y) and _are_equal(a) and _are_equal(b)
+    return assignment(cost) if equal else weighted(cost, a, b), cost, u, equal
+
+
+def _pairs(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> tuple[Tensor, Tensor]:
+    """Return who is sent where by the optimal plan, indices of x and of y."""
+    if x.shape[1] > 1:
+        plan = _plan(x, a, y, b, p)[0]
+        rows, columns = torch.from_numpy(plan.rows), torch.from_numpy(plan.columns)
+        return rows.to(x.device), columns.to(x.device)
+    orders, levels = [], []
+    for points, w in ((x, a), (y, b)):
+        order = points[:, 0].argsort(stable=True)
+        mass = torch.ones_like(order, dtype=torch.float64) if w is None else w[order].double()
+        orders.append(order)
+        levels.append(mass.cumsum(0) / mass.sum())
+    ends = torch.cat(levels).sort().values
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    middle = ((starts + ends) / 2)[ends - starts > 1e-12]  # less mass than that is rounding
+    i, j = (torch.searchsorted(level, middle).clamp(max=len(level) - 1) for level in levels)
+    return orders[0][i], orders[1][j]
+
+
 class _Exact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> Scalar:
-        if len(x) * len(y) > MAX_PAIRS:
-            raise Unsupported(
-                f"exact transport between {len(x)} and {len(y)} points in {x.shape[1]} dimensions is out of reach (at most "
-                f"{MAX_PAIRS} pairs). Use SlicedWasserstein, SinkhornDivergence or fewer points"
-            )
-        u = unit(x, y)
-        cost = distances(x, y, u) ** p
-        equal = len(x) == len(y) and _are_equal(a) and _are_equal(b)
-        plan = assignment(cost) if equal else weighted(cost, a, b)
+        plan, cost, u, equal = _plan(x, a, y, b, p)
         f = _assignment_potential(cost, plan.columns) if equal and ctx.needs_input_grad[1] else plan.potential
         rows, columns, w = (torch.from_numpy(k).to(x.device) for k in plan[:3])
         d = (x.detach()[rows].double() - y.detach()[columns].double()) / u

@@ -149,6 +149,12 @@ class MovingMeasure(Measure):
         """Return the measure after the explicit displacement ``x -> move(x)``."""
         raise Unsupported(f"{type(self).__name__} cannot follow an explicit move; use an implicit solver such as JKO")
 
+    def snapshot(self) -> "MovingMeasure":
+        """Return the law of a started measure as it is now, which later moves leave as it is; draws use the same latents."""
+        if self.tracks_points:
+            return self
+        raise Unsupported(f"{type(self).__name__} keeps no snapshots of itself")
+
     def inference(self) -> "Measure":
         """View this measure as one samples it after training; itself where training and sampling do not differ."""
         return self

@@ -8,33 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Checked, Count, Decay, Positive, checked
+from wgflow.core.fields import Count, Decay, Positive, checked
 from wgflow.core.networks import copied
 from wgflow.core.rng import build
-from wgflow.core.typing import NetSource, Points, Scalar
+from wgflow.core.typing import NetSource, Points
 from wgflow.measures._pushforward_successor import PushforwardSuccessor, mapped
 from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
 from wgflow.measures.particles import Particles
+from wgflow.measures.regression import Regression
 from wgflow.measures.targets import StandardNormal
-from wgflow.optim import Adam, Descent, Optim, update_average
-
-
-@dataclass(frozen=True)
-class Regression(Checked):
-    r"""How a pushforward follows an explicit move: by least squares on the moved points.
-
-    ``persistent`` optimiser steps on one latent minibatch, each with the same targets :math:`\zeta_i`, down
-
-    .. math:: \frac{1}{2n}\sum_{i=1}^n \lVert G_\theta(z_i) - \zeta_i\rVert^2 \qquad
-       \text{(summed over coordinates).}
-
-    With :math:`\zeta = G - h\nabla\varphi(G)` and one step, the gradient in :math:`\theta` is :math:`h` times that
-    of the WGAN generator loss. Source: Malik and Huang (2024), arXiv 2405.16351, Section 4.
-    """
-
-    optim: Optim
-    persistent: Count = 1
-    batch: Count = 256
+from wgflow.optim import Adam, Descent, update_average
 
 
 @register_measure("pushforward")
@@ -156,17 +139,15 @@ class Pushforward(MovingMeasure):
         inputs, log_w = self.latents(self.regression.batch, rng)
         with torch.no_grad():
             before = Particles(self.apply(inputs), log_w)
-        target = move(before).detach()
-
-        def objective() -> Scalar:
-            error = mapped(net, inputs) - target
-            return before.mean(error.square().flatten(1).sum(1)) / 2
-
-        for _ in range(self.regression.persistent):
-            live.descent.minimise(objective)
-            self.update_average(net)
+        outputs = lambda: mapped(net, inputs)  # noqa: E731
+        self.regression.fit(net, outputs, before, move, live.descent, lambda: self.update_average(net))
         live.moved = True
         return self
+
+    def snapshot(self) -> "Pushforward":
+        """Return a frozen copy of the map in force."""
+        moved = _Live(None, None, moved=self._moving.moved)
+        return replace(self, net=_freeze(copied(self._network)), ema=0.0, regression=None, _live=moved)
 
     def update_average(self, net: nn.Module) -> None:
         """Take the weights of ``net``, this measure's or its successor's, into the running average, if one is kept."""

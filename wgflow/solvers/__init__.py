@@ -3,9 +3,10 @@
 from wgflow.solvers.accelerated import Accelerated
 from wgflow.solvers.base import SOLVERS, Solver, State, advance, register_solver
 from wgflow.solvers.entropic import EntropicJKO
-from wgflow.solvers.explicit import RK4, ForwardEuler, Heun, RungeKutta, Tableau
+from wgflow.solvers.explicit import RK4, BoundedEuler, ForwardEuler, Heun, RungeKutta, Tableau
 from wgflow.solvers.jko import JKO, JKOState, transport_cost
 from wgflow.solvers.langevin import Langevin, MetropolisLangevin
+from wgflow.solvers.multistep import AdamsBashforth, MultistepState
 from wgflow.solvers.ode import ODE
 from wgflow.solvers.proximal import Proximal
 from wgflow.solvers.reaction import BirthDeath, Reaction, Reweight
@@ -17,7 +18,9 @@ __all__ = [
     "RK4",
     "SOLVERS",
     "Accelerated",
+    "AdamsBashforth",
     "BirthDeath",
+    "BoundedEuler",
     "EntropicJKO",
     "ForwardBackward",
     "ForwardEuler",
@@ -25,6 +28,7 @@ __all__ = [
     "JKOState",
     "Langevin",
     "MetropolisLangevin",
+    "MultistepState",
     "Proximal",
     "Reaction",
     "Reweight",

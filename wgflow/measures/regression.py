@@ -1,0 +1,88 @@
+r"""How a network follows an explicit move: least squares on moved points, with targets that persist."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wgflow.core.fields import Checked, Count
+from wgflow.core.inner import tell
+from wgflow.core.networks import running_statistics_held
+from wgflow.core.typing import Points, Scalar
+from wgflow.measures.particles import Particles
+from wgflow.optim import Descent, Optim
+
+
+@dataclass(frozen=True)
+class Regression(Checked):
+    r"""How a pushforward follows an explicit move: by least squares on the moved points.
+
+    ``persistent`` optimiser steps on one latent minibatch, each with the same targets :math:`\zeta_i`, down
+
+    .. math:: \frac{1}{2n}\sum_{i=1}^n \lVert G_\theta(z_i) - \zeta_i\rVert^2 \qquad
+       \text{(summed over coordinates).}
+
+    With :math:`\zeta = G - h\nabla\varphi(G)` and one step, the gradient in :math:`\theta` is :math:`h` times that
+    of the WGAN generator loss. Source: Malik and Huang (2024), arXiv 2405.16351, Section 4.
+
+    Parameters
+    ----------
+    optim : Optim
+        The optimiser. Its moments are kept through all steps of the flow.
+    persistent : int
+        Optimiser steps toward the same targets.
+    batch : int
+        Latent draws in one minibatch.
+    control : "naive", optional
+        **For comparisons only**: evaluate the field again at the present points before each of the steps, so that the targets
+        recede. With a critic on ``W1`` this is WGAN with ``persistent`` generator updates against one critic ("naive persistence").
+
+    Notes
+    -----
+    A flow reports ``regression/realised``, the fraction of the step that the network has made,
+    :math:`1-E\lVert\zeta-G_\theta(z)\rVert^2/E\lVert\zeta-y\rVert^2` with :math:`y` the points before: 1 for the whole step, near 0 where
+    the optimiser's steps are small against it; one more forward pass. Running statistics of batch normalisation see the batch
+    as often as with ``persistent=1``, so that they mean the same.
+    """
+
+    optim: Optim
+    persistent: Count = 1
+    batch: Count = 256
+    control: Literal["naive"] | None = None
+
+    def fit(
+        self,
+        net: nn.Module,
+        outputs: Callable[[], Points],
+        before: Particles,
+        move: Callable[[Particles], Points],
+        descent: Descent,
+        stepped: Callable[[], None],
+    ) -> None:
+        """Train ``net``, whose ``outputs()`` for fixed latents are now ``before``, toward ``move(before)``.
+
+        ``stepped`` is called after every optimiser step.
+        """
+        first = target = move(before).detach()
+
+        def squares() -> Scalar:
+            return _mean_squares(before, outputs() - target)
+
+        for k in range(self.persistent):
+            with running_statistics_held(net) if k else nullcontext():
+                if k and self.control == "naive":
+                    with torch.no_grad():
+                        now = Particles(outputs(), before.log_w)
+                    target = move(now).detach()
+                descent.minimise(lambda: squares() / 2)
+            stepped()
+        with torch.no_grad(), running_statistics_held(net):
+            step, left = (_mean_squares(before, end - first) for end in (before.x, outputs()))
+            tell("regression/realised", torch.where(step > 0, 1 - left / step, 1.0))
+
+
+def _mean_squares(p: Particles, d: Tensor) -> Scalar:
+    return p.mean(d.square().flatten(1).sum(1))
