@@ -33,8 +33,6 @@ _EARLIER = {
 } | {
     "wgflow.cli.commands": "wgflow.cli",
     "wgflow.driver.first_format": "wgflow._describe_1",
-    "wgflow.measures.regression": "wgflow.measures.pushforward",
-    "wgflow.functionals.penalties": "wgflow.estimators.critic",
     "wgflow.generative.data._array_files": "wgflow.generative._array_files",
     "wgflow.kernels.sums": "wgflow._ops",
     "wgflow.optim.minimizers": "wgflow.optim",
@@ -47,8 +45,10 @@ _PARTS = {
     ),
     **dict.fromkeys((f"wgflow.metrics.{name}" for name in ("base", "moments", "sinkhorn")), "wgflow.metrics"),
     "wgflow.generative.flat_yaml": "wgflow.generative.recipe",
+    "wgflow.functionals.penalties": "wgflow.estimators.critic",
     "wgflow.measures._pushforward_successor": "wgflow.measures.pushforward",
     "wgflow.measures.dataset": "wgflow.measures.targets",
+    "wgflow.measures.regression": "wgflow.measures.pushforward",
 }
 """Modules that have taken functions over from one which still has them, under the name above if it has moved."""
 
