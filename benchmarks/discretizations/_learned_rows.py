@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from benchmarks.discretizations._flow_rows import Error, Problem
-from wgflow import JKO, Adam, Critic, FDivergence, Gaussian, GaussianMixture, Solver
+from benchmarks.discretizations._flow_rows import once
+from wgflow import JKO, Adam, Chain, Critic, FDivergence, Gaussian, GaussianMixture, MovingMeasure, Solver
+from wgflow.bench import Method, Problem
 from wgflow.maps import ICNNGradient, NeuralODE, Residual, TransportMap
-from wgflow.measures.chain import Chain
 from wgflow.optim import LBFGS
 from wgflow.presets import s_jko
 
@@ -41,18 +41,20 @@ def learned(
     divergence: type[FDivergence],
     start: Law,
     target: Law,
-    error: Error,
     floor: float,
     quick: bool,
     kinds: tuple[str, ...] = ("S-JKO", "dual form", "ICNN"),
-) -> None:
-    """Add rows to a problem: two from samples of the target and two from its density."""
-    d, start, target = problem.d, single(start), single(target)
+) -> dict[str, Method]:
+    """Return the methods: two from samples of the target and two from its density."""
+    d, start, target = start.event_shape.numel(), single(start), single(target)
     F = divergence(target, BATCH)
     updates, batch, stored, fitted = (2, 32, 64, 64) if quick else (UPDATES, BATCH, STORED, FITTED)
 
-    def add(label: str, solver: Solver, measure: object) -> None:
-        problem.add(label, solver, F, measure, error, floor=floor, steps=STEPS)
+    methods: dict[str, Method] = {}
+    sizes = tuple(problem.horizon / k for k in STEPS)
+
+    def add(label: str, solver: Solver, measure: MovingMeasure) -> None:
+        methods[label] = once(solver, F, measure, step_sizes=sizes, floor=floor)
 
     def residual() -> Residual:
         return Residual(d, net=perceptron(d, d), logdet=None)
@@ -89,3 +91,4 @@ def learned(
     if "neural ODE" in kinds:
         net = lambda: nn.Sequential(nn.Linear(d, 32), nn.Tanh(), nn.Linear(32, d))  # noqa: E731
         add("JKO, chain of neural ODEs", smooth, chain(lambda: NeuralODE(d, net=net(), steps=1), cached=fitted))
+    return methods

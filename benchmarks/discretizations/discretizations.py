@@ -1,134 +1,67 @@
 """How close does each time discretization stay to the true flow, and what does it cost? Flows with known solutions, side by side.
 
-Every row of a flow runs with several numbers of steps over the same time. Its error is that of the law at the end against the exact
-flow, relative to the distance between start and end; the order is the slope of log error against log step size, over errors above
-three times the sampling floor. Evaluations are of the functional with its gradient; for grids, scaling iterations.
+Every row of a flow runs with several numbers of steps over the same time, by ``wgflow.bench``. Its error is that of the law at the end
+against the exact flow, relative to the distance between start and end; the order is the slope of log error against log step size, over
+errors above three times the sampling floor. Evaluations are of the functional with its gradient; for grids, scaling iterations.
 """
 
 import argparse
 import json
-import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks._record import Clock, figure, parser, peak_memory_mb, reset_peak, write
+from benchmarks._record import Clock, figure, parser, write
 from benchmarks.discretizations._cost_in_k import cost_in_k
 from benchmarks.discretizations._flow_problems import problems
-from benchmarks.discretizations._flow_rows import Method, Problem
-from wgflow import Autograd, Critic, Diverged, Save, solve
+from benchmarks.discretizations._flow_rows import Case
+from wgflow.bench import Result, compare
 from wgflow.bench.records.discretizations import table
-from wgflow.estimators.entropic import EntropyEstimator
 
-UNSTABLE = 3.0
-"""A relative error from which a run counts as unstable."""
-
-
-class Evaluations:
-    """Counts what estimators are asked for."""
-
-    count = 0
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count the surrogates that are made meanwhile: each stands for one evaluation of the functional."""
-        kept = {cls: cls.surrogate for cls in (Autograd, Critic, EntropyEstimator)}
-
-        def counting(original: Any) -> Any:
-            def surrogate(estimator: Any, *arguments: Any) -> Any:
-                self.count += 1
-                return original(estimator, *arguments)
-
-            return surrogate
-
-        try:
-            for cls, original in kept.items():
-                cls.surrogate = counting(original)  # type: ignore[method-assign]
-            yield
-        finally:
-            for cls, original in kept.items():
-                cls.surrogate = original  # type: ignore[method-assign]
+SEEDS = 3
+"""Of the methods with noise."""
+ROUNDING = 1e-9
+"""A relative floor below is none."""
 
 
-def run(method: Method, horizon: float, steps: int, device: torch.device) -> dict[str, float | None]:
-    """Run one method with one step size; the error is the root mean square over its seeds."""
-    h, clock, counter = horizon / steps, Clock(device), Evaluations()
-    squares, seconds = [], []
-    reset_peak(device)
-    before = peak_memory_mb(device)
-    for seed in range(method.seeds):
-        begun = clock()[0]
-        with counter.counted():
-            try:
-                flow = solve(
-                    method.F, method.solver(h), method.start, step_size=h, num_steps=steps, seed=seed, save=Save(0)
-                )
-            except Diverged:
-                return {"error": None, "evaluations": None, "seconds": None, "extra_mb": None}
-        seconds.append(clock()[0] - begun)
-        squares.append(method.error(flow.measure) ** 2)
-        counter.count += round(sum(row.get("entropic/iterations", 0) for row in flow.history))
-    after = peak_memory_mb(device)
-    error = math.sqrt(sum(squares) / len(squares))
-    return {
-        "error": error if error < UNSTABLE else None,
-        "evaluations": counter.count / method.seeds or None,
-        "seconds": min(seconds),
-        "extra_mb": None if before is None or after is None else after - before,
-    }
-
-
-def order(horizon: float, steps: Sequence[int], errors: Sequence[float | None], floor: float) -> float | None:
-    """Return the slope of log error against log h where errors are above the floor; None for fewer than two of them."""
-    pairs = [(horizon / k, e) for k, e in zip(steps, errors, strict=True) if e is not None and e > max(3 * floor, 1e-8)]
-    if len(pairs) < 2:
-        return None
-    h, e = np.log(np.array(pairs)).T
-    return float(np.polyfit(h, e, 1)[0])
-
-
-def measure(problem: Problem, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def measure(case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Run all methods of a flow."""
-    rows = []
-    counts = problem.steps[:2] if args.quick else problem.steps
-    for method in problem.methods:
-        steps = [k for k in counts if method.steps is None or k in method.steps]
-        h = problem.horizon / steps[0]
-        run(replace(method, seeds=1), h, 1, device)  # warm-up: imports and allocations are not the method's
-        found = [run(method, problem.horizon, k, device) for k in steps]
-        errors = [f["error"] for f in found]
-        rows.append(
-            {
-                "label": method.label,
-                "points": method.points,
-                "steps": steps,
-                "errors": errors,
-                "order": order(problem.horizon, steps, errors, method.floor),
-                "floor": method.floor,
-                "evaluations_per_step": _per_step(found, "evaluations", steps),
-                "seconds": [f["seconds"] for f in found],
-                "seconds_per_step": _per_step(found, "seconds", steps),
-                "extra_mb": max((f["extra_mb"] for f in found if f["extra_mb"] is not None), default=None),
-            }
-        )
-        print(f"{problem.name}, d = {problem.d}: {method.label}", flush=True)
+    problem, counts = case.problem, case.counts[:2] if args.quick else case.counts
+    print(f"{case.name}, d = {case.d}", flush=True)
+    found = compare(problem, step_sizes=[problem.horizon / k for k in counts], seeds=1 if args.quick else SEEDS)
     return {
-        "name": problem.name,
-        "d": problem.d,
+        "name": case.name,
+        "d": case.d,
         "horizon": problem.horizon,
         "steps": list(counts),
-        "methods": rows,
+        "methods": [method_row(found, label) for label in found.methods],
     }
 
 
-def _per_step(found: Sequence[dict[str, Any]], key: str, steps: Sequence[int]) -> list[float | None]:
-    return [None if f[key] is None else f[key] / k for f, k in zip(found, steps, strict=True)]
+def method_row(found: Result, label: str) -> dict[str, Any]:
+    """Return what the record keeps of a method; errors are relative to that of the start, the distance travelled."""
+    rows, travelled = found.of(label), found.start_errors[-1]
+    assert travelled is not None
+    errors = [None if found.unstable(row) or (e := row.error()) is None else e / travelled for row in rows]
+    calls = [None if row.gradients is None else (row.gradients + (row.iterations or 0)) / row.steps for row in rows]
+    seconds, floor = [row.cpu_seconds for row in rows], max(row.floor for row in rows) / travelled
+    return {
+        "label": label,
+        "points": rows[0].points,
+        "steps": [row.steps for row in rows],
+        "errors": errors,
+        "order": found.order(label).value,
+        "order_spread": found.order(label).spread,
+        "floor": floor if floor > ROUNDING else 0.0,
+        "evaluations_per_step": [c or None for c in calls],
+        "seconds": seconds,
+        "seconds_per_step": [None if s is None else s / row.steps for s, row in zip(seconds, rows, strict=True)],
+        "extra_mb": max((row.memory_mb for row in rows if row.memory_mb is not None), default=None),
+        "reasons": sorted({row.reason for row in rows} - {""}),
+    }
 
 
 def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -46,6 +46,15 @@ def test_errors_that_are_lost_in_their_bars_are_left_out():
     assert order.reason == "error bars"
 
 
+def test_orders_look_above_the_floor():
+    def order(h, errors, floor):
+        return fit(h, errors, [0.0] * len(h), floor=floor, scale=1.0, eps=EPS).value
+
+    assert order((1 / 5, 1 / 10, 1 / 20), (0.4, 0.1, 0.025), 0.0) == pytest.approx(2)
+    assert order((1 / 5, 1 / 10, 1 / 20, 1 / 40), (0.4, 0.2, 0.1, 0.1), 0.04) == pytest.approx(1)
+    assert order((1 / 5, 1 / 10, 1 / 20), (None, 0.1, 0.01), 0.05) is None
+
+
 def test_fewer_than_two_errors_have_no_order():
     order = observed([0.2, None, None, 5.0])
     assert order.value is None

@@ -28,7 +28,7 @@ from wgflow.measures import Grid, MovingMeasure, Particles
 _ITERATIONS = "/iterations"
 _FLOOR_DRAWS = 5
 _SAME = 1e-3
-"""Errors of two seeds that differ by less, relatively, are those of a method without noise."""
+"""Steps of two seeds that differ by less, relatively, are those of a method without noise."""
 
 
 @checked
@@ -69,8 +69,9 @@ def compare(
 
     Notes
     -----
-    Every method first makes one step that is not measured, so that imports and allocations are nobody's. Errors are taken outside of
-    the clock. What a user's function raises on its own account ends the comparison.
+    Every method first makes one step that is not measured, or two on particles: imports and allocations are then nobody's, and it is
+    seen whether seeds make a difference. Errors are taken outside of the clock. What a user's function raises on its own account ends
+    the comparison.
     """
     ways = {label: as_method(m, label) for label, m in (problem.methods if methods is None else methods).items()}
     sizes = tuple(problem.step_sizes if step_sizes is None else step_sizes)
@@ -88,13 +89,15 @@ def compare(
         method.with_step(h)
     judge, start = _Judge.of(problem), _start(problem.initial, which[0])
     start_errors = judge.start_errors(start)
-    rows: list[Row] = []
-    with tqdm(total=len(jobs) * len(which), disable=not progress, mininterval=0.5, leave=False) as bar:
+    rows, noisy = list[Row](), dict[str, bool]()
+    with tqdm(
+        total=sum(len(which[: m.seeds]) for _, m, _ in jobs), disable=not progress, mininterval=0.5, leave=False
+    ) as bar:
         for label, method, h in jobs:
             bar.set_description_str(f"{label}, h = {h:g}")
-            if label not in {row.method for row in rows}:
-                _warm_up(problem, method, h, which[0])
-            rows.append(_row(problem, label, method, h, which, judge, bar))
+            if label not in noisy:
+                noisy[label] = _has_noise(problem, method, h, which[0])
+            rows.append(_row(problem, label, method, h, which[: method.seeds], judge, noisy[label], bar))
     return Result(
         problem=problem.name,
         times=problem.times,
@@ -211,18 +214,33 @@ def _parts(problem: Problem, method: Method, seed: int) -> tuple[Functional, Mov
     return method.functional or problem.functional, _start(method.initial or problem.initial, seed)
 
 
-def _warm_up(problem: Problem, method: Method, h: float, seed: int) -> None:
-    F, start = _parts(problem, method, seed)
+def _has_noise(problem: Problem, method: Method, h: float, seed: int) -> bool:
+    """Make a first step, and of particles another one with another seed: whether it leads elsewhere."""
+    ends = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            solve(F, method.with_step(h), start, step_size=h, num_steps=1, seed=seed, save=Save(0))
-        except WgflowError:  # the run that is measured says it
-            return
+        for s in (seed, seed + 1):
+            F, start = _parts(problem, method, s)
+            try:
+                end = solve(F, method.with_step(h), start, step_size=h, num_steps=1, seed=s, save=Save(0)).measure
+            except WgflowError:  # the run that is measured says it
+                return False
+            if not isinstance(start, Particles) or not isinstance(end, Particles):
+                return False
+            ends.append((start.x, end.x))
+    (begun, one), (_, other) = ends
+    return float((one - other).norm()) > _SAME * float((one - begun).norm())
 
 
 def _row(
-    problem: Problem, label: str, method: Method, h: float, seeds: Sequence[int], judge: _Judge, bar: "tqdm[Any]"
+    problem: Problem,
+    label: str,
+    method: Method,
+    h: float,
+    seeds: Sequence[int],
+    judge: _Judge,
+    noisy: bool,
+    bar: "tqdm[Any]",
 ) -> Row:
     """Run a method with a step size; what ends one seed ends them all."""
     runs: list[_Outcome] = []
@@ -249,7 +267,7 @@ def _row(
         networks=_mean([r.networks for r in scored]),
         iterations=_mean([r.iterations for r in scored]),
         memory_mb=max(memory, default=None),
-        floor=_floor(method, start, scored, judge),
+        floor=_floor(method, start, judge, noisy) if scored else 0.0,
         eps=_eps(start),
     )
 
@@ -298,12 +316,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _floor(method: Method, start: MovingMeasure, runs: Sequence[_Outcome], judge: _Judge) -> float:
+def _floor(method: Method, start: MovingMeasure, judge: _Judge, noisy: bool) -> float:
     """Error that is not one in time: given, or measured of the start and, for a noisy method, of exact draws."""
-    if method.floor is not None or not runs:
-        return method.floor or 0.0
-    ends = [e for r in runs if (e := r.errors[-1]) is not None]
-    noisy = max(ends) - min(ends) > _SAME * max(ends) if len(ends) > 1 else method.with_step(1.0).splits_entropy
+    if method.floor is not None:
+        return method.floor
     floors = [judge.floor_of_start(start), *([judge.floor_of_noise(start)] if noisy else [])]
     return max((f for f in floors if math.isfinite(f)), default=0.0)
 

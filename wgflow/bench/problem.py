@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Checked, NonNegative, Positive
+from wgflow.core.fields import Checked, Count, NonNegative, Positive
 from wgflow.core.instead import shown, suggest
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
@@ -111,6 +111,8 @@ class Method(Checked):
     floor : float, optional
         Error that a law without any error in time would have here, from sampling. By default it is measured: of the start, and for
         noisy methods of draws of the exact law.
+    seeds : int, optional
+        At most so many of the comparison's seeds: 1 for a method without noise, which only takes its time again.
     """
 
     solver: Solver | Callable[[float], Solver]
@@ -118,6 +120,7 @@ class Method(Checked):
     initial: Initial | None = None
     step_sizes: tuple[Positive, ...] | None = None
     floor: NonNegative | None = None
+    seeds: Count | None = None
 
     def with_step(self, h: float) -> Solver:
         """Return the solver for steps of size ``h``; raises ``BadInput`` when the function gives none."""

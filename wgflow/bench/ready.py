@@ -90,8 +90,7 @@ def mixture(n: Count = 1000) -> Problem:
     n : int
         Particles, at quantiles of the start.
     """
-    start, line = Gaussian(double([-0.5]), double([[1.0]])), Line(-8.0, 8.0, cells=2000)
-    target = GaussianMixture(double([[-1.5], [1.5]]), 0.6, double([0.4, 0.6]))
+    (start, target), line = mixture_pair(), Line(-8.0, 8.0, cells=2000)
 
     @cache
     def reference(t: float) -> Particles:
@@ -110,6 +109,12 @@ def mixture(n: Count = 1000) -> Problem:
     }
     F = ModelledKL(target, model=KernelDensity(RBF(0.2)))
     return Problem(F, particles, reference, quantile_error, methods=methods, name="KL to a mixture on the line")
+
+
+def mixture_pair() -> tuple[Gaussian, GaussianMixture]:
+    """Return the start and the target of the problem of a mixture."""
+    start = Gaussian(double([-0.5]), double([[1.0]]))
+    return start, GaussianMixture(double([[-1.5], [1.5]]), 0.6, double([0.4, 0.6]))
 
 
 def quantile_error(measure: MovingMeasure, exact: Particles) -> float:

@@ -76,10 +76,8 @@ def prose(text: str, width: int | None = None, indent: str = "") -> list[str]:
 
 
 def title(record: dict[str, Any]) -> str:
-    """Return one line: when, on which machine, and from which commit a record is."""
+    """Return one line: when, on which machine, and from which commit a record is; an installed package has a version only."""
     machine, commit = record["machine"], record["commit"]
     changed = " (changed)" if commit["dirty"] else ""
-    return (
-        f"{record['date']}  {machine['cpu']}, {machine['device']}, {machine['threads']} threads"
-        f"  commit {(commit['id'] or '?')[:10]}{changed}"
-    )
+    of = f"commit {commit['id'][:10]}{changed}" if commit["id"] else f"wgflow {record['versions']['wgflow']}"
+    return f"{record['date']}  {machine['cpu']}, {machine['device']}, {machine['threads']} threads  {of}"
