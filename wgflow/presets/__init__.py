@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from wgflow.presets._euler_generators import w1_fe, w2_fe, wgan_gp, wgan_lp
 from wgflow.presets._flow import Flow
 from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
 from wgflow.presets._particles import (
@@ -22,6 +23,7 @@ from wgflow.presets._particles import (
 )
 
 _ALL: tuple[Callable[..., Flow], ...] = (s_jko, uotm_source_fixed, otm, f_gan)
+_ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
 _ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
 PRESETS = {preset.__name__: preset for preset in _ALL}
@@ -46,5 +48,9 @@ __all__ = [
     "svgd",
     "ula",
     "uotm_source_fixed",
+    "w1_fe",
+    "w2_fe",
     "wfr",
+    "wgan_gp",
+    "wgan_lp",
 ]
