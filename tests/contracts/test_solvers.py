@@ -285,7 +285,7 @@ EXACT_ORDER, OWN_ORDER = "order_shows_against_the_exact_flow", "order_shows_betw
 ORDERS = Contract(
     SOLVERS,
     EXACT.__getitem__,
-    dict.fromkeys(("entropic_jko", "forward_backward", "mala"), (EXACT_ORDER, OWN_ORDER)),
+    dict.fromkeys(("bounded_euler", "entropic_jko", "forward_backward", "mala"), (EXACT_ORDER, OWN_ORDER)),
     dict.fromkeys(("accelerated", "with_reaction"), (EXACT_ORDER,)),
 )
 

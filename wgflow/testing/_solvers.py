@@ -18,7 +18,7 @@ from wgflow.driver.callbacks import Callback
 from wgflow.driver.checkpoint import Checkpoint
 from wgflow.driver.compatibility import why_not
 from wgflow.driver.solve import solve
-from wgflow.functionals import KL, Functional, InteractionEnergy, PotentialEnergy
+from wgflow.functionals import KL, W1, Functional, InteractionEnergy, PotentialEnergy
 from wgflow.kernels import PowerLaw
 from wgflow.maps import Affine
 from wgflow.measures import Chain, Grid, MovingMeasure, Particles, Pushforward, Regression, StandardNormal, Unnormalised
@@ -88,6 +88,7 @@ def _functionals() -> list[Functional]:
         KL(Unnormalised(banana, 2)),
         _quadratic(),
         KL(StandardNormal(2, dtype=torch.float32), 64),
+        W1(StandardNormal(2, dtype=torch.float32), 64),
     ]
 
 
