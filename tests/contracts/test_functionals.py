@@ -18,11 +18,19 @@ DUAL = (
     *("f_star_is_the_conjugate_of_f", "ratio_is_the_slope_of_f_star", "perspective_has_the_mean_of_f"),
 )
 FLAT = "critics_are_high_on_data_and_low_on_the_model"
-SKIPPED = {name: DUAL for name in FUNCTIONALS if name not in ENTROPIES} | {
-    # A ratio of moments of the critic: not linear in the law, and flat at a constant critic.
-    "chi2_tight": (FLAT,),
-    "identity": ("the_best_critic_attains_the_value",),  # the value is infinite
-}
+VALUES = (
+    *("entropy", "interaction", "kale", "mmd", "potential", "power_entropy", "sinkhorn", "sliced_w", "squared_ksd"),
+    *("squared_mmd", "w1", "w2"),
+)
+SKIPPED = (
+    dict.fromkeys(ENTROPIES, ())
+    | dict.fromkeys(VALUES, DUAL)
+    | {
+        # A ratio of moments of the critic: not linear in the law, and flat at a constant critic.
+        "chi2_tight": (FLAT,),
+        "identity": ("the_best_critic_attains_the_value",),  # the value is infinite
+    }
+)
 EXCUSED = {
     "identity": ("value_is_a_finite_scalar",),  # off the target it is infinite, by definition
     "js_nonsat": ("the_best_critic_attains_the_value",),  # a game: critic and model follow different scalars

@@ -10,6 +10,7 @@ NO_POTENTIAL = ("the_first_variation_is_centred", "gradients_are_central_differe
 NOT_POINTWISE, NO_STATE = "pointwise_velocities_see_one_point", "state_dict_restores_it"
 RANDOM = ("order_of_the_particles_does_not_matter", "splitting_a_particle_changes_nothing")
 SKIPPED_ESTIMATORS = {
+    "critic": (),
     "autograd": (NOT_POINTWISE, NO_STATE, "wrong_arguments_are_refused"),
     "blob": (NOT_POINTWISE, NO_STATE),
     "kde": (NOT_POINTWISE, NO_STATE, "gradients_are_central_differences"),
@@ -25,6 +26,8 @@ NO_RULE, NO_DENSITY, NO_CURVATURE = (
 )
 CONDITIONAL = "is_positive_definite_where_it_is_characteristic"
 SKIPPED_KERNELS = {
+    "median_rbf": (),
+    "nearest_rbf": (),
     "rbf": (NO_RULE,),
     "inverse_multiquadric": (NO_RULE, NO_DENSITY),
     "laplace": (NO_RULE, NO_DENSITY, NO_CURVATURE),
@@ -49,6 +52,8 @@ SKIPPED_MEASURES = {
     "gaussian_mixture": (CAN_DRAW, ATOMS, NO_DATACLASS, *MOVES),
     "dataset": (CAN_DRAW, *DENSITY, *MOVES),
     "smoothed": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
+    "labelled": (CAN_DRAW, *DENSITY, *MOVES),
+    "labelled_latent": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
     "unnormalised": (
         *("draws_are_points_with_weights", "the_generator_decides_the_draw", "draws_follow_the_density"),
         *(ATOMS, NO_DATACLASS, *MOVES),
@@ -58,11 +63,12 @@ SKIPPED_MEASURES = {
     "chain": (CAN_DRAW, ATOMS, "draws_follow_the_density", "follows_a_move"),
     "grid": (CAN_DRAW, ATOMS, "draws_follow_the_density", *MOVES[:-1]),
 }
+ALL_OF_A_MAP = ("affine", "icnn_gradient", "neural_ode", "residual")
 NO_SCORE = ("score_is_the_gradient_of_log_prob",)
 CONTRACTS = {
     "estimator": Contract(ESTIMATORS, lambda name: ESTIMATORS[name].example(), SKIPPED_ESTIMATORS),
     "kernel": Contract(KERNELS, lambda name: KERNELS[name].example(), SKIPPED_KERNELS),
-    "map": Contract(MAPS, lambda name: MAPS[name].example(), {}),
+    "map": Contract(MAPS, lambda name: MAPS[name].example(), dict.fromkeys(ALL_OF_A_MAP, ())),
     # The density of a grid has steps, that of a chain is asked for without gradient.
     "measure": Contract(
         MEASURES, lambda name: MEASURES[name].example(), SKIPPED_MEASURES, {"grid": NO_SCORE, "chain": NO_SCORE}

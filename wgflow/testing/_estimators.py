@@ -222,7 +222,7 @@ def state_dict_restores_it(case: EstimatorCase) -> None:
 @ESTIMATOR.check
 def inputs_are_left_as_they_were(case: EstimatorCase) -> None:
     """Neither the estimator nor the functional nor the particles are changed in place."""
-    held = [case.estimator, case.F, case.p.x, case.p.log_w]
+    held = {"estimator": case.estimator, "F": case.F, "x": case.p.x, "log_w": case.p.log_w}
 
     def act() -> None:
         es, F = case.state(), case.frozen()

@@ -247,7 +247,7 @@ def inputs_are_left_as_they_were(case: MapCase) -> None:
         if case.moved.invertible:
             case.moved.inverse(y.detach())
 
-    untouched([x, case.moved], act, "a use of the map changes its points or its weights")
+    untouched({"x": x, "map": case.moved}, act, "a use of the map changes its points or its weights")
 
 
 @MAP.check

@@ -189,7 +189,7 @@ def is_left_as_it_was(case: MeasureCase) -> None:
             started.draw(5, generator(0))
             _followed(started)
 
-    untouched(case.measure, act, "the measure changes when a copy of it moves")
+    untouched({"measure": case.measure}, act, "the measure changes when a copy of it moves")
 
 
 def _followed(measure: MovingMeasure) -> MovingMeasure | None:
