@@ -109,8 +109,8 @@ def wgan_gp(
 
     ``options`` are those of :func:`w1_fe`, without ``persistent`` and ``control``.
     """
-    settings = {"penalty": penalty, "num_steps": num_steps, "batch": batch, "lr": lr, "betas": betas}
-    return w1_fe(target, latent, generator, critic, persistent=1, **settings, **options)
+    options |= {"num_steps": num_steps, "batch": batch, "lr": lr, "betas": betas}
+    return w1_fe(target, latent, generator, critic, persistent=1, penalty=penalty, **options)
 
 
 @checked
