@@ -60,6 +60,16 @@ def orders(ns):
     assert ns["signs"]["forward Euler"] < 0 < ns["signs"]["JKO"]
 
 
+def compared(ns):
+    result = ns["result"]
+    for name, order in {"forward Euler": 1, "JKO": 1, "Heun": 2, "RK4": 4}.items():
+        assert result.order(name).value == pytest.approx(order, abs=0.3)
+    assert "sampling floor" in result.order("Langevin").reason
+    calls = {name: result.of(name)[-1].gradients / result.of(name)[-1].steps for name in ("forward Euler", "JKO")}
+    assert 5 < calls["JKO"] / calls["forward Euler"] < 20
+    assert {row.status for row in result.of("closed form of W1")} == {"refused"}
+
+
 def profiles(ns):
     quantiles = ns["exact"].flow(1.0).quantiles(ns["levels"])
     for solution in ns["both"].values():
@@ -90,6 +100,7 @@ def chain_of_convex_networks(ns):
 
 SCRIPTS = {
     "plot_classic_jko": chain_of_convex_networks,
+    "plot_compare_discretizations": compared,
     "plot_film": end_of_film,
     "plot_your_own": own_parts,
     "plot_momentum_and_reaction": masses,

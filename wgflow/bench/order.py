@@ -8,7 +8,8 @@ import numpy as np
 
 UNSTABLE = 3.0
 """Times the error of the start from which a run counts as unstable."""
-_ABOVE_FLOOR = 3.0
+ABOVE_FLOOR = 3.0
+"""Times the sampling floor up to which an error says nothing of the step."""
 _ROUNDINGS = 1000
 """A relative error of so many units of rounding may be nothing but rounding."""
 
@@ -75,8 +76,8 @@ def fit(
             out.add("no error")
         elif e > UNSTABLE * scale:
             out.add("unstable")
-        elif e <= _ABOVE_FLOOR * floor:
-            out.add(f"within {_ABOVE_FLOOR:g} times the sampling floor {floor:.1e}")
+        elif e <= ABOVE_FLOOR * floor:
+            out.add(f"within {ABOVE_FLOOR:g} times the sampling floor {floor:.1e}")
         elif e <= rounding:
             out.add("rounding")
         elif 2 * s > e:

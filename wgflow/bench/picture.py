@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from wgflow.bench.order import ABOVE_FLOOR
 from wgflow.core.errors import BadInput
 from wgflow.plotting._style import COLOURS, GREY, drawing
 
@@ -15,7 +16,7 @@ _DASHES = ("-", "--", ":")
 
 
 def picture(result: "Result", time: float | None = None) -> "Figure":
-    """Draw errors against step size, with the slopes that orders are, and against seconds.
+    """Draw errors against step size, with the slopes that orders are and the floors that matter, and against seconds.
 
     Raises
     ------
@@ -40,6 +41,7 @@ def picture(result: "Result", time: float | None = None) -> "Figure":
                 "marker": _MARKERS[j % len(_MARKERS)],
                 "linestyle": _DASHES[j // len(COLOURS) % len(_DASHES)],
                 "markersize": 4.5,
+                "markerfacecolor": "white" if j % 2 else None,
                 "capsize": 2,
                 "elinewidth": 1,
             }
@@ -47,9 +49,14 @@ def picture(result: "Result", time: float | None = None) -> "Figure":
             label = method if order.value is None else f"{method} ({order})"
             against_step.errorbar([row.step_size for row in rows], error, bars, label=label, **style)
             against_time.errorbar([row.cpu_seconds for row in rows], error, bars, **style)
+            floor = max(row.floor for row in rows)
+            if any(e is not None and e < ABOVE_FLOOR * floor for e in error):
+                against_step.axhline(floor, color=style["color"], linestyle=":", linewidth=1, zorder=0)
+                against_step.annotate(f"sampling floor of {method}", **_at_the_right(floor), color=style["color"])
         _slopes(against_step, result, curves, time)
         for panel in (against_step, against_time):
             panel.set(xscale="log", yscale="log")
+            panel.margins(y=0.12)
         sizes = sorted({row.step_size for rows in curves.values() for row in rows})
         if len(sizes) <= 6:
             against_step.set_xticks(sizes, [f"{h:.3g}" for h in sizes])
@@ -81,4 +88,16 @@ def _slopes(panel: Any, result: "Result", curves: dict[str, Any], time: float | 
         h = [row.step_size for row in rows]
         line = [0.6 * rows[-1].error(i) * (s / h[-1]) ** p for s in h]
         panel.plot(h, line, "--", color=GREY, linewidth=1, zorder=1)
-        panel.annotate(f"{p}", (h[0], line[0]), (3, -3), textcoords="offset points", color=GREY, fontsize=8)
+        panel.annotate(f"slope {p}", (h[-1], line[-1]), (4, -10), textcoords="offset points", color=GREY, fontsize=8)
+
+
+def _at_the_right(height: float) -> dict[str, Any]:
+    """Where a remark about a horizontal line stands: below its right end."""
+    return {
+        "xy": (1, height),
+        "xycoords": ("axes fraction", "data"),
+        "xytext": (0, -9),
+        "textcoords": "offset points",
+        "ha": "right",
+        "fontsize": 7,
+    }

@@ -83,7 +83,7 @@ class Row(Checked):
     def spread(self, index: int = -1) -> float:
         """Return the standard error of that mean; 0 for one seed."""
         found, mean = [of_seed[index] for of_seed in self.errors], self.error(index)
-        if mean is None or len(found) < 2:
+        if mean is None or len(set(found)) < 2:
             return 0.0
         squares = sum((e - mean) ** 2 for e in found if e is not None)
         return math.sqrt(squares / (len(found) - 1) / len(found))
