@@ -1,12 +1,9 @@
-"""Labels of points: the number of a class, carried behind a point as a one-hot vector."""
-
-import math
+"""Labels of points: the number of a class, one a point."""
 
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
-from wgflow.core.typing import Points
 
 
 def check_labels(labels: Tensor, n: int, one: str) -> None:
@@ -40,30 +37,6 @@ def counts_of(labels: Tensor, who: str) -> list[int]:
             "or add points of the empty one"
         )
     return counts
-
-
-def joined(x: Points, one_hot: Tensor) -> Points:
-    r"""Return points with their labels behind them, (n, d + C), from points (n, \*event) of d coordinates and labels (n, C)."""
-    return torch.cat([x.flatten(1), one_hot.to(x.dtype)], 1)
-
-
-def parted(points: Points, event_shape: tuple[int, ...]) -> tuple[Points, Tensor]:
-    r"""Return what :func:`joined` has joined: points (n, \*event), and one-hot labels (n, C) that pass no gradient on.
-
-    A function of both then has no slope in the label: nothing that follows it changes the class of a point.
-
-    Raises
-    ------
-    BadInput
-        When the points have too few coordinates to hold a label as well.
-    """
-    d = math.prod(event_shape)
-    if points.dim() != 2 or points.shape[1] <= d:
-        raise BadInput(
-            f"expected points with a label behind their {d} coordinates, (n, {d} + classes), got {tuple(points.shape)}: draw "
-            "them from a Labelled measure"
-        )
-    return points[:, :d].unflatten(1, event_shape), points[:, d:].detach()
 
 
 def _few(numbers: list[int]) -> str:

@@ -6,6 +6,7 @@ from wgflow.estimators.bounded import Clipped, spectral_norm
 from wgflow.estimators.critic import Critic, CriticState
 from wgflow.estimators.entropic import Blob, EntropyEstimator, KDEScore, LearnedScore, ProximalScore
 from wgflow.estimators.evaluation_noise import EvaluationNoise
+from wgflow.estimators.kernel_critic import KernelCritic
 from wgflow.estimators.probe import velocity_at
 from wgflow.estimators.stein import Stein
 from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
@@ -23,6 +24,7 @@ __all__ = [
     "EvaluationNoise",
     "GradientPenalty",
     "KDEScore",
+    "KernelCritic",
     "LearnedScore",
     "Penalty",
     "ProximalScore",

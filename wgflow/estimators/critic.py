@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgflow.core.errors import BadInput
+from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Count
 from wgflow.core.instead import shown
 from wgflow.core.networks import called
@@ -39,8 +39,8 @@ class Critic(Estimator):
     Parameters
     ----------
     net : nn.Module or callable
-        :math:`v`, from (n, \*event) to (n,) or (n, 1); a module is copied, a function is called under the run's seed. It is a
-        function of one point: batch normalisation gives a warning.
+        :math:`v`, from (n, \*event) to (n,) or (n, 1), or to features (n, m) where a functional learns them; a module is copied, a
+        function is called under the run's seed. It is a function of one point: batch normalisation gives a warning.
     optim : Optim
         Its optimiser; betas and learning rate of Choi et al. by default.
     iters : int
@@ -78,7 +78,7 @@ class Critic(Estimator):
         net = build_pointwise(self.net, rng, "critic")
         data = F.at(0, 0.0).data()
         if data is not None and data.can_draw:
-            _look(net, data.draw(2, aside(rng)).x)
+            _look(net, data.draw(2, aside(rng)).x, F.learns_features)
         return CriticState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:
@@ -91,7 +91,7 @@ class Critic(Estimator):
     def _ascend(self, F: Functional, rho: Particles, es: CriticState, rng: torch.Generator) -> Info:
         looked = [_Looked.at(p, F, rho, rng) for p in self.penalties(F) if es.descent.updates % p.every == 0]
         info: Info = {}
-        report = es.descent.minimise(lambda: self._loss(F, rho, _Evaluated(es.net), looked, info))
+        report = es.descent.minimise(lambda: self._loss(F, rho, _evaluated(F, es), looked, info))
         info |= {f"critic/{name}": value for name, value in report.items()}
         return {name: torch.as_tensor(value).detach() for name, value in info.items()}
 
@@ -104,9 +104,11 @@ class Critic(Estimator):
     def _loss(F: Functional, rho: Particles, net: "_Evaluated", looked: "list[_Looked]", info: Info) -> Scalar:
         data = F.data()
         value = F.variational(net, rho)
-        info.update({"critic/objective": value, "critic/model": rho.mean(net(rho.x))})
-        if isinstance(data, Particles):
-            info["critic/data"] = data.mean(net(data.x))
+        info["critic/objective"] = value
+        if not F.learns_features:
+            info["critic/model"] = rho.mean(net(rho.x))
+            if isinstance(data, Particles):
+                info["critic/data"] = data.mean(net(data.x))
         loss = -value
         for penalty, at in looked:
             info[f"critic/{penalty.label}"] = penalty(net(at.x), at)
@@ -123,7 +125,7 @@ class Critic(Estimator):
 
         def parts() -> Iterator[tuple[Scalar, Scalar]]:
             for _ in range(BATCHES):
-                realised, rho, net = F.freeze(rng), draw(rng), _Evaluated(es.net)
+                realised, rho, net = F.freeze(rng), draw(rng), _evaluated(F, es)
                 looked = [_Looked.at(p, realised, rho, rng) for p in map(_at_every_update, self.penalties(F))]
                 model = realised.surrogate(net, rho)
                 yield model, -self._loss(realised, rho, net, looked, {}) - model
@@ -132,12 +134,22 @@ class Critic(Estimator):
 
     def surrogate(self, F: Functional, rho: Particles, es: CriticState) -> Scalar:
         r"""Return :math:`\langle\varphi,\rho\rangle`, plus the values of what a sum holds beside the critic's term."""
-        return F.surrogate(_Evaluated(es.net), rho)
+        return F.surrogate(_evaluated(F, es), rho)
 
     def potential(self, F: Functional, x: Points, es: CriticState) -> Tensor:
-        r"""Return :math:`\varphi(x)`, shape (n,), without gradient."""
+        r"""Return :math:`\varphi(x)`, shape (n,), without gradient.
+
+        Raises
+        ------
+        Unsupported
+            For a functional whose first variation depends on the law: :meth:`gradient` is given one.
+        """
+        if not F.has_witness:
+            raise Unsupported(
+                f"the potential of {type(F).__name__} depends on the law: take gradient(F, rho, state) at one"
+            )
         with torch.no_grad():
-            return F.witness(_Evaluated(es.net)(x))
+            return F.witness(_evaluated(F, es)(x))
 
 
 class _Looked(NamedTuple):
@@ -155,11 +167,15 @@ class _Looked(NamedTuple):
         return cls(penalty, points)
 
 
-def _look(net: nn.Module, x: Points) -> None:
+def _evaluated(F: Functional, es: CriticState) -> "_Evaluated":
+    return _Evaluated(es.net, F.learns_features)
+
+
+def _look(net: nn.Module, x: Points, features: bool) -> None:
     """Evaluate a network once, before work starts, and leave it as it was."""
     training = {module: module.training for module in net.modules()}
     with torch.no_grad():
-        _Evaluated(net.eval())(x)
+        _Evaluated(net.eval(), features)(x)
     for module, mode in training.items():
         module.training = mode
 
@@ -171,8 +187,8 @@ def _at_every_update(penalty: Penalty) -> Penalty:
 class _Evaluated:
     """A critic that checks its output and never evaluates the same tensor twice."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
+    def __init__(self, net: nn.Module, features: bool) -> None:
+        self.net, self.features = net, features
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, x: Points) -> Tensor:
@@ -184,8 +200,9 @@ class _Evaluated:
             raise BadInput(f"a critic must map {tuple(x.shape)} to a tensor ({len(x)},), got {shown(v)}")
         if v.shape == (len(x), 1):
             v = v[:, 0]
-        if v.shape != (len(x),):
-            raise BadInput(f"a critic must map {tuple(x.shape)} to ({len(x)},) or ({len(x)}, 1), got {tuple(v.shape)}")
+        if v.shape != (len(x),) and not (self.features and v.dim() == 2 and len(v) == len(x)):
+            wanted = f"({len(x)},) or ({len(x)}, {'features' if self.features else 1})"
+            raise BadInput(f"a critic must map {tuple(x.shape)} to {wanted}, got {tuple(v.shape)}")
         if torch.is_grad_enabled() and not v.requires_grad:
             raise BadInput(
                 "a critic must depend on its parameters: its output was detached, or computed without gradient"

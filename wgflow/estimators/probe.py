@@ -26,7 +26,8 @@ def velocity_at(
     r"""Return :math:`-\nabla\frac{\delta F}{\delta\rho}(y_j)` at any points ``y``, for the law ``rho`` without them.
 
     The points join the particles with so little mass that they move nobody, and the velocity is read where they are. An
-    estimator whose velocity is ``pointwise`` is asked directly. Bandwidth rules (``MedianRBF()``) look at the particles alone.
+    estimator whose velocity is ``pointwise`` is asked directly, where the functional has a witness. Bandwidth rules
+    (``MedianRBF()``) look at the particles alone.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def velocity_at(
             f"probes {tuple(y.shape)} {y.dtype} on {y.device} are unlike the particles {tuple(rho.x.shape)} {rho.x.dtype} on "
             f"{rho.device}: convert them"
         )
-    if estimator.pointwise:
+    if estimator.pointwise and F.has_witness:
         return estimator.velocity(F, Particles(y), es)
     if mass is None:
         mass = min(math.sqrt(torch.finfo(y.dtype).eps), 1e-3 / len(y))

@@ -16,6 +16,7 @@ from wgflow.functionals.divergences import (
 from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEnergy, PowerEntropy
 from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
 from wgflow.functionals.kale import KALE, KALESolution
+from wgflow.functionals.learned import LearnedFeatures
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
 from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
 from wgflow.functionals.sinkhorn import SinkhornDivergence
@@ -45,6 +46,7 @@ __all__ = [
     "KALESolution",
     "KLDonskerVaradhan",
     "KLUncentred",
+    "LearnedFeatures",
     "Penalty",
     "PotentialEnergy",
     "PowerEntropy",

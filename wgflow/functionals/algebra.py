@@ -44,6 +44,16 @@ class Scaled(Functional):
         """Whether the term does."""
         return self.term.needs_density
 
+    @property
+    def learns_features(self) -> bool:  # type: ignore[override]
+        """Whether the term does."""
+        return self.term.learns_features
+
+    @property
+    def has_witness(self) -> bool:
+        """Whether the term has."""
+        return self.term.has_witness
+
     def value(self, rho: Particles) -> Scalar:
         """Return ``c`` times the value of the term."""
         return self.c * self.term.value(rho)
@@ -144,6 +154,19 @@ class Sum(Functional):
     def needs_density(self) -> bool:  # type: ignore[override]
         """Whether a term does."""
         return any(t.needs_density for t in self.terms)
+
+    @property
+    def learns_features(self) -> bool:  # type: ignore[override]
+        """Whether the critic term does."""
+        dual = self.dual_terms()
+        return len(dual) == 1 and dual[0].learns_features
+
+    @property
+    def has_witness(self) -> bool:
+        """Whether the critic term has, and the others are potential energies."""
+        dual = self.dual_terms()
+        rest = [t for t in self.terms if all(t is not d for d in dual)]
+        return len(dual) == 1 and dual[0].has_witness and all(linear_part(t) is not None for t in rest)
 
     def dual_terms(self) -> list[Functional]:
         """Return the terms that a critic would estimate; a solvable sum has one at most.

@@ -42,6 +42,8 @@ class Functional(Checked, Linear):
         :meth:`value` reads ``rho.log_rho``.
     needs_samples : bool
         :meth:`value` compares with drawn points of the measures it holds.
+    learns_features : bool
+        A critic may give a point several numbers (n, m) instead of one.
     reference : tuple of str
         Keys of the papers it comes from, in the documentation's bibliography.
     """
@@ -49,6 +51,7 @@ class Functional(Checked, Linear):
     batch: int = 256
     needs_density: ClassVar[bool] = False
     needs_samples: ClassVar[bool] = False
+    learns_features: bool = False
     reference: ClassVar[tuple[str, ...]] = ()
 
     def value(self, rho: Particles) -> Scalar:
@@ -86,6 +89,11 @@ class Functional(Checked, Linear):
     def surrogate(self, net: Potential, rho: Particles) -> Scalar:
         r"""Part of the critic's estimate of :math:`F` that depends on :math:`\rho`: what the moving measure descends."""
         return rho.mean(self.witness(net(rho.x)))
+
+    @property
+    def has_witness(self) -> bool:
+        """Whether what the moving measure descends under a critic is the mean of :meth:`witness`, a function of one point."""
+        return not self.supports("surrogate")
 
     def critic_penalty(self) -> GradientPenalty | None:
         """Return the penalty without which a critic would leave the domain of the dual (W1); None by default."""

@@ -1,7 +1,7 @@
 """Maximum mean discrepancies."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -33,10 +33,14 @@ class SquaredMMD(Functional):
         (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow; an implicit step holds it.
     batch : int
         Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    pairs : {"distinct"}, optional
+        Leave out the pairs of a point with itself, :math:`\sum_{i\ne i'}w_iw_{i'}k(x_i,x_{i'})/(1-\sum_iw_i^2)`: the U-statistic, whose
+        mean over batches is the squared MMD of the laws that they are drawn from. It may be negative. For particles that are the law
+        themselves all pairs count, as by default.
 
     Notes
     -----
-    The V-statistic: all pairs count, also a particle with itself. Cost: n²/2 + n m kernel values, value and gradient in one
+    By default the V-statistic: all pairs count, also a particle with itself. Cost: n²/2 + n m kernel values, value and gradient in one
     sweep (the target's own term is remembered while the batch is the same); memory O(n + m). In one dimension
     ``Riesz(1)`` is done by sorting, O((n + m) log(n + m)). RBF forces vanish far away, which stalls or freezes modes: take a
     sum of bandwidths or a Riesz kernel, or add evaluation noise.
@@ -44,7 +48,7 @@ class SquaredMMD(Functional):
     Raises
     ------
     BadInput
-        For a kernel whose MMD is not a distance.
+        For a kernel whose MMD is not a distance; for distinct pairs of a single point.
 
     Examples
     --------
@@ -58,6 +62,7 @@ class SquaredMMD(Functional):
     target: Measure
     kernel: Kernel
     batch: Count = 256
+    pairs: Literal["distinct"] | None = None
 
     needs_samples = True
     reference = ("arbel2019maximum",)
@@ -77,7 +82,11 @@ class SquaredMMD(Functional):
             return kernel_energy(k, nu.x, nu.w)
 
         own = remember(k, (nu.x, nu.log_w), target_term) if k is self.kernel else target_term()
-        return (kernel_discrepancy(k, rho.x, rho.w, nu.x, nu.w) + own).to(rho.x.dtype)
+        if self.pairs is None:
+            return (kernel_discrepancy(k, rho.x, rho.w, nu.x, nu.w) + own).to(rho.x.dtype)
+        across = kernel_energy(k, rho.x, rho.w, nu.x, nu.w)
+        ours, theirs = _distinct(k, kernel_energy(k, rho.x, rho.w), rho), _distinct(k, own, nu)
+        return (ours - 2 * across + theirs).to(rho.x.dtype)
 
     def witness_at(self, rho: Particles, x: Points) -> Tensor:
         r"""Return :math:`\int k(x,\cdot)\,d\rho-\int k(x,\cdot)\,d\nu` at any points, shape (len(x),), differentiable in ``x``."""
@@ -88,6 +97,15 @@ class SquaredMMD(Functional):
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> Self:
         """Return the one to a standard normal, with two bandwidths."""
         return cls(StandardNormal(*event_shape), RBF(0.5) + RBF(2.0), batch=32)
+
+
+def _distinct(k: Kernel, energy: Scalar, p: Particles) -> Scalar:
+    """Return a sum over all pairs of a cloud without those of a point with itself, per mass of the pairs that are left."""
+    if len(p) < 2:
+        raise BadInput("pairs='distinct' needs two points at least: there is one")
+    w = p.w.double()
+    itself = w.square().sum()
+    return (energy - k.profile(torch.zeros_like(itself)) * itself) / (1 - itself)
 
 
 @register_functional("mmd")

@@ -4,7 +4,7 @@ from wgflow.measures.base import MEASURES, Derived, Measure, MovingMeasure, Succ
 from wgflow.measures.chain import Chain
 from wgflow.measures.dataset import Dataset
 from wgflow.measures.grid import Grid
-from wgflow.measures.labelled import Labelled, LabelledLatent
+from wgflow.measures.labelled import Labelled, LabelledLatent, Paired
 from wgflow.measures.particles import Particles
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.targets import (
@@ -29,6 +29,7 @@ __all__ = [
     "LabelledLatent",
     "Measure",
     "MovingMeasure",
+    "Paired",
     "Particles",
     "Pushforward",
     "Regression",

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from wgflow.core.behind import joined
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.finite import require_finite
-from wgflow.core.labels import counts_of, joined
+from wgflow.core.labels import counts_of
 from wgflow.measures.base import Derived, Measure, register_measure
 from wgflow.measures.dataset import Dataset
 from wgflow.measures.particles import Particles
@@ -180,3 +181,37 @@ class LabelledLatent(Derived):
         one = torch.zeros(self.classes, dtype=torch.float64)
         one[label] = 1
         return type(self)(self.base, self.classes, one)
+
+
+@register_measure("paired")
+@dataclass(frozen=True, eq=False)
+class Paired(Derived):
+    r"""The product of two measures: points (n, d + m), the d coordinates of a point and behind them an independent one of ``other``.
+
+    Parameters
+    ----------
+    base : Measure
+        Law of the d coordinates.
+    other : Measure
+        Law of the m coordinates behind them.
+    """
+
+    other: Measure
+
+    @classmethod
+    def example(cls) -> "Paired":
+        """Return a tiny instance."""
+        return cls(StandardNormal(1), StandardNormal(1))
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape (d + m,)."""
+        return _shape(self.base, self.other.event_shape.numel())
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return ``n`` draws of the base, each with one of the other behind it."""
+        p = self.base.draw(n, rng)
+        q = self.other.draw(len(p), rng)
+        if q.log_w is not None or len(q) != len(p):
+            q = q.resampled(len(p), rng)
+        return Particles(joined(p.x, q.x.flatten(1)), p.log_w)

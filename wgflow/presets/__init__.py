@@ -5,6 +5,7 @@ from collections.abc import Callable
 from wgflow.presets._euler_generators import w1_fe, w2_fe, wgan_gp, wgan_lp
 from wgflow.presets._flow import Flow
 from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
+from wgflow.presets._gwf import gwf
 from wgflow.presets._particles import (
     accelerated,
     birth_death_langevin,
@@ -22,7 +23,7 @@ from wgflow.presets._particles import (
     wfr,
 )
 
-_ALL: tuple[Callable[..., Flow], ...] = (s_jko, uotm_source_fixed, otm, f_gan)
+_ALL: tuple[Callable[..., Flow], ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf)
 _ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
 _ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
@@ -37,6 +38,7 @@ __all__ = [
     "brwp",
     "f_gan",
     "gfsd",
+    "gwf",
     "ksd_descent",
     "mala",
     "mmd_flow",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow.core.behind import Keeping, joined, parted
 from wgflow.core.errors import BadInput
-from wgflow.core.labels import joined, parted
 from wgflow.generative.nets._common import check_batch, check_sizes
 
 
@@ -68,7 +68,7 @@ class LabelledGenerator(nn.Module):
     def reference(self) -> nn.Module:
         """Return the map before the first step: that of the generator without labels, which keeps the label too."""
         outline: Any = self._make(**self._sizes)
-        return _Keeping(outline.reference(), self.source_shape)
+        return Keeping(outline.reference(), self.source_shape)
 
 
 class LabelledCritic(nn.Module):
@@ -122,18 +122,6 @@ class WithoutLabels(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the points that the network makes."""
         return parted(self.net(*inputs), self.data_shape)[0]
-
-
-class _Keeping(nn.Module):
-    """A map of latents that leaves the label behind them."""
-
-    def __init__(self, net: nn.Module, source_shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.net, self.source_shape = net, source_shape
-
-    def forward(self, points: Tensor) -> Tensor:
-        x, label = parted(points, self.source_shape)
-        return joined(self.net(x), label)
 
 
 def _spread(label: Tensor, sides: tuple[int, ...]) -> Tensor:
