@@ -65,12 +65,11 @@ def test_the_mean_over_samples_of_the_u_statistic_is_the_squared_mmd_of_the_laws
 
 def test_distinct_pairs_leave_out_a_point_with_itself_whatever_its_weight() -> None:
     w, b = RHO.w, NU.w
-    same = lambda x, w: (
-        sum(  # noqa: E731
-            w[i] * w[j] * K.profile((x[i] - x[j]).square().sum()) for i, j in itertools.permutations(range(len(x)), 2)
-        )
-        / (1 - w.square().sum())
-    )
+
+    def same(x: Tensor, w: Tensor) -> Tensor:
+        pairs = itertools.permutations(range(len(x)), 2)
+        return sum(w[i] * w[j] * K.profile((x[i] - x[j]).square().sum()) for i, j in pairs) / (1 - w.square().sum())
+
     across = w @ K(RHO.x, NU.x) @ b
     expected = same(RHO.x, w) + same(NU.x, b) - 2 * across
     torch.testing.assert_close(SquaredMMD(NU, K, pairs="distinct").value(RHO), expected, rtol=0, atol=1e-14)
