@@ -119,8 +119,8 @@ class LearnedFeatures(Functional):
             combinations = [h @ self._signs[:m].to(h.dtype)]
         else:
             raise BadInput(f"{m} features: expected at most {_MOST}, of a functional that freeze(rng) has realised")
-        slopes = [torch.autograd.grad(c.sum(), x, create_graph=True)[0].flatten(1) for c in combinations]
-        return torch.stack([g.square().sum(1) for g in slopes]).sum(0)
+        slopes = [torch.autograd.grad(c.sum(), x, create_graph=True, materialize_grads=True)[0] for c in combinations]
+        return torch.stack([g.flatten(1).square().sum(1) for g in slopes]).sum(0)
 
     def at(self, k: int, t: float) -> Self:
         """Take the term at that step."""
