@@ -28,7 +28,12 @@ SKIPPED["chi2_tight"] = (
     FLAT,
 )  # a ratio of moments of the critic: not linear in the law, and flat at a constant critic
 SKIPPED["identity"] = ("the_best_critic_attains_the_value",)  # the value is infinite
-SKIPPED["learned_features"] = (*NO_DIVERGENCE, FLAT, BOUND, "value_is_a_finite_scalar")  # a supremum that a critic looks for
+SKIPPED["learned_features"] = (
+    *NO_DIVERGENCE,
+    FLAT,
+    BOUND,
+    "value_is_a_finite_scalar",
+)  # a supremum that a critic looks for
 EXCUSED = {
     "identity": ("value_is_a_finite_scalar",),  # off the target it is infinite, by definition
     "js_nonsat": ("the_best_critic_attains_the_value",),  # a game: critic and model follow different scalars
