@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import wgflow
-from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS
+from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(p.name for p in DOCS.glob("*.md"))
@@ -19,7 +19,9 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 @pytest.fixture
 def _registries_as_before():
-    kept = [(registry, dict(registry._entries)) for registry in (FUNCTIONALS, SOLVERS, ESTIMATORS)]
+    kept = [
+        (registry, dict(registry._entries)) for registry in (FUNCTIONALS, SOLVERS, ESTIMATORS, KERNELS, MAPS, MEASURES)
+    ]
     yield
     for registry, entries in kept:
         registry._entries = entries

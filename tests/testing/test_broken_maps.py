@@ -91,3 +91,29 @@ def test_a_map_is_copied_before_it_is_moved():
     T = Affine(2)
     wg.testing.check_map(T)
     assert all(bool((p == 0).all()) for p in T.parameters())
+
+
+class Shear(wg.maps.TransportMap):
+    """It keeps volumes: its log-determinant is the constant 0."""
+
+    has_logdet = invertible = True
+
+    def __init__(self):
+        super().__init__(2)
+        self.slope = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        x = self.flat(x)
+        return torch.stack([x[:, 0], x[:, 1] + self.slope * x[:, 0].sin()], 1)
+
+    def with_logdet(self, x, rng=None):
+        return self(x), x.new_zeros(len(x))
+
+    @torch.no_grad()
+    def inverse(self, y):
+        y = self.flat(y)
+        return torch.stack([y[:, 0], y[:, 1] - self.slope * y[:, 0].sin()], 1)
+
+
+def test_a_map_that_keeps_volumes_is_right():
+    assert wg.testing.check_map(Shear()).skipped == {}

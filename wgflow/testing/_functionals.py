@@ -19,7 +19,6 @@ from wgflow.testing._worlds import (
     central,
     critic,
     global_state_kept,
-    points,
     rescaled,
     shuffled,
     split,
@@ -176,8 +175,7 @@ def shape_of_a_point_does_not_matter(case: FunctionalCase) -> None:
         except (Unsupported, TypeError):
             applies(False, f"{type(case.F).__name__} has no example(event_shape)")
         alike = FunctionalCase.of(F)
-        p = points(shape)
-        values.append({name: s(replace(alike.p, x=p)) for name, s in alike.forms().items()})
+        values.append({name: s(alike.p) for name, s in alike.forms().items()})
     for name in values[0]:
         close(values[1][name], values[0][name], f"{name} changes with the shape of a point", rtol=1e-12)
 
