@@ -106,3 +106,12 @@ def test_cifar_runs_of_another_plan_are_not_taken_over(benchmark, tmp_path):
     (tmp_path / "runs" / "plan.json").write_text('{"asked": {"updates": 9}}')
     with pytest.raises(BadInput, match="another plan"):
         benchmark("cifar10", "--data", str(tmp_path / "pictures.npy"), "--runs", str(tmp_path / "runs"))
+
+
+def test_the_eight_objectives_are_scored_and_a_record_goes_on(benchmark, tmp_path):
+    record = benchmark("gwf")
+    assert_says_where_it_comes_from(record)
+    runs = record["results"]["runs"]
+    assert [(r["objective"], r["tau"]) for r in runs] == [(o, t) for o in ("kl", "ckmmd") for t in ("none", "1")]
+    assert all(r["frechet"] > 0 and r["sinkhorn_excess"] > 0 for r in runs)
+    assert benchmark("gwf")["results"]["runs"] == runs, "runs of the record are kept"

@@ -9,6 +9,7 @@ from _exact import rng
 from torch import Tensor, nn
 
 from wgflow import RBF, Adam, BadInput, Dataset, ForwardEuler, Regression, StandardNormal, presets
+from wgflow.generative.nets import ToyCritic
 
 N, DIM, LATENT = 12, 2, 3
 BANDWIDTHS = (0.5, 2.0)
@@ -237,3 +238,13 @@ def test_features_of_another_number_than_the_latent_has_are_refused() -> None:
     generator, critic = networks("mmd")
     with pytest.raises(BadInput, match=r"as many as its latent has coordinates, 3, got .*4"):
         flow("ckmmd", generator, critic).solve()
+
+
+@pytest.mark.parametrize(("objective", "outputs"), [("mmd", 5), ("smmd", 5), ("ckmmd", LATENT), ("kl", 1)])
+def test_a_factory_of_critics_is_told_how_many_outputs(objective: str, outputs: int) -> None:
+    generator, _ = networks(objective)
+    nu, z = Dataset(data()), StandardNormal(LATENT)
+    options = {"objective": objective, "features": 5, "num_steps": 1, "first_iters": 1, "iters": 1, "batch": N}
+    state = presets.gwf(nu, z, generator, lambda **sizes: ToyCritic(dim=DIM, width=4, **sizes), **options).solve().state
+    net = getattr(state.estimator.net, "net", state.estimator.net)
+    assert net.head[-1].out_features == outputs

@@ -1,8 +1,9 @@
 """Generative Wasserstein flows: one solver and eight objectives."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
-from functools import reduce
 from operator import add
 
 from torch import nn
@@ -32,7 +33,7 @@ from wgflow.presets._flow import Flow
 from wgflow.solvers import JKO
 
 _R1, _FLAT = R1(0.4), GradientPenalty(10.0, "zero")
-_WIDTHS: Kernel = 0.2 * reduce(add, map(RBF, (1.0, 2.0, 4.0, 8.0, 16.0)))
+_WIDTHS: Kernel = 0.2 * functools.reduce(add, map(RBF, (1.0, 2.0, 4.0, 8.0, 16.0)))
 _OBJECTIVES: dict[str, tuple[Callable[[Measure, int, Kernel], Functional], Penalty]] = {
     "chi2": (lambda nu, n, k: Chi2Signed(nu, n), _R1),
     "kl": (lambda nu, n, k: KLUncentred(nu, n), _R1),
@@ -53,6 +54,7 @@ def gwf(
     critic: NetSource,
     *,
     objective: str = "mmd",
+    features: Count = 128,
     noise: Measure | None = None,
     reference: nn.Module | None = None,
     kernel: Kernel = _WIDTHS,
@@ -73,12 +75,15 @@ def gwf(
     target, latent, noise : Measure
         Data, source of the generator, and its auxiliary noise if it takes any.
     generator, critic : nn.Module or callable
-        The two networks or their factories. For ``mmd`` and ``smmd`` the critic has as many outputs as there are to be features
-        (128 in the paper), for ``ckmmd`` as many as the latent has coordinates, else one.
+        The two networks or their factories. A factory of critics that takes ``outputs``, a class such as ``SmallCritic``, is told
+        how many: ``features`` of them for ``mmd`` and ``smmd``, as many as the latent has coordinates for ``ckmmd``. The other
+        objectives take one.
     objective : str
         With a gradient penalty on data: ``chi2``, ``kl``, ``kl_dv`` (Donsker–Varadhan), ``js`` (non-saturating). With one of slope 0
         between model and data: ``mmd`` of learned features, ``smmd`` (scaled), ``ckmmd`` (conditional kernel). With one of slope 1:
         ``w1``.
+    features : int
+        Features that ``mmd`` and ``smmd`` compare.
     reference : nn.Module, optional
         The map before the first step; the generator's own start when None.
     kernel : Kernel
@@ -102,15 +107,25 @@ def gwf(
         raise BadInput(f"objective={objective!r}: {near_misses(objective, list(_OBJECTIVES))}")
     make, penalty = _OBJECTIVES[objective]
     shape = tuple(target.event_shape)
+    outputs = {"mmd": features, "smmd": features, "ckmmd": latent.event_shape.numel()}.get(objective, 1)
+    critic = _with_outputs(critic, outputs)
     if objective == "ckmmd":  # the latent stays behind the point that is made of it, and the critic looks at both
-        plain, features = generator, critic
-        generator, critic = (lambda: Keeping(_made(plain))), (lambda: KernelCritic(_made(features), kernel, shape))
+        plain, h = generator, critic
+        generator, critic = (lambda: Keeping(_made(plain))), (lambda: KernelCritic(_made(h), kernel, shape))
         target, reference = Paired(target, latent), None if reference is None else Keeping(reference)
     solver = JKO(
         Critic(critic, Adam(lr[1]), penalty=penalty), Adam(lr[0]), iters=iters, first_iters=first_iters, batch=batch
     )
     start = Pushforward(latent, generator, noise=noise, reference=reference, ema=ema)
     return Flow(make(target, batch, kernel), solver, start, math.prod(shape) * lambda2 / 2, num_steps)
+
+
+def _with_outputs(critic: NetSource, outputs: int) -> NetSource:
+    if outputs == 1 or isinstance(critic, nn.Module):
+        return critic
+    takes = inspect.signature(critic).parameters.values()
+    told = any(p.name == "outputs" or p.kind == p.VAR_KEYWORD for p in takes)
+    return functools.partial(critic, outputs=outputs) if told else critic
 
 
 def _made(net: NetSource) -> nn.Module:
