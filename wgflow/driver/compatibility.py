@@ -70,6 +70,17 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
         if isinstance(penalty := getattr(e, name, None), Penalty) and F.data() is None:
             what = type(penalty).__name__
             return f"{what} penalises the critic on data points, and {f} has no data. Leave {name} out of {kind}."
+    if e.needs_fresh_points and measure.tracks_points:
+        return (
+            f"{kind} compares with an independent batch of the moving law, and {m} are all there is of it. Use Autograd(), or "
+            "MeanShift(kernel, own=True)."
+        )
+    seen, shown = e.sees(F), getattr(solver, "batch", None)
+    if None not in (seen, shown) and seen != shown:
+        return (
+            f"{kind} compares {seen} target points with {shown} of the {m}, and a velocity is unbiased for equally many only. Give {f} "
+            f"and {s} one batch: batch={seen}."
+        )
     if solver.needs_tracked_points and not measure.tracks_points:
         return f"{s} attaches noise or weights to points, and {m} draws new ones every time. Use Particles."
     if measure.replays_moves and not solver.implicit:

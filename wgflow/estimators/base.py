@@ -3,7 +3,7 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from wgflow.core.registry import Registry
 from wgflow.core.rng import build
 from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.functionals import Functional
+from wgflow.functionals.base import View, views_of
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Particles
@@ -43,6 +44,8 @@ class Estimator(Checked, ABC):
     """:meth:`gradient` returns a first variation as well as its gradient; False where only the gradient is known."""
     is_function: ClassVar[bool] = True
     """The surrogate's gradient is the slope of its values, as a minimiser that searches along lines needs it."""
+    needs_fresh_points: ClassVar[bool] = False
+    """It compares with a second batch of the moving law, independent of the first."""
     pointwise: ClassVar[bool] = False
     """The velocity at a point depends on that point and the estimator's state alone."""
 
@@ -66,6 +69,18 @@ class Estimator(Checked, ABC):
     def imbalance(self, F: Functional, draw: Draw, es: Any, rng: torch.Generator) -> Tensor | None:
         """Return how far :meth:`refine` is from its end at the current law, from 0 (there) to 1; None with nothing to refine."""
         return None
+
+    def sees(self, F: Functional) -> int | None:
+        """Return how many points of the moving law :meth:`refine` must be shown; None where any number will do."""
+        return None
+
+    def velocities(self, F: Functional, rho: Particles, es: Any) -> list[tuple[View, Points]]:
+        r"""Return the parts that ``F`` looks at separately (features, classes, terms), each with the velocity there, (B, n, \*event).
+
+        Cloud by cloud, without gradient; an estimator that can overrides it to take all clouds at once.
+        """
+        parts = views_of(F, rho)
+        return [(view, torch.stack([self.velocity(*one, es) for one in _clouds(view)])) for view in parts]
 
     def fit(self, rho: Particles) -> "Estimator":
         """Return the estimator with rules (a bandwidth) applied to ``rho`` and then held: a step minimises one function."""
@@ -99,6 +114,22 @@ suggest(
     (nn.Module, "Wrap the network: Critic(net)"),
     (Functional, "The functional goes first: solve(F, solver, initial, ...)"),
 )
+
+
+def _clouds(view: View) -> Iterator[tuple[Functional, Particles]]:
+    for b in range(len(view.clouds)):
+        F = view.functional.with_measures(lambda m, b=b: m[b])  # type: ignore[misc, index]
+        p = view.clouds[b]
+        yield F, replace(p, x=p.x.detach())
+
+
+def pulled_back(parts: list[tuple[View, Points]]) -> Scalar:
+    r"""Return a scalar whose Wasserstein gradient is minus the given velocities, each carried back to the points it is of."""
+    total = []
+    for view, v in parts:
+        moved = ((view.clouds.x - view.clouds.x.detach()) * v.detach()).flatten(2).sum(2)
+        total.append(-(view.weight * (view.clouds.w.detach() * moved).sum(1)).sum())
+    return torch.stack(total).sum()
 
 
 def with_mass(rho: Particles) -> Particles:

@@ -85,6 +85,11 @@ class EvaluationNoise(Estimator):
         return self.estimator.needs_samples
 
     @property
+    def needs_fresh_points(self) -> bool:  # type: ignore[override]
+        """As the estimator that is asked."""
+        return self.estimator.needs_fresh_points
+
+    @property
     def splits_entropy(self) -> bool:  # type: ignore[override]
         """As the estimator that is asked."""
         return self.estimator.splits_entropy
@@ -103,6 +108,10 @@ class EvaluationNoise(Estimator):
                 f"EvaluationNoise looks the velocity up where {type(F).__name__} knows no density. Use {name}() itself."
             )
         return self.estimator.refuses(F)
+
+    def sees(self, F: Functional) -> int | None:
+        """As many points as the estimator that is asked."""
+        return self.estimator.sees(F)
 
     def init(self, F: Functional, rng: torch.Generator) -> NoiseState:
         """Return the other's state with a generator seeded from ``rng``."""

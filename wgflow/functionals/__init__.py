@@ -1,6 +1,7 @@
 """Functionals: what decreases along a flow."""
 
 from wgflow.functionals.algebra import Scaled, Sum
+from wgflow.functionals.annealed import Annealed
 from wgflow.functionals.base import FUNCTIONALS, Functional, register_functional
 from wgflow.functionals.divergences import (
     KL,
@@ -14,15 +15,19 @@ from wgflow.functionals.divergences import (
     entropy,
 )
 from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEnergy, PowerEntropy
+from wgflow.functionals.features import InFeatures
+from wgflow.functionals.guidance import Guided, guided
 from wgflow.functionals.jensen_shannon import JSExact, JSNonSaturating, Softplus
 from wgflow.functionals.kale import KALE, KALESolution
 from wgflow.functionals.learned import LearnedFeatures
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
 from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
+from wgflow.functionals.per_class import PerClass
 from wgflow.functionals.sinkhorn import SinkhornDivergence
 from wgflow.functionals.sliced import SlicedWasserstein
 from wgflow.functionals.stein import SquaredKSD
 from wgflow.functionals.wasserstein import W1, SquaredW2
+from wgflow.functionals.wrapped import Wrapped
 
 __all__ = [
     "FUNCTIONALS",
@@ -31,6 +36,7 @@ __all__ = [
     "MMD",
     "R1",
     "W1",
+    "Annealed",
     "Chi2",
     "Chi2Signed",
     "Chi2Tight",
@@ -39,7 +45,9 @@ __all__ = [
     "FDivergence",
     "Functional",
     "GradientPenalty",
+    "Guided",
     "Identity",
+    "InFeatures",
     "InteractionEnergy",
     "JSExact",
     "JSNonSaturating",
@@ -48,6 +56,7 @@ __all__ = [
     "KLUncentred",
     "LearnedFeatures",
     "Penalty",
+    "PerClass",
     "PotentialEnergy",
     "PowerEntropy",
     "Scaled",
@@ -58,6 +67,8 @@ __all__ = [
     "SquaredMMD",
     "SquaredW2",
     "Sum",
+    "Wrapped",
     "entropy",
+    "guided",
     "register_functional",
 ]

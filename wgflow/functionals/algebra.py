@@ -1,5 +1,6 @@
 """Sums and multiples of functionals: the algebra of the maths is the algebra of the objects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -9,13 +10,14 @@ from torch import Tensor
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Finite
 from wgflow.core.typing import Info, Points, Scalar
-from wgflow.functionals.base import Functional, Potential
+from wgflow.functionals.base import Functional, Potential, View
 from wgflow.functionals.penalties import GradientPenalty
-from wgflow.measures import Measure, Particles
+from wgflow.functionals.wrapped import Wrapped
+from wgflow.measures import Measure, Particles, Stack
 
 
 @dataclass(frozen=True)
-class Scaled(Functional):
+class Scaled(Wrapped):
     r"""The multiple :math:`cF`; for :math:`c>0` its conjugate is :math:`(cF)^*(\varphi)=c\,F^*(\varphi/c)`.
 
     A negative multiple of a convex functional is concave: it has a value, and no conjugate or implicit step. The difference
@@ -33,21 +35,6 @@ class Scaled(Functional):
     def __post_init__(self) -> None:
         if self.c == 0:
             raise BadInput("a functional times 0 has no flow, and its conjugate is infinite: leave the term out")
-
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        """Target points a realisation of the term uses."""
-        return self.term.batch
-
-    @property
-    def needs_density(self) -> bool:  # type: ignore[override]
-        """Whether the term does."""
-        return self.term.needs_density
-
-    @property
-    def learns_features(self) -> bool:  # type: ignore[override]
-        """Whether the term does."""
-        return self.term.learns_features
 
     @property
     def has_witness(self) -> bool:
@@ -96,33 +83,13 @@ class Scaled(Functional):
         energy, temperature = self.term.split_entropy()
         return None if energy is None else Scaled(self.c, energy), self.c * temperature
 
-    def at(self, k: int, t: float) -> Self:
-        """Take the term at that step."""
-        return type(self)(self.c, self.term.at(k, t))
+    def values(self, clouds: Stack) -> Tensor:
+        """Return ``c`` times the values of the term."""
+        return self.c * self.term.values(clouds)
 
-    def freeze(self, rng: torch.Generator) -> Self:
-        """Freeze the term."""
-        return type(self)(self.c, self.term.freeze(rng))
-
-    def matched(self, n: int) -> Self:
-        """Match the term."""
-        return type(self)(self.c, self.term.matched(n))
-
-    def fit(self, rho: Particles) -> Self:
-        """Fit the term."""
-        return type(self)(self.c, self.term.fit(rho))
-
-    def data(self) -> Measure | None:
-        """Return the term's."""
-        return self.term.data()
-
-    def targets(self) -> list[Measure]:
-        """Return the term's."""
-        return self.term.targets()
-
-    def samples(self) -> list[Measure]:
-        """Return the term's."""
-        return self.term.samples()
+    def views(self, clouds: Stack) -> list[View]:
+        """Return the term's, ``c`` times."""
+        return [replace(view, weight=self.c * view.weight) for view in self.term.views(clouds)]
 
     def can(self, method: str) -> bool:
         """Whether the term does; a negative multiple has a value only."""
@@ -245,6 +212,24 @@ class Sum(Functional):
     def fit(self, rho: Particles) -> Self:
         """Fit every term."""
         return type(self)(tuple(term.fit(rho) for term in self.terms))
+
+    def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
+        """Change those of every term, in order."""
+        new = tuple(term.with_measures(change) for term in self.terms)
+        return self if all(a is b for a, b in zip(new, self.terms, strict=True)) else type(self)(new)
+
+    def contrast(self, other: Particles) -> Functional:
+        """Contrast every term."""
+        new = tuple(term.contrast(other) for term in self.terms)
+        return self if all(a is b for a, b in zip(new, self.terms, strict=True)) else type(self)(new)
+
+    def values(self, clouds: Stack) -> Tensor:
+        """Return the sum of the values."""
+        return torch.stack([term.values(clouds) for term in self.terms]).sum(0)
+
+    def views(self, clouds: Stack) -> list[View]:
+        """Return those of all terms."""
+        return [view for term in self.terms for view in term.views(clouds)]
 
     def data(self) -> Measure | None:
         """Return the critic term's; None when no single term is for a critic."""

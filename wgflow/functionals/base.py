@@ -16,7 +16,7 @@ from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
-from wgflow.measures import Measure, Particles
+from wgflow.measures import Measure, Particles, Stack
 
 if TYPE_CHECKING:
     from wgflow.functionals.algebra import Scaled, Sum
@@ -109,11 +109,11 @@ class Functional(Checked, Linear):
 
     def at(self, k: int, t: float) -> Self:
         """Return the functional of time step ``k`` at time ``t``: every measure it holds is taken at that step."""
-        return self._with(Measure, lambda m: m.at(k, t))
+        return self.with_measures(lambda m: m.at(k, t))
 
     def freeze(self, rng: torch.Generator) -> Self:
         """Return one random realisation: every measure it holds becomes a fixed batch of ``batch`` points."""
-        return self._with(Measure, lambda m: m.draw(self.batch, rng) if m.can_draw else m)
+        return self.with_measures(lambda m: m.draw(self.batch, rng) if m.can_draw else m)
 
     def matched(self, n: int) -> Self:
         """Return the functional whose realisations use ``n`` target points; itself when it uses none."""
@@ -127,6 +127,30 @@ class Functional(Checked, Linear):
         return self._with(Kernel, lambda kernel: kernel.fit(rho.x, rho.log_w))._with(
             DensityModel, lambda model: model.fit(rho)
         )
+
+    def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
+        """Return the functional with every measure it holds changed, in the order of :meth:`targets`."""
+        return self._with(Measure, change)
+
+    def contrast(self, other: Particles) -> "Functional":
+        r"""Return :math:`F(\rho|\nu)-F(\rho|\rho')` up to a constant, for :math:`\rho'` another sample of :math:`\rho`, held fixed.
+
+        What depends on :math:`\rho` alone cancels, so that a particle never meets itself: at :math:`\rho=\nu` and equally many
+        points both terms have one law, and the velocity vanishes on average. A functional without a target stays as it is.
+        """
+        from wgflow.functionals.contrast import Contrast
+
+        against = self.with_measures(lambda m: other)
+        return self if against is self else Contrast(self, against)
+
+    def values(self, clouds: Stack) -> Tensor:
+        """Return the values at B clouds, shape (B,); every measure this functional holds is a stack of as many."""
+        each = [self.with_measures(lambda m, b=b: m[b]).value(clouds[b]) for b in range(len(clouds))]  # type: ignore[misc, index]
+        return torch.stack(each)
+
+    def views(self, clouds: Stack) -> list["View"]:
+        """Return the problems that this functional is a sum of, for estimators that look at each; one, unless it is a sum."""
+        return [View(self, clouds, clouds.x.new_full((len(clouds),), 1 / len(clouds)))]
 
     def _with(self, kind: type, change: Callable[[Any], Any]) -> Self:
         """Return this functional with every field of a kind changed; itself where none is."""
@@ -174,6 +198,35 @@ class Functional(Checked, Linear):
         from wgflow.functionals.algebra import Scaled
 
         return Scaled(c, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    r"""A part of a functional, :math:`\sum_b c_b\,G(\rho_b)`: what it looks at may be features or classes of the points of a flow.
+
+    Attributes
+    ----------
+    functional : Functional
+        :math:`G`; the measures it holds are stacks.
+    clouds : Stack
+        The laws :math:`\rho_b`, differentiable in the points of the flow.
+    weight : Tensor, shape (B,)
+        :math:`c_b`.
+    """
+
+    functional: Functional
+    clouds: Stack
+    weight: Tensor
+
+    @property
+    def value(self) -> Scalar:
+        """The part's value, 0-d."""
+        return (self.weight * self.functional.values(self.clouds)).sum()
+
+
+def views_of(F: Functional, rho: Particles) -> list[View]:
+    """Return the parts of a frozen functional at the particles."""
+    return F.with_measures(lambda m: m if isinstance(m, Stack) else Stack.of(drawn(m))).views(Stack.of(rho))
 
 
 suggest(

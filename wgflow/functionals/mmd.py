@@ -11,8 +11,9 @@ from wgflow.core.fields import Count, checked
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel, Riesz
+from wgflow.kernels.stacked import stacked_energy
 from wgflow.kernels.sums import kernel_discrepancy, kernel_energy, kernel_sums
-from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.measures import Measure, Particles, Stack, StandardNormal
 from wgflow.numerics.cache import remember
 
 
@@ -88,6 +89,19 @@ class SquaredMMD(Functional):
         ours, theirs = _distinct(k, kernel_energy(k, rho.x, rho.w), rho), _distinct(k, own, nu)
         return (ours - 2 * across + theirs).to(rho.x.dtype)
 
+    def values(self, clouds: Stack) -> Tensor:
+        """Return the values at B clouds, (B,); of several the kernel matrices are formed at once, and smaller than in blocks."""
+        if len(clouds) == 1 or self.pairs is not None:
+            return super().values(clouds)
+        nu, k = self.target, self.kernel.fit(clouds.x.flatten(0, 1), clouds.log_weights.flatten())
+        assert isinstance(nu, Stack)
+        own = stacked_energy(k, clouds.x, clouds.w, clouds.x, clouds.w)
+        return own - 2 * stacked_energy(k, clouds.x, clouds.w, nu.x, nu.w) + stacked_energy(k, nu.x, nu.w, nu.x, nu.w)
+
+    def contrast(self, other: Particles) -> Functional:
+        r"""Return :math:`2\int(k*\rho'-k*\nu)\,d\rho`, without the self terms, which cancel."""
+        return Functional.contrast(_Attraction(self.target, self.kernel, self.batch), other)
+
     def witness_at(self, rho: Particles, x: Points) -> Tensor:
         r"""Return :math:`\int k(x,\cdot)\,d\rho-\int k(x,\cdot)\,d\nu` at any points, shape (len(x),), differentiable in ``x``."""
         nu, k = drawn(self.target), self.kernel.fit(rho.x, rho.log_w)
@@ -108,6 +122,22 @@ def _distinct(k: Kernel, energy: Scalar, p: Particles) -> Scalar:
     return (energy - k.profile(torch.zeros_like(itself)) * itself) / (1 - itself)
 
 
+@dataclass(frozen=True)
+class _Attraction(SquaredMMD):
+    r"""The part :math:`-2\iint k\,d\rho\,d\nu` of the square, linear in :math:`\rho`."""
+
+    def value(self, rho: Particles) -> Scalar:
+        nu, k = drawn(self.target), self.kernel.fit(rho.x, rho.log_w)
+        return -2 * kernel_energy(k, rho.x, rho.w, nu.x, nu.w).to(rho.x.dtype)
+
+    def values(self, clouds: Stack) -> Tensor:
+        if len(clouds) == 1:
+            return Functional.values(self, clouds)
+        nu, k = self.target, self.kernel.fit(clouds.x.flatten(0, 1), clouds.log_weights.flatten())
+        assert isinstance(nu, Stack)
+        return -2 * stacked_energy(k, clouds.x, clouds.w, nu.x, nu.w)
+
+
 @register_functional("mmd")
 @dataclass(frozen=True)
 class MMD(SquaredMMD):
@@ -117,10 +147,21 @@ class MMD(SquaredMMD):
     flow oscillates there.
     """
 
+    def contrast(self, other: Particles) -> Functional:
+        """Return the difference of the two roots: nothing cancels."""
+        return Functional.contrast(self, other)
+
+    def values(self, clouds: Stack) -> Tensor:
+        """Return the roots of the squares."""
+        return _root(super().values(clouds))
+
     def value(self, rho: Particles) -> Scalar:
         """Return the root of the square, whose gradient is cut off where the square is 0 or, by rounding, less."""
-        square = super().value(rho)
-        return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+        return _root(super().value(rho))
+
+
+def _root(square: Tensor) -> Tensor:
+    return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
 
 
 @checked

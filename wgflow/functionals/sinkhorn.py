@@ -1,6 +1,6 @@
 """The Sinkhorn divergence to samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from wgflow.core.inner import report
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals._clouds import comparable
 from wgflow.functionals.base import Functional, register_functional
-from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.measures import Measure, Particles, Stack, StandardNormal
 from wgflow.numerics.cache import remember
 from wgflow.numerics.once import Derivatives, differentiable_once
 from wgflow.numerics.sinkhorn import sinkhorn_divergence
@@ -156,17 +156,28 @@ class SinkhornDivergence(Functional):
         nu = comparable(rho, self.target)
         if self.backend == "geomloss":
             return sinkhorn_divergence(rho.x, nu.x, blur=self.blur, scaling=0.99, a=rho.w, b=nu.w)
-        return _Divergence.apply(rho.x, rho.w, self)
+        return _Divergence.apply(rho.x[None], rho.w[None], Stack.of(nu), self)[0]
+
+    def values(self, clouds: Stack) -> Tensor:
+        """Return the values at B clouds, (B,): all plans at once."""
+        if self.backend == "geomloss":
+            return super().values(clouds)
+        return _Divergence.apply(clouds.x, clouds.w, self.target, self)
+
+    def contrast(self, other: Particles) -> Functional:
+        r"""Return the difference of the raw costs: the self terms of the particles cancel."""
+        return Functional.contrast(replace(self, debias=False) if self.backend == "torch" else self, other)
 
     def report(self, rho: Particles) -> SinkhornReport:
         """Return value, potentials, sweeps and marginal errors at these particles, by this package's solver."""
         nu = comparable(rho, self.target)
-        return self._solve(rho.x.detach(), rho.w.detach(), nu)
+        found = self._solve(rho.x.detach()[None], rho.w.detach()[None], Stack.of(nu))
+        return replace(found, value=found.value[0], potential=found.potential[0], gradient=found.gradient[0])
 
-    def _solve(self, points: Points, a: Tensor, nu: Particles, wants_x: bool = True) -> SinkhornReport:
+    def _solve(self, points: Points, a: Tensor, nu: Stack, wants_x: bool = True) -> SinkhornReport:
         with torch.no_grad(), full_precision(points.device):
-            reg, x, log_a = self.regularisation, points.flatten(1)[None], _log_weights(a)
-            y, log_b = nu.x.detach().flatten(1)[None], _log_weights(nu.w.detach())
+            reg, x, log_a = self.regularisation, points.flatten(2), _log_weights(a)
+            y, log_b = nu.x.detach().flatten(2), _log_weights(nu.w.detach())
             cross, own, target = solve(x, log_a, y, log_b, reg), None, None
             value, potential = dual_value(cross, log_a, log_b, reg), variation(cross.f, reg)
             gradient = _slope(x, y, log_b, cross, reg) if wants_x else torch.empty_like(x)
@@ -177,7 +188,7 @@ class SinkhornDivergence(Functional):
                 potential = potential - variation(own.f, reg)
                 if wants_x:
                     gradient = gradient - _slope(x, x, log_a, own, reg)
-        value, potential, gradient = (t[0].to(points) for t in (value, potential, gradient))
+        value, potential, gradient = (t.to(points) for t in (value, potential, gradient))
         return SinkhornReport(value, potential, gradient.view_as(points), cross, own, target)
 
     @classmethod
@@ -193,15 +204,14 @@ def _slope(x: Tensor, y: Tensor, log_b: Tensor, dual: Dual, reg: Regularisation)
 
 
 def _log_weights(w: Tensor) -> Tensor:
-    """Logarithms (1, n) in float64 of weights that sum to 1 as closely as their own precision allows."""
-    log_w = w.double().log()[None]
+    """Logarithms (B, n) in float64 of weights that sum to 1 as closely as their own precision allows."""
+    log_w = w.double().log()
     return log_w - log_w.logsumexp(1, keepdim=True)
 
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Points, a: Tensor, F: SinkhornDivergence) -> Scalar:
-        nu = comparable(Particles(x), F.target)
+    def forward(ctx: Any, x: Points, a: Tensor, nu: Stack, F: SinkhornDivergence) -> Tensor:
         found = F._solve(x.detach(), a.detach(), nu, ctx.needs_input_grad[0])
         report(
             "sinkhorn",
@@ -216,5 +226,6 @@ class _Divergence(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, g: Tensor) -> Derivatives:
         _, a, gradient, potential = ctx.saved_tensors
-        dx = g * a.view(-1, *[1] * (gradient.dim() - 1)) * gradient if ctx.needs_input_grad[0] else None
-        return dx, g * potential if ctx.needs_input_grad[1] else None, None
+        per_point = g.view(-1, *[1] * (gradient.dim() - 1)) * a.view(*a.shape, *[1] * (gradient.dim() - 2))
+        dx = per_point * gradient if ctx.needs_input_grad[0] else None
+        return dx, g[:, None] * potential if ctx.needs_input_grad[1] else None, None, None

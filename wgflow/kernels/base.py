@@ -80,6 +80,10 @@ class Kernel(Checked, Linear, ABC):
         """
         return self.profile(s), self.slope(s), 1.0
 
+    def log_profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`\log\kappa(s)`, elementwise, for affinities that are normalised; a kernel that underflows says it directly."""
+        return self.profile(s).log()
+
     def log_integral(self, d: int) -> float | Tensor:
         r"""Return :math:`\log\int k(x,0)\,dx` in :math:`d` dimensions, which makes the kernel a density."""
         raise Unsupported(f"{self} is not used as a density: take RBF, whose integral is known")
@@ -161,6 +165,13 @@ class KernelSum(Kernel):
             value += weight * k
             slope += (weight * c) * q
         return value, slope, 1.0
+
+    def log_profile(self, s: Tensor) -> Tensor:
+        """Return the logarithm of the combination, by the largest term."""
+        logs = torch.stack([k.log_profile(s) + math.log(abs(c)) for c, k in self.terms])
+        top = logs.amax(0)
+        signs = torch.tensor([math.copysign(1.0, c) for c, _ in self.terms]).to(logs).view(-1, *[1] * s.dim())
+        return top + (signs * (logs - top).exp()).sum(0).log()
 
     def log_integral(self, d: int) -> float | Tensor:
         """Return the logarithm of the combination of the integrals; raises ``Unsupported`` where a term is subtracted."""

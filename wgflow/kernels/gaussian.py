@@ -51,6 +51,10 @@ class RBF(Kernel):
         r"""Return :math:`e^{-s/2\sigma^2}`."""
         return exp_(s * (-0.5 / self.bandwidth**2))
 
+    def log_profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-s/2\sigma^2`."""
+        return s * (-0.5 / self.bandwidth**2)
+
     def slope(self, s: Tensor) -> Tensor:
         r"""Return :math:`-k/2\sigma^2`."""
         return self.profile(s) * (-0.5 / self.bandwidth**2)

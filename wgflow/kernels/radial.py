@@ -28,6 +28,10 @@ class Laplace(Kernel):
         r"""Return :math:`e^{-\sqrt s/\ell}`."""
         return exp_(s.sqrt() * (-1 / self.length))
 
+    def log_profile(self, s: Tensor) -> Tensor:
+        r"""Return :math:`-\sqrt s/\ell`."""
+        return s.sqrt() * (-1 / self.length)
+
     def slope(self, s: Tensor) -> Tensor:
         r"""Return :math:`-k/(2\ell r)`."""
         return self.profile(s) * apart(s).rsqrt() * (-0.5 / self.length)

@@ -1,12 +1,14 @@
 """Measures: what a flow moves (particles, pushforwards) and where it goes (targets)."""
 
 from wgflow.measures.base import MEASURES, Derived, Measure, MovingMeasure, Successor, register_measure
+from wgflow.measures.by_class import Balanced, OfEveryClass
 from wgflow.measures.chain import Chain
 from wgflow.measures.dataset import Dataset
 from wgflow.measures.grid import Grid
 from wgflow.measures.labelled import Labelled, LabelledLatent, Paired
 from wgflow.measures.particles import Particles
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
+from wgflow.measures.stack import Stack
 from wgflow.measures.targets import (
     Gaussian,
     GaussianMixture,
@@ -19,6 +21,7 @@ from wgflow.measures.targets import (
 
 __all__ = [
     "MEASURES",
+    "Balanced",
     "Chain",
     "Dataset",
     "Derived",
@@ -29,11 +32,13 @@ __all__ = [
     "LabelledLatent",
     "Measure",
     "MovingMeasure",
+    "OfEveryClass",
     "Paired",
     "Particles",
     "Pushforward",
     "Regression",
     "Smoothed",
+    "Stack",
     "StandardNormal",
     "Successor",
     "Unnormalised",

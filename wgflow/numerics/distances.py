@@ -266,3 +266,16 @@ class Distances:
         s = wide.to(x.dtype)
         s[row, column] = (x[i[row]] - y[column]).square_().sum(1)
         return s
+
+
+def stacked_squares(x: Tensor, y: Tensor) -> Tensor:
+    r"""Return :math:`|x_{ci}-y_{cj}|^2`, shape (B, n, m), of clouds (B, n, d) and (B, m, d), all at once.
+
+    In few coordinates from differences; in many as a product around the mean of the second cloud, with its rounding error.
+    """
+    if x.shape[2] <= FEW:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    centre = y.mean(1, keepdim=True)
+    x, y = x - centre, y - centre
+    lengths = x.square().sum(2, keepdim=True) + y.square().sum(2)[:, None]
+    return torch.baddbmm(lengths, x, y.mT, alpha=-2).clamp_(min=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from wgflow.presets._drifts import drifting, energy_drift, mmd_drift, w_flow
 from wgflow.presets._euler_generators import w1_fe, w2_fe, wgan_gp, wgan_lp
 from wgflow.presets._flow import Flow
 from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
@@ -27,6 +28,7 @@ _ALL: tuple[Callable[..., Flow], ...] = (s_jko, uotm_source_fixed, otm, f_gan, g
 _ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
 _ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
+_ALL += (w_flow, mmd_drift, energy_drift, drifting)
 PRESETS = {preset.__name__: preset for preset in _ALL}
 
 __all__ = [
@@ -36,11 +38,14 @@ __all__ = [
     "birth_death_langevin",
     "blob",
     "brwp",
+    "drifting",
+    "energy_drift",
     "f_gan",
     "gfsd",
     "gwf",
     "ksd_descent",
     "mala",
+    "mmd_drift",
     "mmd_flow",
     "otm",
     "proximal_gradient",
@@ -52,6 +57,7 @@ __all__ = [
     "uotm_source_fixed",
     "w1_fe",
     "w2_fe",
+    "w_flow",
     "wfr",
     "wgan_gp",
     "wgan_lp",

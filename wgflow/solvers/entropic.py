@@ -143,6 +143,9 @@ class EntropicJKO(Solver):
                 f"EntropicJKO needs a potential, an entropy, a PowerEntropy or something with a value that needs no density, and "
                 f"{type(parts.rest).__name__} is none of them. Use a kernel distance such as SquaredMMD, or particles."
             )
+        if self.estimator.needs_fresh_points:
+            kind = type(self.estimator).__name__
+            return f"EntropicJKO moves the masses of all cells, and {kind} compares with another batch of them. Use Autograd()."
         if not self.estimator.gives_potential:
             return f"EntropicJKO needs first variations, and {type(self.estimator).__name__} has only their gradients. Use Autograd()."
         return None

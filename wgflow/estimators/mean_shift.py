@@ -1,0 +1,152 @@
+"""Attraction to data less repulsion by the moving law, by affinities: mean shifts and drifting fields."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from wgflow.core.context import full_precision
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Decay
+from wgflow.core.rules import Says
+from wgflow.core.typing import Points, Scalar
+from wgflow.estimators.base import pulled_back, register_estimator
+from wgflow.estimators.opposed import Opposed, OpposedState
+from wgflow.functionals import KL, Functional, Scaled, Wrapped
+from wgflow.functionals.base import View, views_of
+from wgflow.functionals.contrast import Contrast
+from wgflow.kernels import RBF, Kernel
+from wgflow.measures import Particles, Stack
+from wgflow.numerics.distances import stacked_squares
+
+
+@register_estimator("mean_shift")
+@dataclass(frozen=True)
+class MeanShift(Opposed):
+    r"""A direction of KL to samples: towards data that are near, away from near points of the moving law.
+
+    .. math:: v(x)=\sum_jP^+_{ij}(y_j-x)-\sum_jP^-_{ij}(x'_j-x)
+
+    with affinities P made of a kernel. **It is the gradient of no functional**: that the Jacobian :math:`\partial v_i/\partial x_j` is not
+    symmetric says so, and is a test. What is unnormalised is one: the flow of an MMD, :class:`SquaredMMD`.
+
+    Parameters
+    ----------
+    kernel : Kernel or callable
+        The affinity of two points; or a function of the time step that returns one.
+    normalized : {"rows", "sides", "joint"}
+        ``rows``: each point shares itself out over a cloud, :math:`P_{ij}\propto k(x_i,y_j)`. With ``RBF(s)`` the velocity is
+        :math:`s^2(\nabla\log\nu_s-\nabla\log\rho_s)` of the laws smoothed by s: KL's with both scores replaced by Parzen's.
+        ``sides``: :math:`A=\sqrt{\text{row softmax}\cdot\text{column softmax}}` on either side, and :math:`P^+=A^+\sum_jA^-`,
+        :math:`P^-=A^-\sum_jA^+` (Gretton et al. 2026). ``joint``: the same with rows normalised over both clouds together, Algorithm
+        2 of Deng et al. (2026), with ``Laplace(T)``.
+    own : bool
+        Repelled by the other points of the batch itself, instead of an independent one: for ``Particles``, of which there is none.
+    floor : float
+        Least product of the two softmaxes; 1e-6 in the code that Deng et al. have published, where it couples all points, and is meant
+        for some hundred points in high dimension. In the plane it turns the field into mean matching.
+
+    Notes
+    -----
+    In units of displacements: a step size of 1 is natural. For ``EvaluationNoise(MeanShift(RBF(s)), s)`` the mean of the velocity is the
+    Wasserstein gradient of :math:`s^2\,\mathrm{KL}(\rho*N(0,s^2)\,|\,\nu*N(0,s^2))`. A bandwidth much below the distance of modes freezes
+    their masses. Cost n m + n n' kernel values, all in memory.
+    """
+
+    kernel: Annotated[Kernel | Callable[[int], Kernel], Says("a kernel, or a function of the step that returns one")]
+    normalized: Literal["rows", "sides", "joint"] = "rows"
+    own: bool = field(default=False, kw_only=True)
+    floor: Decay = field(default=0.0, kw_only=True)
+
+    gives_potential = False
+    is_function = False
+    reference = ("deng2026drifting", "gretton2026drifting")
+
+    def __post_init__(self) -> None:
+        if self.floor and self.normalized == "rows":
+            raise BadInput(f"floor={self.floor} is of products of two softmaxes: leave it out with normalized='rows'")
+
+    @property
+    def needs_fresh_points(self) -> bool:  # type: ignore[override]
+        """Unless a batch repels itself."""
+        return not self.own
+
+    @property
+    def pointwise(self) -> bool:  # type: ignore[override]
+        """Where rows are normalised and the points that repel are others."""
+        return self.normalized == "rows" and not self.own
+
+    @classmethod
+    def example(cls) -> "MeanShift":
+        """Return a tiny instance."""
+        return cls(RBF(1.0))
+
+    def sees(self, F: Functional) -> int | None:
+        """As many as of the data, where an independent batch is used."""
+        return None if self.own else super().sees(F)
+
+    def refuses(self, F: Functional) -> str | None:
+        """Refuse functionals other than KL, which it is a direction of."""
+        inner = F
+        while isinstance(inner, Wrapped):
+            inner = inner.term
+        if isinstance(inner, KL) and not (isinstance(F, Scaled) and F.c < 0):
+            return None
+        return (
+            f"MeanShift is a direction of KL to samples, and not of {type(F).__name__}. Use KL(target), or Autograd() or TwoBatch() "
+            "for a distance to samples."
+        )
+
+    def surrogate(self, F: Functional, rho: Particles, es: OpposedState) -> Scalar:
+        """Return the linear function with this velocity."""
+        return pulled_back(self.velocities(F, rho, es))
+
+    def velocities(self, F: Functional, rho: Particles, es: OpposedState) -> list[tuple[View, Points]]:
+        """Return the drift in every view, of all clouds at once."""
+        own = Particles(rho.x.detach(), None if rho.log_w is None else rho.log_w.detach()) if self.own else es.second
+        if own is None:
+            raise BadInput("MeanShift has no second batch yet: call refine(F, draw, state, rng) first, as solvers do")
+        against = F.contrast(self.repelling(own, es, self._counted(len(own))))
+        kernel = self.kernel if isinstance(self.kernel, Kernel) else self.kernel(max(es.k, 0))
+        return [(view, self._drift(kernel, view, len(own))) for view in views_of(against, rho)]
+
+    def _counted(self, n: int) -> float:
+        """Mass of the moving law that repels a point of it: the point itself does not."""
+        return (n - 1) / n if self.own else 1.0
+
+    def _drift(self, kernel: Kernel, view: View, own: int) -> Points:
+        pair = view.functional
+        assert isinstance(pair, Contrast)
+        positive, negative, clouds = pair.data(), pair.other.data(), view.clouds
+        assert isinstance(positive, Stack)
+        assert isinstance(negative, Stack)
+        with torch.no_grad(), full_precision(clouds.device):
+            x, y, z = (s.x.detach().flatten(2) for s in (clouds, positive, negative))
+            kernel = kernel.fit(clouds.x.detach().flatten(0, 1))
+            near, away = (kernel.log_profile(stacked_squares(x, other)) for other in (y, z))
+            if self.own:
+                away.diagonal(dim1=1, dim2=2)[:, :own] = -torch.inf
+            centre = y.mean(1, keepdim=True)
+            mixed = 0.0 if self.negatives is None else (self.negatives.alpha - 1) * self._counted(own)
+            repelling = negative.log_weights + math.log1p(mixed)
+            v = self._shift(near, positive.log_weights, away, repelling, clouds.log_weights, y - centre, z - centre)
+        return v.view_as(clouds.x)
+
+    def _shift(self, near: Tensor, b: Tensor, away: Tensor, c: Tensor, a: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """Return the drift from logarithms of kernels (B, n, m) and of weights, of y and z (B, m) and of x (B, n)."""
+        rows = [near + b[:, None], away + c[:, None]]
+        if self.normalized == "rows":
+            return rows[0].softmax(2) @ y - rows[1].softmax(2) @ z
+        if self.normalized == "joint":
+            shares = torch.cat(rows, 2).log_softmax(2).split([y.shape[1], z.shape[1]], 2)
+        else:
+            shares = tuple(row.log_softmax(2) for row in rows)
+        columns = [(log + a[..., None]).log_softmax(1) for log in (near, away)]
+        to, off = (self._affinity(row + column) for row, column in zip(shares, columns, strict=True))
+        return off.sum(2, keepdim=True) * (to @ y) - to.sum(2, keepdim=True) * (off @ z)
+
+    def _affinity(self, log: Tensor) -> Tensor:
+        return (0.5 * log).exp() if self.floor == 0 else log.exp().clamp(min=self.floor).sqrt()

@@ -1,0 +1,87 @@
+"""What estimators share that set the data against an independent sample of the moving law."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+
+from wgflow.core.fields import Checked, Count
+from wgflow.core.rules import Range
+from wgflow.core.typing import Info
+from wgflow.estimators.base import Draw, Estimator
+from wgflow.functionals import Functional
+from wgflow.measures import Measure, Particles
+
+
+@dataclass(frozen=True)
+class MixedNegatives(Checked):
+    r"""Guidance by other points among those that repel: :math:`\rho'` becomes :math:`\frac1\alpha\rho'+(1-\frac1\alpha)\mu`.
+
+    Where a flow stands still then :math:`\rho=\alpha\nu-(\alpha-1)\mu`: a conditional law is sharpened away from the whole.
+
+    Parameters
+    ----------
+    measure : Measure
+        :math:`\mu`, such as the data of all classes.
+    alpha : float
+        At least 1, where nothing is mixed in.
+    batch : int
+        Points of :math:`\mu` in one realisation.
+
+    Notes
+    -----
+    Source: Deng et al. (2026), *Generative Modeling via Drifting*.
+    """
+
+    measure: Measure
+    alpha: Annotated[float, Range("a finite number from 1 up", 1, 1e300, "[)")]
+    batch: Count = 32
+
+
+@dataclass(eq=False)
+class OpposedState:
+    """What changes: the number of the time step. The independent points are drawn anew in every update."""
+
+    k: int = -1
+
+    def __post_init__(self) -> None:
+        self.second: Particles | None = None
+        self.extra: Particles | None = None
+
+
+@dataclass(frozen=True)
+class Opposed(Estimator):
+    """The base: draws a second batch of the moving law in every update, as large as the batch of data.
+
+    At equal laws a velocity vanishes on average only when both batches have one size.
+    """
+
+    negatives: MixedNegatives | None = field(default=None, kw_only=True)
+
+    needs_samples = True
+    needs_fresh_points = True
+
+    def sees(self, F: Functional) -> int | None:
+        """As many points of the moving law as of the data."""
+        return F.batch
+
+    def init(self, F: Functional, rng: torch.Generator) -> OpposedState:
+        """Return a state without points."""
+        return OpposedState()
+
+    def refine(self, F: Functional, draw: Draw, es: OpposedState, rng: torch.Generator) -> Info:
+        """Draw the independent batch of this update."""
+        es.k, es.second = es.k + 1, draw(rng)
+        mixed = self.negatives
+        if mixed is not None and mixed.alpha > 1:
+            es.extra = mixed.measure.draw(mixed.batch, rng)
+        return {}
+
+    def repelling(self, own: Particles, es: Any, of: float = 1.0) -> Particles:
+        """Return the points that repel, ``own`` with those mixed in; ``of`` is the mass of ``own`` that counts."""
+        mixed, extra = self.negatives, es.extra
+        if mixed is None or extra is None:
+            return own
+        weights = [own.log_weights, extra.log_weights.to(own.x) + math.log((mixed.alpha - 1) * of)]
+        return Particles(torch.cat([own.x, extra.x.to(own.x)]), torch.cat(weights))

@@ -1,0 +1,169 @@
+"""A functional of what a frozen encoder sees of the points, pulled back to the points themselves."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.instead import shown
+from wgflow.core.networks import called
+from wgflow.core.outputs import differentiable
+from wgflow.core.rules import Says
+from wgflow.core.typing import Points, Scalar
+from wgflow.functionals.base import Functional, View, drawn, register_functional, views_of
+from wgflow.functionals.mmd import SquaredMMD
+from wgflow.functionals.wrapped import Wrapped
+from wgflow.kernels import RBF
+from wgflow.measures import Measure, Particles, Stack, StandardNormal
+
+Encoder = Annotated[
+    nn.Module | Callable[[Points], Tensor | Sequence[Tensor]],
+    Says("a network or a function that returns features, a tensor (n, S) or (n, L, S) or a list of them"),
+]
+_BY_BATCH = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+@register_functional("in_features")
+@dataclass(frozen=True)
+class InFeatures(Wrapped):
+    r"""The functional :math:`\rho\mapsto\frac1J\sum_j\frac1{L_j}\sum_lF\bigl((\phi_{jl})_\#\rho\bigr)` of features of the points.
+
+    Its velocity is carried back through the encoder, :math:`v(x)=\sum_{jl}D\phi_{jl}(x)^Tv_{jl}(\phi_{jl}(x))/(JL_j)`: a generator that is
+    regressed onto points so moved, one optimiser step a batch, is trained as by the loss of :math:`\phi(G)` against
+    :math:`\phi(G)+v` held fixed. Gradients go to the encoder's input and never to its weights. Where an encoder is not injective,
+    laws of features are matched and no more.
+
+    Parameters
+    ----------
+    term : Functional
+        :math:`F`, with targets that are data, not features of them.
+    encoder : nn.Module or callable
+        :math:`\phi`, frozen and in evaluation mode: from points (n, \*event) to one or several tensors, (n, S) for one feature of S
+        coordinates, (n, L, S) for one at L places. Every place is a problem of its own, and all are solved together.
+    normalized : bool
+        Measure every feature in units of the root mean squared distance of moving points and targets in it, the same at all its
+        places. One ``blur`` or bandwidth, as a fraction of 1, then does for all features, and no unit of the encoder counts.
+
+    Raises
+    ------
+    BadInput
+        For an encoder whose weights require gradients, or that is training with batch normalisation or dropout; for
+        features of another shape, or that have lost their gradient.
+
+    Notes
+    -----
+    Against the units of Deng et al. (2026), in which that distance is :math:`\sqrt S`, a functional of squared distances is smaller by
+    the factor S: their loss is a mean over the S coordinates. A sum over features is ``J * InFeatures(...)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rho, nu = Particles(torch.tensor([[1.0, 0.0]])), Particles(torch.tensor([[0.0, 5.0]]))
+    >>> F = InFeatures(0.5 * SquaredMMD(nu, RBF(1.0)), lambda x: x[:, :1])  # blind to the second coordinate
+    >>> F.value(rho)
+    tensor(0.3935)
+    """
+
+    term: Functional
+    encoder: Encoder
+    normalized: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.encoder, nn.Module):
+            return
+        trained = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
+        if trained:
+            raise BadInput(
+                f"the encoder's weights would get gradients ({trained[0]} and {len(trained) - 1} more require them): freeze it, "
+                "encoder.requires_grad_(False).eval()"
+            )
+        moody = [name for name, m in self.encoder.named_modules() if m.training and isinstance(m, _BY_BATCH)]
+        if moody:
+            raise BadInput(
+                f"the encoder is in training mode, and its {moody[0]} then changes from call to call: encoder.eval()"
+            )
+
+    @property
+    def needs_samples(self) -> bool:  # type: ignore[override]
+        """Always: a density is one of points, not of features."""
+        return True
+
+    def samples(self) -> list[Measure]:
+        """Return all measures: features are of points."""
+        return self.targets()
+
+    def can(self, method: str) -> bool:
+        """The value, where the term has one."""
+        return method == "value" and self.term.can(method)
+
+    def value(self, rho: Particles) -> Scalar:
+        """Return the mean over features and places."""
+        return torch.stack([view.value for view in views_of(self, rho)]).sum()
+
+    def views(self, clouds: Stack) -> list[View]:
+        """Return the term in every feature, at all its places at once."""
+        if len(clouds) > 1:
+            raise Unsupported(
+                "InFeatures sees points, one cloud of them: give it the composed encoder, and put it inside of PerClass"
+            )
+        rho = clouds[0]
+        ours, targets = self._features(rho.x), self.targets()
+        theirs: dict[int, list[Points]] = {}
+        for m in targets:
+            if id(m) not in theirs:
+                with torch.no_grad():
+                    theirs[id(m)] = self._features(drawn(m[0]).x)  # type: ignore[index]
+        found = []
+        for j, feature in enumerate(ours):
+            unit = self._unit(feature, rho.w, [(theirs[id(m)][j], m.w[0]) for m in targets])  # type: ignore[attr-defined]
+
+            def seen(m: Any, j: int = j, unit: Tensor | float = unit) -> Stack:
+                return _stacked(theirs[id(m)][j] / unit, m.log_w)
+
+            term = self.term.with_measures(seen)
+            views = term.views(_stacked(feature / unit, clouds.log_w))
+            found += [replace(view, weight=view.weight / len(ours)) for view in views]
+        return found
+
+    def _features(self, x: Points) -> list[Points]:
+        found = called(self.encoder, "the encoder", x)
+        features = [found] if isinstance(found, Tensor) else list(found)
+        for y in features:
+            if not isinstance(y, Tensor) or y.dim() not in (2, 3) or len(y) != len(x):
+                got = tuple(y.shape) if isinstance(y, Tensor) else shown(y)
+                raise BadInput(
+                    f"the encoder must map {tuple(x.shape)} to features ({len(x)}, S), or ({len(x)}, places, S); it returned {got}. Take "
+                    "a map (n, c, h, w) as flatten(2).mT"
+                )
+        return [differentiable(y, x, "the encoder") for y in features]
+
+    def _unit(self, ours: Points, w: Tensor, theirs: list[tuple[Points, Tensor]]) -> Tensor | float:
+        """Root mean squared distance between moving points and targets, over the places of a feature."""
+        if not self.normalized:
+            return 1.0
+        x, w = ours.detach().flatten(1), w.detach()
+        centre = w @ x
+        spread = w @ (x - centre).square().sum(1)
+        squares = [spread + v @ (y.flatten(1) - centre).square().sum(1) for y, v in theirs]
+        places = ours.shape[1] if ours.dim() == 3 else 1
+        return (torch.stack(squares).mean() / places).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+
+    @classmethod
+    def example(cls, event_shape: tuple[int, ...] = (2,)) -> "InFeatures":
+        """Return an MMD of squares and sums of the coordinates."""
+        target = StandardNormal(*event_shape)
+        return cls(SquaredMMD(target, RBF(1.0), batch=8), _example_features)
+
+
+def _example_features(x: Points) -> list[Tensor]:
+    x = x.flatten(1)
+    return [x.square(), torch.stack([x, x.sin()], 1)]
+
+
+def _stacked(feature: Points, log_w: Tensor | None) -> Stack:
+    """Return features (n, S) or (n, L, S) as clouds of points, one a place."""
+    x = feature[None] if feature.dim() == 2 else feature.transpose(0, 1)
+    return Stack(x, None if log_w is None else log_w.expand(len(x), -1))

@@ -1,0 +1,97 @@
+"""Conditional flows that are sharpened away from the whole."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from wgflow.core.fields import NonNegative, Positive, checked
+from wgflow.core.typing import Scalar
+from wgflow.functionals.base import Functional
+from wgflow.functionals.contrast import Contrast
+from wgflow.measures import Measure, Particles, Stack
+
+
+@dataclass(frozen=True)
+class Guided(Functional):
+    r"""The functional :math:`(1+w)F_c-wF` as one problem; :func:`guided` makes it."""
+
+    conditional: Functional
+    whole: Functional
+    w: Positive
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """Target points of the conditional functional."""
+        return self.conditional.batch
+
+    def value(self, rho: Particles) -> Scalar:
+        """Return the combination of the values."""
+        return (1 + self.w) * self.conditional.value(rho) - self.w * self.whole.value(rho)
+
+    def values(self, clouds: Stack) -> Tensor:
+        """Return the combinations of the values."""
+        return (1 + self.w) * self.conditional.values(clouds) - self.w * self.whole.values(clouds)
+
+    def _each(self, change: Callable[[Functional], Functional]) -> Self:
+        return type(self)(change(self.conditional), change(self.whole), self.w)
+
+    def at(self, k: int, t: float) -> Self:
+        """Take both at that step."""
+        return self._each(lambda F: F.at(k, t))
+
+    def freeze(self, rng: torch.Generator) -> Self:
+        """Freeze both."""
+        return self._each(lambda F: F.freeze(rng))
+
+    def matched(self, n: int) -> Self:
+        """Match both."""
+        return self._each(lambda F: F.matched(n))
+
+    def fit(self, rho: Particles) -> Self:
+        """Fit both."""
+        return self._each(lambda F: F.fit(rho))
+
+    def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
+        """Change those of both."""
+        return self._each(lambda F: F.with_measures(change))
+
+    def contrast(self, other: Particles) -> Functional:
+        """Contrast both: against the other sample their factors add up to 1."""
+        one, two = self.conditional.contrast(other), self.whole.contrast(other)
+        if isinstance(one, Contrast) and isinstance(two, Contrast):
+            return Contrast(type(self)(one.term, two.term, self.w), one.other)
+        return type(self)(one, two, self.w)
+
+    def data(self) -> Measure | None:
+        """Return the data of the condition."""
+        return self.conditional.data()
+
+    def targets(self) -> list[Measure]:
+        """Return those of both."""
+        return self.conditional.targets() + self.whole.targets()
+
+    def samples(self) -> list[Measure]:
+        """Return those of both."""
+        return self.conditional.samples() + self.whole.samples()
+
+    def can(self, method: str) -> bool:
+        """The value, where both have one."""
+        return method == "value" and self.conditional.can(method) and self.whole.can(method)
+
+
+@checked
+def guided(conditional: Functional, whole: Functional, w: NonNegative) -> Functional:
+    r"""Return :math:`F_c+w\,(F_c-F)`: a conditional flow, sharpened away from the whole by velocity guidance.
+
+    The velocity is :math:`v_c+w(v_c-v)`; for Sinkhorn divergences :math:`(T_{\rho\nu_c}-T_{\rho\rho'})+w(T_{\rho\nu_c}-T_{\rho\nu})`, and
+    always feasible. ``w`` is :math:`\alpha-1` of classifier-free guidance, and 0 leaves the functional as it
+    is. Both belong inside of ``InFeatures`` and ``PerClass``, which then measure them in one unit.
+
+    Notes
+    -----
+    Source: Han et al. (2026), Eq. 16.
+    """
+    return conditional if w == 0 else Guided(conditional, whole, w)

@@ -1,0 +1,116 @@
+"""A functional of every class of labelled points by itself."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wgflow.core.behind import parted
+from wgflow.core.errors import BadInput
+from wgflow.core.typing import Scalar
+from wgflow.functionals.base import Functional, View, drawn, views_of
+from wgflow.functionals.wrapped import Wrapped
+from wgflow.measures import Balanced, Labelled, Measure, OfEveryClass, Particles, Stack
+
+
+@dataclass(frozen=True)
+class PerClass(Wrapped):
+    r"""The functional :math:`\rho\mapsto\sum_c\rho(c)\,F(\rho(\cdot|c)\,|\,\nu(\cdot|c))` of points with their class behind them.
+
+    A particle is moved by the flow of its class, however many points that has: no label is moved, and no mass between
+    classes. All classes, and all places of all features, are solved at once.
+
+    Parameters
+    ----------
+    term : Functional
+        :math:`F`, whose targets are ``Labelled``, best ``Balanced`` (as many points of every class in every draw), or
+        ``OfEveryClass``. It sees the points without their labels.
+
+    Raises
+    ------
+    BadInput
+        For other targets; for a draw without a point of some class that the moving law has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow import Dataset, EnergyDistance
+    >>> data = Labelled(Dataset(torch.tensor([[0.0], [10.0]]), labels=torch.tensor([0, 1])))
+    >>> F = PerClass(EnergyDistance(Balanced(data), batch=2)).freeze(torch.Generator())
+    >>> F.value(Particles(torch.tensor([[1.0, 1.0, 0.0], [10.0, 0.0, 1.0]])))  # 2|1 - 0| and 0, half of the mass each
+    tensor(1.)
+    """
+
+    term: Functional
+    _event_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self._event_shape is not None:
+            return
+        shapes = set()
+        for m in self.term.targets():
+            base = m.base if isinstance(m, Balanced) else m
+            if not isinstance(base, (Labelled, OfEveryClass)):
+                raise BadInput(
+                    f"PerClass: the target of {type(self.term).__name__} is a {type(m).__name__} and has no labels. Give it "
+                    "Balanced(Labelled(data))"
+                )
+            shapes.add((tuple(base.base.event_shape), m.event_shape))
+        if len(shapes) != 1:
+            raise BadInput(f"PerClass: expected targets of one shape and number of classes, got {len(shapes)}")
+        object.__setattr__(self, "_event_shape", shapes.pop()[0])
+
+    def can(self, method: str) -> bool:
+        """The value, where the term has one."""
+        return method == "value" and self.term.can(method)
+
+    def value(self, rho: Particles) -> Scalar:
+        """Return the sum over classes."""
+        return torch.stack([view.value for view in views_of(self, rho)]).sum()
+
+    def views(self, clouds: Stack) -> list[View]:
+        """Return the views of the term, each with the clouds of all classes."""
+        rho = clouds[0]
+        x, ours = self._parted(rho.x)
+        w, found = rho.w, []
+        theirs = {id(m): (m, *self._parted(drawn(m[0]).x)) for m in self.term.targets()}  # type: ignore[index]
+        for c in range(ours.shape[1]):
+            index = _of_class(ours, c)
+            if len(index) == 0:
+                continue
+
+            def seen(m: Measure, c: int = c) -> Stack:
+                held, y, labels = theirs[id(m)]
+                return Stack.of(_picked(held[0], y, _of_class(labels, c), c))  # type: ignore[index]
+
+            one = Stack.of(_picked(rho, x, index, c))
+            mass = w[index].sum()
+            views = self.term.with_measures(seen).views(one)
+            found.append([replace(view, weight=mass * view.weight) for view in views])
+        return [_joined(same) for same in zip(*found, strict=True)]
+
+    def _parted(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._event_shape is not None
+        return parted(points, self._event_shape)
+
+
+def _of_class(labels: Tensor, c: int) -> Tensor:
+    return (labels[:, c] > 0.5).nonzero()[:, 0]
+
+
+def _picked(p: Particles, x: Tensor, index: Tensor, c: int) -> Particles:
+    if len(index) == 0:
+        raise BadInput(
+            f"PerClass: there are {len(p)} target points in a batch and none of class {c}. Take a larger batch, or Balanced(...), "
+            "which draws the classes in turn"
+        )
+    return Particles(x[index], None if p.log_w is None else p.log_w[index])
+
+
+def _joined(views: tuple[View, ...]) -> View:
+    """Return views of several classes as one."""
+    if len(views) == 1:
+        return views[0]
+    targets = iter([Stack.joined(same) for same in zip(*(v.functional.targets() for v in views), strict=True)])  # type: ignore[arg-type]
+    functional = views[0].functional.with_measures(lambda m: next(targets))
+    return View(functional, Stack.joined([v.clouds for v in views]), torch.cat([v.weight for v in views]))

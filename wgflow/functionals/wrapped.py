@@ -1,0 +1,72 @@
+"""What functionals share that are made from another one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Self
+
+import torch
+
+from wgflow.functionals.base import Functional
+from wgflow.measures import Measure, Particles
+
+
+class Wrapped(Functional):
+    """A functional made from another one, its field ``term``, whose measures, steps and realisations it shares."""
+
+    term: Functional
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """Target points a realisation of the term uses."""
+        return self.term.batch
+
+    @property
+    def needs_density(self) -> bool:  # type: ignore[override]
+        """Whether the term does."""
+        return self.term.needs_density
+
+    @property
+    def learns_features(self) -> bool:  # type: ignore[override]
+        """Whether the term does."""
+        return self.term.learns_features
+
+    def _of(self, term: Functional) -> Self:
+        return replace(self, term=term)  # type: ignore[type-var]
+
+    def at(self, k: int, t: float) -> Self:
+        """Take the term at that step."""
+        return self._of(self.term.at(k, t))
+
+    def freeze(self, rng: torch.Generator) -> Self:
+        """Freeze the term."""
+        return self._of(self.term.freeze(rng))
+
+    def matched(self, n: int) -> Self:
+        """Match the term."""
+        return self._of(self.term.matched(n))
+
+    def fit(self, rho: Particles) -> Self:
+        """Fit the term."""
+        return self._of(self.term.fit(rho))
+
+    def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
+        """Change those of the term."""
+        new = self.term.with_measures(change)
+        return self if new is self.term else self._of(new)
+
+    def contrast(self, other: Particles) -> Functional:
+        """Contrast the term."""
+        new = self.term.contrast(other)
+        return self if new is self.term else self._of(new)
+
+    def data(self) -> Measure | None:
+        """Return the term's."""
+        return self.term.data()
+
+    def targets(self) -> list[Measure]:
+        """Return the term's."""
+        return self.term.targets()
+
+    def samples(self) -> list[Measure]:
+        """Return the term's."""
+        return self.term.samples()
