@@ -119,3 +119,10 @@ def test_wgflow_does_not_import_it_until_it_is_asked_for():
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
     with pytest.raises(AttributeError, match="has no attribute 'tasting'"):
         wg.tasting  # noqa: B018
+
+
+def test_what_belongs_to_another_kind_is_refused():
+    with pytest.raises(wg.BadInput, match=r"checks_for\(a Kernel, measure=...\): expected the object alone"):
+        checks_for(wg.RBF(1.0), measure=wg.StandardNormal(2))
+    with pytest.raises(wg.BadInput, match=r"measur=\.\.\.\): expected measure"):
+        checks_for(wg.EnergyDistance(wg.StandardNormal(2)), measur=wg.StandardNormal(2))

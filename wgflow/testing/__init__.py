@@ -5,6 +5,7 @@ Every function runs the checks of its kind, returns a :class:`Report` of what pa
 ``pytest.mark.parametrize``. They compute in float64 on a CPU, on a few points, and need nothing but wgflow.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def checks_for(obj: Any, **world: Any) -> list[Check]:
     Raises
     ------
     BadInput
-        For an object of another kind.
+        For an object of another kind, or a name in ``world`` that its kind does not have.
 
     Examples
     --------
@@ -72,6 +73,12 @@ def checks_for(obj: Any, **world: Any) -> list[Check]:
     """
     for kind, (case, suite) in _KINDS.items():
         if isinstance(obj, kind):
+            known = list(inspect.signature(case.of).parameters)[1:]  # type: ignore[attr-defined]
+            for name in world:
+                if name not in known:
+                    raise BadInput(
+                        f"checks_for(a {kind.__name__}, {name}=...): expected {', '.join(known) or 'the object alone'}"
+                    )
             return suite.of(case.of(obj, **world))  # type: ignore[attr-defined]
     hint = f": give an object, such as {obj.__name__}(...)" if isinstance(obj, type) else ""
     raise BadInput(
@@ -192,7 +199,23 @@ def check_solver(
 def check_kernel(kernel: Kernel, *, excused: Excused = None) -> Report:
     """Check a kernel: slope and curvature against differences, ``evaluate``, what happens at 0, and what it declares.
 
-    A rule such as ``MedianRBF`` is fitted to points first. Parameters, returns and raises as :func:`check_functional`.
+    ``smooth`` is held against the slope near 0, ``characteristic`` against the energies of differences of laws, ``log_integral``
+    against a quadrature. A rule such as ``MedianRBF`` is fitted to points first, and must look at their law alone.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    excused : dict of str, optional
+        Names of checks that are left out, with the reason.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    AssertionError
+        With one sentence for each check that failed.
     """
     return _check(Kernel, kernel, excused)
 
@@ -200,16 +223,47 @@ def check_kernel(kernel: Kernel, *, excused: Excused = None) -> Report:
 def check_map(T: TransportMap, *, excused: Excused = None) -> Report:
     """Check a transport map that was just made: identity, log-determinant, inverse, weights, and what it declares.
 
-    It is checked as it is and with its weights moved at random; ``T`` itself is copied. Parameters, returns and raises as
-    :func:`check_functional`.
+    It is looked at as it is and with its weights moved at random; log-determinants are held against the Jacobian by reverse-mode
+    autograd, their gradients against differences.
+
+    Parameters
+    ----------
+    T : TransportMap
+        Copied first.
+    excused : dict of str, optional
+        Names of checks that are left out, with the reason.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    AssertionError
+        With one sentence for each check that failed.
     """
     return _check(TransportMap, T, excused)
 
 
 def check_measure(measure: Measure, *, excused: Excused = None) -> Report:
-    """Check a measure: draws, density, and of one that moves also ``start``, ``follow``, ``propose`` and its saved state.
+    r"""Check a measure: draws, density, and of one that moves also ``start``, ``follow``, ``propose`` and its saved state.
 
-    Draws are held against ``log_prob`` by Stein's identity, which asks for a density that is smooth and vanishes at infinity;
-    excuse ``draws_follow_the_density`` where it has jumps. Parameters, returns and raises as :func:`check_functional`.
+    Draws are held against ``log_prob`` by Stein's identity, :math:`E[f\,\nabla\log p+\nabla\cdot f]=0`, which asks for no normalised
+    density but for one that is smooth and vanishes at the edge of its support; excuse ``draws_follow_the_density`` for another.
+
+    Parameters
+    ----------
+    measure : Measure
+    excused : dict of str, optional
+        Names of checks that are left out, with the reason.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    AssertionError
+        With one sentence for each check that failed.
     """
     return _check(Measure, measure, excused)
