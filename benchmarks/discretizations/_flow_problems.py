@@ -16,6 +16,7 @@ from wgflow import (
     ODE,
     RBF,
     RK4,
+    AdamsBashforth,
     Blob,
     Chain,
     Chi2,
@@ -52,6 +53,7 @@ def gaussian(d: int, quick: bool) -> Case:
     base = Particles(few.x, log_rho=few.x.new_zeros(len(few)))  # KL needs it up to a constant
     methods = {
         "forward Euler, exact score": once(ForwardEuler(exact), F, few),
+        "Adams–Bashforth, exact score": once(AdamsBashforth(exact), F, few),
         "Heun, exact score": once(Heun(exact), F, few),
         "RK4, exact score": once(RK4(exact), F, few),
         "dopri5, exact score": once(ODE(exact, method="dopri5", rtol=1e-6, atol=1e-8), F, few),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from threading import Thread
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_what_is_evaluated_inside_of_an_estimator_is_one_gradient() -> None:
 
 
 def test_a_critic_and_a_generator_are_networks_that_are_called() -> None:
-    """Per update: the generator for the critic and for its own step, beside the snapshot; the critic on data, on draws, and in the step."""
+    """In an update the generator makes the fake batch, its own and the snapshot's; the critic sees data, the fake batch and its own."""
     data = wg.Dataset(torch.zeros(8, 2))
     net = lambda: torch.nn.Linear(2, 2)  # noqa: E731
     flow = wg.presets.s_jko(
@@ -107,10 +108,8 @@ def test_a_critic_and_a_generator_are_networks_that_are_called() -> None:
         flow.functional, flow.initial, lambda t: torch.zeros(2), lambda m, exact: 1.0, step_sizes=(0.5, 0.25)
     )
     rows = compare(problem, {"S-JKO": flow}).rows
-    assert all(
-        row.networks == row.networks // (3 * row.steps) * 3 * row.steps > 0 for row in rows
-    )  # the same in every update
-    assert rows[0].networks / rows[0].steps == rows[1].networks / rows[1].steps
+    assert [row.networks for row in rows] == [6 * 3 * row.steps for row in rows]
+    assert [row.gradients for row in rows] == [3 * row.steps for row in rows]
 
 
 def test_what_is_refused_is_a_row_with_the_reason() -> None:
@@ -245,6 +244,7 @@ def test_a_problem_is_checked_when_it_is_made(change: dict, words: str) -> None:
         ({"methods": {}}, "methods is empty"),
         ({"methods": {"it": "heun"}}, r"methods\['it'\] is 'heun'"),
         ({"methods": {"it": wg.Heun}}, "expected a solver"),
+        ({"methods": {3: wg.Heun()}}, "the label 3: expected a text"),
         ({"methods": {"it": lambda h: None}}, "gives None at step size"),
         ({"step_sizes": []}, "at least one"),
         ({"step_sizes": [0.1, 0.1]}, "each once"),
@@ -292,6 +292,42 @@ def test_a_comparison_leaves_the_classes_and_the_random_numbers_as_they_were() -
     assert wg.Autograd.surrogate is before
     assert torch.nn.Module.__call__ is call
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_comparisons_in_two_threads_count_their_own() -> None:
+    found = []
+
+    def go(solver: wg.Solver) -> None:
+        found.append([row.gradients / row.steps for row in compare(quadratic(), {"it": solver}).rows])
+
+    call = torch.nn.Module.__call__
+    threads = [Thread(target=go, args=(solver,)) for solver in (wg.Heun(), wg.RK4())]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [[2] * 3, [4] * 3]
+    assert torch.nn.Module.__call__ is call
+
+
+def test_a_comparison_without_a_name_is_called_by_its_functional() -> None:
+    result = compare(quadratic(), {"Euler": wg.ForwardEuler()}, step_sizes=[0.2])
+    assert result.problem == "PotentialEnergy"
+    assert result.table().startswith("PotentialEnergy\n")
+
+
+def test_a_flow_that_is_already_there_has_no_error_and_no_order() -> None:
+    result = compare(
+        replace(quadratic(), initial=wg.Particles(0 * X), reference=lambda t: 0 * X), {"Euler": wg.ForwardEuler()}
+    )
+    assert [row.error() for row in result.rows] == [0, 0, 0]
+    assert result.order("Euler").reason == "rounding"
+
+
+def test_a_reference_that_does_not_know_the_start_has_no_floor() -> None:
+    result = compare(replace(quadratic(), reference=lambda t: math.exp(-t) * X * (t / t)), {"Euler": wg.ForwardEuler()})
+    assert {row.floor for row in result.rows} == {0.0}
+    assert result.order("Euler").value == pytest.approx(1, abs=0.1)
 
 
 def test_the_bar_is_shown_unless_it_is_not_wanted(capsys: pytest.CaptureFixture[str]) -> None:

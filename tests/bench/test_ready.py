@@ -68,7 +68,7 @@ def test_schemes_on_the_ornstein_uhlenbeck_flow_are_their_exact_iterates(d):
         assert row.error() == pytest.approx(float(squared_w2(p, flow.exact(start, 1.0)).sqrt()), rel=1e-5)
 
 
-@pytest.mark.parametrize(("method", "order"), [("forward Euler", 1), ("Heun", 2), ("RK4", 4)])
+@pytest.mark.parametrize(("method", "order"), [("forward Euler", 1), ("Adams–Bashforth", 2), ("Heun", 2), ("RK4", 4)])
 def test_orders_on_the_ornstein_uhlenbeck_flow(method, order):
     problem = bench.ornstein_uhlenbeck(2, 40)
     found = compare(problem, {method: problem.methods[method]}, step_sizes=[0.1, 0.05, 0.025])

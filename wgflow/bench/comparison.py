@@ -1,23 +1,22 @@
 """Every method with every step size and every seed: errors, costs, and refusals with their reasons."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from wgflow.bench.counting import Counts, counted
+from wgflow.bench.judge import Judge, start_of
 from wgflow.bench.measuring import Clock, peak_memory_mb, record, reset_peak
-from wgflow.bench.problem import Initial, Method, Problem, as_method
+from wgflow.bench.problem import Method, Problem, as_method
 from wgflow.bench.result import Result, Row, Status
-from wgflow.bench.scores import error_for, exact_draws
 from wgflow.core.errors import BadInput, Diverged, NotConverged, WgflowError
 from wgflow.core.fields import Count, Positive, Whole, checked
-from wgflow.core.outputs import number
-from wgflow.core.rng import generator, mixed
+from wgflow.core.rng import generator
 from wgflow.driver.callbacks import Callback
 from wgflow.driver.compatibility import why_not
 from wgflow.driver.solution import Save
@@ -26,7 +25,6 @@ from wgflow.functionals import Functional
 from wgflow.measures import Grid, MovingMeasure, Particles
 
 _ITERATIONS = "/iterations"
-_FLOOR_DRAWS = 5
 _SAME = 1e-3
 """Steps of two seeds that differ by less, relatively, are those of a method without noise."""
 
@@ -87,19 +85,19 @@ def compare(
     jobs = [(label, m, h) for label, m in ways.items() for h in sizes if m.takes(h)]
     for _, method, h in jobs:
         method.with_step(h)
-    judge, start = _Judge.of(problem), _start(problem.initial, which[0])
+    judge, start = Judge.of(problem), start_of(problem.initial, which[0])
     start_errors = judge.start_errors(start)
-    rows, noisy = list[Row](), dict[str, bool]()
+    rows, floors = list[Row](), dict[str, float]()
     with tqdm(
         total=sum(len(which[: m.seeds]) for _, m, _ in jobs), disable=not progress, mininterval=0.5, leave=False
     ) as bar:
         for label, method, h in jobs:
             bar.set_description_str(f"{label}, h = {h:g}")
-            if label not in noisy:
-                noisy[label] = _has_noise(problem, method, h, which[0])
-            rows.append(_row(problem, label, method, h, which[: method.seeds], judge, noisy[label], bar))
+            if label not in floors:
+                floors[label] = _floor(problem, method, h, which[0], judge)
+            rows.append(_row(problem, label, method, h, which[: method.seeds], judge, floors[label], bar))
     return Result(
-        problem=problem.name,
+        problem=problem.title,
         times=problem.times,
         step_sizes=sizes,
         seeds=which,
@@ -109,62 +107,11 @@ def compare(
     )
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Knows the exact law at every time, and how far from it a measure is."""
-
-    problem: Problem
-    exact: dict[float, Any]
-
-    @classmethod
-    def of(cls, problem: Problem) -> "_Judge":
-        exact = {t: problem.reference(t) for t in problem.times}
-        error = problem.error or error_for(exact[problem.horizon])
-        return cls(replace(problem, error=error), exact)
-
-    def __call__(self, measure: MovingMeasure, exact: Any) -> float:
-        assert self.problem.error is not None
-        error = number(self.problem.error(measure, exact), "the error of a Problem")
-        if error < 0:
-            raise BadInput(f"the error of a Problem is {error:g}: expected a number from 0 up, such as a distance")
-        return error
-
-    def at(self, measure: MovingMeasure, t: float) -> float | None:
-        """Error at a time of the problem; None where it is not finite."""
-        error = self(measure, self.exact[t])
-        return error if math.isfinite(error) else None
-
-    def start_errors(self, start: MovingMeasure) -> tuple[float | None, ...]:
-        """Errors of the start, as if it had not moved."""
-        begun = start.start(generator(0, start.device))
-        return tuple(self.at(begun, t) for t in self.problem.times)
-
-    def floor_of_start(self, start: MovingMeasure) -> float:
-        """Error at time 0: what sampling, or a grid, makes of the start; 0 where the reference does not know that time."""
-        try:
-            exact = self.problem.reference(0.0)
-        except (WgflowError, ArithmeticError, ValueError, LookupError):
-            return 0.0
-        return self(start.start(generator(0, start.device)), exact)
-
-    def floor_of_noise(self, start: MovingMeasure) -> float:
-        """Mean error of as many draws of the exact law itself, where they can be made."""
-        if not isinstance(start, Particles):
-            return 0.0
-        exact, rng, found = self.exact[self.problem.horizon], generator(mixed(0, 1), start.device), list[float]()
-        for _ in range(_FLOOR_DRAWS):
-            drawn = exact_draws(exact, len(start), rng)
-            if drawn is None:
-                return 0.0
-            found.append(self(replace(drawn, x=drawn.x.to(start.x.dtype)), exact))
-        return sum(found) / len(found)
-
-
 @dataclass
 class _Watch(Callback):
     """Takes the errors between start and end, outside of the clock and of the counts."""
 
-    judge: _Judge
+    judge: Judge
     clock: Clock
     counts: Counts
     errors: list[float | None] = field(default_factory=list, init=False)
@@ -199,37 +146,31 @@ class _Outcome:
     memory_mb: float | None = None
 
 
-def _start(initial: Initial, seed: int) -> MovingMeasure:
-    if isinstance(initial, MovingMeasure):
-        return initial
-    start = initial(generator(mixed(seed, 1)))  # mixed: the noise of the flow is another one
-    if not isinstance(start, MovingMeasure):
-        raise BadInput(
-            f"initial(rng) returned a {type(start).__name__}: expected a measure that moves, such as Particles"
-        )
-    return start
-
-
 def _parts(problem: Problem, method: Method, seed: int) -> tuple[Functional, MovingMeasure]:
-    return method.functional or problem.functional, _start(method.initial or problem.initial, seed)
+    return method.functional or problem.functional, start_of(method.initial or problem.initial, seed)
 
 
-def _has_noise(problem: Problem, method: Method, h: float, seed: int) -> bool:
-    """Make a first step, and of particles another one with another seed: whether it leads elsewhere."""
-    ends = []
+def _floor(problem: Problem, method: Method, h: float, seed: int, judge: Judge) -> float:
+    """Make a first step, and of particles another one with another seed, which shows noise; return the floor of the method."""
+    ends: list[tuple[Tensor, Tensor]] = []
+    F, start = _parts(problem, method, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for s in (seed, seed + 1):
-            F, start = _parts(problem, method, s)
+            F, begun = _parts(problem, method, s)
             try:
-                end = solve(F, method.with_step(h), start, step_size=h, num_steps=1, seed=s, save=Save(0)).measure
+                end = solve(F, method.with_step(h), begun, step_size=h, num_steps=1, seed=s, save=Save(0)).measure
             except WgflowError:  # the run that is measured says it
-                return False
-            if not isinstance(start, Particles) or not isinstance(end, Particles):
-                return False
-            ends.append((start.x, end.x))
-    (begun, one), (_, other) = ends
-    return float((one - other).norm()) > _SAME * float((one - begun).norm())
+                return method.floor or 0.0
+            if not isinstance(begun, Particles) or not isinstance(end, Particles):
+                break
+            ends.append((begun.x, end.x))
+    return judge.floor(method, start, noisy=len(ends) == 2 and _differ(*ends))
+
+
+def _differ(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    """Whether two steps, by their starts and ends, lead elsewhere; rounding does not count."""
+    return float((one[1] - other[1]).norm()) > _SAME * float((one[1] - one[0]).norm())
 
 
 def _row(
@@ -238,8 +179,8 @@ def _row(
     method: Method,
     h: float,
     seeds: Sequence[int],
-    judge: _Judge,
-    noisy: bool,
+    judge: Judge,
+    floor: float,
     bar: "tqdm[Any]",
 ) -> Row:
     """Run a method with a step size; what ends one seed ends them all."""
@@ -267,12 +208,12 @@ def _row(
         networks=_mean([r.networks for r in scored]),
         iterations=_mean([r.iterations for r in scored]),
         memory_mb=max(memory, default=None),
-        floor=_floor(method, start, judge, noisy) if scored else 0.0,
+        floor=floor,
         eps=_eps(start),
     )
 
 
-def _run(problem: Problem, method: Method, h: float, seed: int, judge: _Judge) -> _Outcome:
+def _run(problem: Problem, method: Method, h: float, seed: int, judge: Judge) -> _Outcome:
     F, start = _parts(problem, method, seed)
     device = start.device
     try:
@@ -314,14 +255,6 @@ def _run(problem: Problem, method: Method, h: float, seed: int, judge: _Judge) -
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _floor(method: Method, start: MovingMeasure, judge: _Judge, noisy: bool) -> float:
-    """Error that is not one in time: given, or measured of the start and, for a noisy method, of exact draws."""
-    if method.floor is not None:
-        return method.floor
-    floors = [judge.floor_of_start(start), *([judge.floor_of_noise(start)] if noisy else [])]
-    return max((f for f in floors if math.isfinite(f)), default=0.0)
 
 
 def _points(m: MovingMeasure) -> int | None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
+from threading import RLock, get_ident
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from wgflow.estimators import Estimator
 from wgflow.maps import TransportMap
 from wgflow.solvers import langevin
 
+_LOCK = RLock()
 _GRADIENTS = ("surrogate", "gradient", "velocity")
 _MAPS = ("forward", "with_logdet", "inverse", "inverse_with_logdet")
 
@@ -34,9 +36,12 @@ class Counts:
 
 @contextmanager
 def counted() -> Iterator[Counts]:
-    """Count in this block, in all threads. Only the outermost of nested calls counts, whoever has defined its class."""
+    """Count in this block what this thread calls; blocks of several threads take turns.
+
+    Only the outermost of nested calls counts, whoever has defined its class.
+    """
     counts = Counts()
-    with ExitStack() as stack:
+    with _LOCK, ExitStack() as stack:
         inside = _Depth()
         for cls in _family(Estimator):
             for name in _GRADIENTS:
@@ -52,9 +57,10 @@ def counted() -> Iterator[Counts]:
 
 @dataclass(eq=False)
 class _Depth:
-    """How many of the calls that exclude each other are in progress."""
+    """How many of the calls that exclude each other are in progress in a thread."""
 
     depth: int = 0
+    thread: int = field(default_factory=get_ident)
 
 
 def _add(counts: Counts, name: str) -> None:
@@ -76,6 +82,8 @@ def _count(stack: ExitStack, owner: Any, name: str, inside: _Depth, add: Callabl
 
     @wraps(original)
     def counting(*arguments: Any, **options: Any) -> Any:
+        if get_ident() != inside.thread:
+            return original(*arguments, **options)
         if not inside.depth:
             add()
         inside.depth += 1

@@ -76,10 +76,10 @@ def fit(
             out.add("no error")
         elif e > UNSTABLE * scale:
             out.add("unstable")
-        elif e <= ABOVE_FLOOR * floor:
-            out.add(f"within {ABOVE_FLOOR:g} times the sampling floor {floor:.1e}")
         elif e <= rounding:
             out.add("rounding")
+        elif e <= ABOVE_FLOOR * floor:
+            out.add(f"within {ABOVE_FLOOR:g} times the sampling floor {floor:.1e}")
         elif 2 * s > e:
             out.add("error bars")
         else:

@@ -40,8 +40,8 @@ class Problem(Checked):
         Those of a comparison that names none. Every time is a multiple of every step size.
     methods : mapping from labels to methods
         Those of a comparison that names none: solvers, :class:`Method` or ``Flow``.
-    name : str
-        Title of tables and pictures.
+    name : str, optional
+        Title of tables and pictures; by default the class of the functional.
 
     Raises
     ------
@@ -70,13 +70,18 @@ class Problem(Checked):
     times: tuple[Positive, ...] = (1.0,)
     step_sizes: tuple[Positive, ...] = (0.2, 0.1, 0.05, 0.025)
     methods: Mapping[str, Any] = field(default_factory=dict)
-    name: str = "problem"
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if not self.times or list(self.times) != sorted(set(self.times)):
             raise BadInput(f"Problem(times={self.times}): expected increasing times, at least one")
         for h in self.step_sizes:
             self.steps(h)
+
+    @property
+    def title(self) -> str:
+        """Its name, or what it is made of."""
+        return self.name or type(self.functional).__name__
 
     @property
     def horizon(self) -> float:
@@ -143,7 +148,7 @@ suggest(
 )
 
 
-def as_method(value: Any, label: str) -> Method:
+def as_method(value: Any, label: Any) -> Method:
     """Return a solver, a function of the step size or a ``Flow`` as a :class:`Method`.
 
     Of a ``Flow``, such as a preset, the functional, the solver and the start count; steps are those of the comparison.
@@ -153,6 +158,8 @@ def as_method(value: Any, label: str) -> Method:
     BadInput
         For anything else.
     """
+    if not isinstance(label, str):
+        raise BadInput(f"methods has the label {shown(label)}: expected a text")
     if isinstance(value, Method):
         return value
     if isinstance(value, Flow):

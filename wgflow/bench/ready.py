@@ -34,6 +34,7 @@ from wgflow.reference import Barenblatt, GaussianFit, OrnsteinUhlenbeck, w1_flow
 from wgflow.solvers import (
     JKO,
     RK4,
+    AdamsBashforth,
     EntropicJKO,
     ForwardBackward,
     ForwardEuler,
@@ -42,6 +43,13 @@ from wgflow.solvers import (
     MetropolisLangevin,
     Proximal,
 )
+
+_EXPLICIT: dict[str, Any] = {
+    "forward Euler": ForwardEuler(),
+    "Adams–Bashforth": AdamsBashforth(),
+    "Heun": Heun(),
+    "RK4": RK4(),
+}
 
 
 @checked
@@ -61,9 +69,7 @@ def ornstein_uhlenbeck(d: Count = 2, n: Count = 10_000) -> Problem:
     start, target = gaussian_pair(d)
     flow, exact = OrnsteinUhlenbeck.towards(target), Blob(GaussianFit())
     methods = {
-        "forward Euler": ForwardEuler(),
-        "Heun": Heun(),
-        "RK4": RK4(),
+        **_EXPLICIT,
         "forward-backward": ForwardBackward(backward=implicit(exact)),
         "JKO": implicit(),
         "Langevin": Langevin(),
@@ -120,9 +126,9 @@ def mixture_pair() -> tuple[Gaussian, GaussianMixture]:
 def quantile_error(measure: MovingMeasure, exact: Particles) -> float:
     r"""Return :math:`W_2` on a line, of as many quantiles as there are points, which then have no error for being few."""
     if isinstance(measure, Grid):
-        mine = Line(measure.low[0], measure.high[0], len(measure.mass)).quantiles(measure.mass.numpy(), DRAWS)
+        mine = Line(measure.low[0], measure.high[0], len(measure.mass)).quantiles(measure.mass.cpu().numpy(), DRAWS)
     else:
-        mine = cloud(measure).x[:, 0].sort()[0]
+        mine = cloud(measure).x[:, 0].sort()[0].cpu()
     theirs = np.interp(levels(len(mine)), levels(len(exact)), exact.x[:, 0])
     return math.sqrt(float((mine - torch.from_numpy(theirs)).square().mean()))
 
@@ -177,9 +183,6 @@ def radius_error(measure: MovingMeasure, exact: Barenblatt) -> float:
     """Return the error of the root mean square distance from the origin."""
     p = cloud(measure)
     return abs(math.sqrt(float(p.mean(p.x.square().sum(1)))) - math.sqrt(exact.second_moment))
-
-
-_EXPLICIT: dict[str, Any] = {"forward Euler": ForwardEuler(), "Heun": Heun(), "RK4": RK4()}
 
 
 @checked

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.instead import shown
+from wgflow.core.rng import generator
 from wgflow.functionals import SquaredW2
 from wgflow.measures import Chain, Gaussian, Grid, Measure, MovingMeasure, Particles
 from wgflow.reference import Moments, squared_w2
@@ -28,7 +29,7 @@ def cloud(measure: MovingMeasure) -> Particles:
         return measure.nodes()
     if isinstance(measure, Chain):
         measure = replace(measure, density=False)  # points are all that is asked for
-    drawn = measure.inference().draw(DRAWS, torch.Generator(device=measure.device).manual_seed(1))
+    drawn = measure.inference().draw(DRAWS, generator(1, measure.device))
     log_w = None if drawn.log_w is None else drawn.log_w.double()
     return Particles(drawn.x.double(), log_w)
 
@@ -44,20 +45,22 @@ def path_error(measure: MovingMeasure, exact: Tensor) -> float:
             f"the reference gives exact positions {tuple(exact.shape)}, one a particle, and the flow has {found}: compare "
             "laws, Problem(error=w2_error) with Particles as the reference"
         )
-    far = (measure.x.detach() - exact).double().square().flatten(1).sum(1)
+    far = (measure.x.detach() - exact.to(measure.device)).double().square().flatten(1).sum(1)
     return math.sqrt(float(measure.w.double() @ far))
 
 
 def moment_error(measure: MovingMeasure, exact: Moments | Gaussian) -> float:
     r"""Return :math:`W_2` between the Gaussians with the means and covariances of the two laws; a lower bound of :math:`W_2`."""
-    moments = Moments(exact.mean.double(), exact.cov.double())
+    moments = Moments(*(t.to(measure.device, torch.float64) for t in (exact.mean, exact.cov)))
     return math.sqrt(float(squared_w2(Moments.of(cloud(measure)), moments)))
 
 
 def w2_error(measure: MovingMeasure, exact: Particles) -> float:
     r"""Return the exact :math:`W_2` to the cloud ``exact``; see ``SquaredW2`` for the sizes that are possible."""
-    target = Particles(exact.x.double(), None if exact.log_w is None else exact.log_w.double())
-    value = SquaredW2(target, batch=max(len(target), 1)).freeze(torch.Generator().manual_seed(0)).value(cloud(measure))
+    x, log_w = (None if t is None else t.to(measure.device, torch.float64) for t in (exact.x, exact.log_w))
+    assert x is not None
+    F = SquaredW2(Particles(x, log_w), batch=len(x)).freeze(generator(0, measure.device))
+    value = F.value(cloud(measure))
     return math.sqrt(max(float(value), 0.0))
 
 

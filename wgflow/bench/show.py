@@ -22,7 +22,7 @@ def table(result: "Result", time: float | None = None, width: int | None = None)
     body = []
     for method in result.methods:
         found = {row.step_size: row for row in result.of(method)}
-        last = found[min(found)]
+        last = next((row for row in reversed(result.of(method)) if row.errors), found[min(found)])
         cells = [_error(result, found[h], i) if h in found else "" for h in sizes]
         body.append(
             [method, *cells, str(result.order(method, time)), *(number(get(last), form) for _, form, get in costs)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
+from wgflow.core.imports import require
 from wgflow.core.registry import near_misses
 from wgflow.core.rules import rule_of
 from wgflow.core.words import read
@@ -59,6 +60,8 @@ def bench(
     from wgflow.bench import PROBLEMS, load, records
     from wgflow.bench.tables import terminal
 
+    if name is not None and name.replace("-", "_") in PROBLEMS:
+        name = name.replace("-", "_")
     if problem is not None and name is not None:
         raise BadInput(f"name={name!r} and problem={problem!r} are two problems: give one of them")
     options = {"--solvers": solvers, "--step-sizes": step_sizes, "--save": save, "--plot": plot}
@@ -103,9 +106,10 @@ def compare(
     """Run a comparison and print it, a table a time; everything is checked before anything runs."""
     from wgflow.bench import compare as run
 
+    _check_files(save, plot)
     methods = None if solvers is None else {word: _method(problem, word) for word in _words(solvers, "solvers")}
     if methods is None and not problem.methods:
-        raise BadInput(f"{problem.name} names no methods of its own: say which solvers, --solvers forward_euler,heun")
+        raise BadInput(f"{problem.title} names no methods of its own: say which solvers, --solvers forward_euler,heun")
     sizes = None if step_sizes is None else [_size(word) for word in _words(step_sizes, "step_sizes")]
     result = run(problem, methods, step_sizes=sizes, seeds=seeds)
     if save is not None:
@@ -113,6 +117,19 @@ def compare(
     print("\n\n".join(str(result.table(time)) for time in result.times))
     if plot is not None:
         result.plot().savefig(plot, dpi=150)
+
+
+def _check_files(save: str | None, plot: str | None) -> None:
+    """Raise before the comparison what would stop its end."""
+    for path in (save, plot):
+        if path is not None and (Path(path).is_dir() or Path(path).parent.is_file()):
+            raise BadInput(f"cannot write {path}: expected the name of a file, in a folder")
+    if plot is not None:
+        known = require("matplotlib.backend_bases", extra="plot").FigureCanvasBase.get_supported_filetypes()
+        if Path(plot).suffix[1:] not in known:
+            raise BadInput(
+                f"plot={plot!r}: expected the name of a picture, that ends in one of .{', .'.join(sorted(known))}"
+            )
 
 
 def _words(text: str, name: str) -> list[str]:
