@@ -1,6 +1,7 @@
 """What every registered solver owes its callers, on every measure and estimator that it accepts."""
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -143,8 +144,25 @@ def parts(name, solver, estimator, measure):
     return MAKE_FUNCTIONAL[name](), make_solver(solver, estimator), MEASURES[measure]()
 
 
-def reason(combination):
-    return why_not(*parts(*combination))
+@functools.cache
+def reasons():
+    """Why each combination is refused; None where it is not."""
+    functionals, measures = ({name: make() for name, make in made.items()} for made in (MAKE_FUNCTIONAL, MEASURES))
+    solvers = {pair: make_solver(*pair) for pair in itertools.product(SOLVERS, MAKE_ESTIMATOR)}
+    return {(f, s, e, m): why_not(functionals[f], solvers[s, e], measures[m]) for f, s, e, m in COMBINATIONS}
+
+
+@functools.cache
+def covering():
+    """Accepted combinations that have every trio of solver, estimator and measure, whose state a flow holds, and every functional
+    with each of the three."""
+    seen, chosen = set(), []
+    for f, s, e, m in (c for c, why in reasons().items() if why is None):
+        met = {(s, e, m), (f, s), (f, e), (f, m)}
+        if met - seen:
+            chosen.append((f, s, e, m))
+            seen |= met
+    return chosen
 
 
 def case(combination, num_steps=STEPS):
@@ -152,7 +170,6 @@ def case(combination, num_steps=STEPS):
     return SolverCase(solver.suited(measure), F, measure, H, num_steps)
 
 
-REASONS = {c: reason(c) for c in COMBINATIONS}
 # Independent of what why_not says: a capability cannot disappear silently.
 MUST_WORK = [
     ("potential", "forward_euler", "autograd", "particles"),
@@ -213,27 +230,46 @@ def test_every_estimator_has_a_case():
 
 @pytest.mark.parametrize("combination", MUST_WORK, ids="-".join)
 def test_combinations_that_must_work(combination):
-    assert REASONS[combination] is None
+    assert reasons()[combination] is None
+
+
+def runs_and_resumes_exactly(combination):
+    """Two steps, and the same two steps saved and loaded in the middle of their updates: estimators and measures all."""
+    two = case(combination, 2)
+    state = resumes(two, [(two.solver.updates(0) + two.solver.updates(1)) // 2])
+    assert state.k == 2, combination
+    assert state.t == pytest.approx(2 * H), combination
+    saved = tensors(state_dict(state.measure))
+    assert all(bool(torch.isfinite(t).all()) for t in saved if t.is_floating_point()), combination
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", MAKE_FUNCTIONAL)
 def test_accepted_combinations_run_and_resume_exactly(name, solver):
-    """Two steps, and the same two steps saved and loaded in the middle of their updates: estimators and measures all."""
-    for combination in itertools.product([name], [solver], MAKE_ESTIMATOR, MEASURES):
-        if REASONS[combination] is not None:
-            continue
-        two = case(combination, 2)
-        state = resumes(two, [(two.solver.updates(0) + two.solver.updates(1)) // 2])
-        assert state.k == 2, combination
-        assert state.t == pytest.approx(2 * H), combination
-        saved = tensors(state_dict(state.measure))
-        assert all(bool(torch.isfinite(t).all()) for t in saved if t.is_floating_point()), combination
+    for combination in covering():
+        if combination[:2] == (name, solver):
+            runs_and_resumes_exactly(combination)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", MAKE_FUNCTIONAL)
+def test_all_accepted_combinations_run_and_resume_exactly(name, solver):
+    for combination, why in reasons().items():
+        if combination[:2] == (name, solver) and why is None:
+            runs_and_resumes_exactly(combination)
+
+
+def test_what_is_run_covers_each_trio_that_holds_state_and_each_pair_with_a_functional():
+    accepted = {c for c, why in reasons().items() if why is None}
+    assert {c[1:] for c in covering()} == {c[1:] for c in accepted}
+    for i in (1, 2, 3):
+        assert {(c[0], c[i]) for c in covering()} == {(c[0], c[i]) for c in accepted}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_refused_combination_says_why_and_what_to_use_instead(solver):
-    for combination, why in REASONS.items():
+    for combination, why in reasons().items():
         if combination[1] != solver or why is None:
             continue
         assert re.search(r"[Uu]se |give it |[Gg]ive |Leave |Keep ", why), (combination, why)
@@ -246,14 +282,14 @@ def test_a_refused_combination_says_why_and_what_to_use_instead(solver):
         ):
             if f"{SOLVERS[solver].__name__}(estimator={said}" in why:
                 assert advised != estimator, (combination, why)
-                assert why != REASONS[name, solver, advised, measure], (combination, why)
+                assert why != reasons()[name, solver, advised, measure], (combination, why)
 
 
 def test_solve_raises_the_reason():
-    combination = next(c for c, why in REASONS.items() if why is not None)
+    combination = next(c for c, why in reasons().items() if why is not None)
     with pytest.raises(Incompatible) as error:
         solve(*parts(*combination), step_size=H, num_steps=1)
-    assert str(error.value) == REASONS[combination]
+    assert str(error.value) == reasons()[combination]
 
 
 def test_static_measures_and_targets_without_draws_are_refused():
