@@ -1,0 +1,37 @@
+"""Every benchmark is one script of its folder: called by its path it answers, and the pages name it where it is."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(p for p in (ROOT / "benchmarks").rglob("[!_]*.py"))
+PAGES = (ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", [p.stem for p in SCRIPTS])
+def test_every_script_has_the_common_options(name, script, capsys):
+    with pytest.raises(SystemExit) as end:
+        script(name).main(["--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in ("--device", "--threads", "--results", "--quick"))
+
+
+def test_a_script_is_called_by_its_path_from_anywhere(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "discretizations" / "discretizations.py"), "--help"]
+    assert "--quick" in subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_table_of_questions_has_every_script():
+    rows = re.findall(r"^\| `python (\S+\.py)", PAGES[0].read_text(), re.MULTILINE)
+    assert sorted(rows) == [str(p.relative_to(ROOT)) for p in SCRIPTS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_of_benchmarks_that_a_page_names_are_there(page):
+    named = re.findall(r"\bbenchmarks/[\w/]+\.py\b", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
