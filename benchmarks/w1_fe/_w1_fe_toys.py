@@ -2,28 +2,11 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from wgflow import Measure, Particles
-
-
-@dataclass(frozen=True, eq=False)
-class Balanced(Measure):
-    """Equal numbers of draws around every centre, so that batches have no errors of the masses, as in the public code."""
-
-    centres: Tensor
-    std: float
-
-    @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
-        return self.centres.shape[1:]
-
-    def draw(self, n: int, rng: torch.Generator) -> Particles:
-        order = torch.randperm(n, generator=rng) % len(self.centres)
-        return Particles(self.centres[order] + self.std * torch.randn(n, 2, generator=rng))
+from wgflow import GaussianMixture
 
 
 def circle(count: int) -> Tensor:
@@ -32,9 +15,16 @@ def circle(count: int) -> Tensor:
 
 
 SQUARE = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 2)
+
+
+def balanced(centres: Tensor, std: float) -> GaussianMixture:
+    """Return a mixture whose batches have no errors of the masses, as in the public code."""
+    return GaussianMixture(centres, std, stratified=True)
+
+
 PROBLEMS = {
-    "ring": (Balanced(torch.zeros(1, 2), 0.05), Balanced(circle(8), 0.1)),
-    "four Gaussians": (Balanced(math.sqrt(2) * SQUARE, 0.1), Balanced(math.sqrt(0.5) * SQUARE, 0.1)),
+    "ring": (balanced(torch.zeros(1, 2), 0.05), balanced(circle(8), 0.1)),
+    "four Gaussians": (balanced(math.sqrt(2) * SQUARE, 0.1), balanced(math.sqrt(0.5) * SQUARE, 0.1)),
 }
 """Source and target."""
 
