@@ -18,6 +18,10 @@ SKIPPED_ESTIMATORS = {
     "learned_score": (NOT_POINTWISE, *NO_POTENTIAL),
     "proximal_score": (NOT_POINTWISE, *NO_POTENTIAL),
     "evaluation_noise": (NOT_POINTWISE, *NO_POTENTIAL, *RANDOM),
+    "two_batch": (NOT_POINTWISE,),
+    "mean_shift": NO_POTENTIAL,
+    "unit_speed": (NOT_POINTWISE, *NO_POTENTIAL),
+    "total": (NOT_POINTWISE, *NO_POTENTIAL),
 }
 NO_RULE, NO_DENSITY, NO_CURVATURE = (
     "a_rule_looks_at_the_law_alone",
@@ -53,6 +57,8 @@ SKIPPED_MEASURES = {
     "dataset": (CAN_DRAW, *DENSITY, *MOVES),
     "smoothed": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
     "labelled": (CAN_DRAW, *DENSITY, *MOVES),
+    "balanced": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
+    "of_every_class": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
     "labelled_latent": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
     "paired": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
     "unnormalised": (

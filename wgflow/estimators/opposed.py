@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 
 from wgflow.core.fields import Checked, Count
 from wgflow.core.rules import Range
@@ -41,13 +42,23 @@ class MixedNegatives(Checked):
 
 @dataclass(eq=False)
 class OpposedState:
-    """What changes: the number of the time step. The independent points are drawn anew in every update."""
+    """What changes: the number of the time step, and the independent points of the last update with those mixed in."""
 
     k: int = -1
+    x: Tensor | None = None
+    log_w: Tensor | None = None
+    mixed_x: Tensor | None = None
+    mixed_log_w: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        self.second: Particles | None = None
-        self.extra: Particles | None = None
+    @property
+    def second(self) -> Particles | None:
+        """The independent batch."""
+        return None if self.x is None else Particles(self.x, self.log_w)
+
+    @property
+    def extra(self) -> Particles | None:
+        """The points that are mixed in."""
+        return None if self.mixed_x is None else Particles(self.mixed_x, self.mixed_log_w)
 
 
 @dataclass(frozen=True)
@@ -72,10 +83,11 @@ class Opposed(Estimator):
 
     def refine(self, F: Functional, draw: Draw, es: OpposedState, rng: torch.Generator) -> Info:
         """Draw the independent batch of this update."""
-        es.k, es.second = es.k + 1, draw(rng)
-        mixed = self.negatives
+        second, mixed = draw(rng), self.negatives
+        es.k, es.x, es.log_w = es.k + 1, second.x, second.log_w
         if mixed is not None and mixed.alpha > 1:
-            es.extra = mixed.measure.draw(mixed.batch, rng)
+            extra = mixed.measure.draw(mixed.batch, rng)
+            es.mixed_x, es.mixed_log_w = extra.x, extra.log_w
         return {}
 
     def repelling(self, own: Particles, es: Any, of: float = 1.0) -> Particles:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
 from wgflow.core.outputs import scalar
@@ -12,7 +12,8 @@ from wgflow.core.rng import generator
 from wgflow.driver.compatibility import why_not
 from wgflow.estimators import Estimator
 from wgflow.functionals import KL, EnergyDistance, Functional, PotentialEnergy
-from wgflow.measures import Measure, Particles, StandardNormal
+from wgflow.measures import Measure, Particles, Pushforward, Regression, StandardNormal
+from wgflow.optim import Adam
 from wgflow.solvers import ForwardEuler
 from wgflow.storage.state import load_state
 from wgflow.testing._arguments import refuses_wrong_arguments
@@ -51,7 +52,9 @@ class EstimatorCase:
         p = Particles(p.x, p.log_w)
         estimator = cast(estimator, torch.float64)
         if F is None:
-            F = next((G for G in _simple(tuple(p.event_shape)) if why_not(G, ForwardEuler(estimator), p) is None), None)
+            shape, solver = tuple(p.event_shape), ForwardEuler(estimator, batch=64)
+            moved = _drawn_anew(shape) if estimator.needs_fresh_points else p
+            F = next((G for G in _simple(shape) if why_not(G, solver, moved) is None), None)
         if F is None:
             raise BadInput(f"{type(estimator).__name__} serves no simple functional: give one that it does, F=...")
         return cls(estimator, cast(F, torch.float64), p)
@@ -59,7 +62,8 @@ class EstimatorCase:
     def state(self, seed: int = 0) -> Any:
         """Return its state after one refinement."""
         es = self.estimator.init(self.F, generator(seed))
-        self.estimator.refine(self.F, lambda rng: self.p.draw(64, rng), es, generator(seed + 1))
+        law = _drawn_anew(tuple(self.p.event_shape)).latent if self.estimator.needs_fresh_points else self.p
+        self.estimator.refine(self.F, lambda rng: law.draw(64, rng), es, generator(seed + 1))
         return es
 
     def frozen(self) -> Functional:
@@ -79,6 +83,12 @@ def _simple(event_shape: tuple[int, ...]) -> list[Functional]:
     with double_precision():
         normal = StandardNormal(*event_shape)
     return [KL(normal, 64), EnergyDistance(normal, 64), PotentialEnergy(lambda x: x.square().flatten(1).sum(1) / 2)]
+
+
+def _drawn_anew(event_shape: tuple[int, ...]) -> Pushforward:
+    """A law that gives other points in every draw, for estimators that compare two of them."""
+    with double_precision():
+        return Pushforward(StandardNormal(*event_shape), nn.Identity(), regression=Regression(Adam()))
 
 
 def holds_a_generator(es: Any) -> bool:
