@@ -40,14 +40,14 @@ def flow(recipe: Recipe, batch: int, precision: str, device: torch.device, dry: 
     """Return the flow of a recipe on random images: nothing is measured that depends on what they show."""
     shape = (4 * batch, 3, 16, 16) if dry else (4 * batch, 3, 32, 32)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    recipe = dataclasses.replace(recipe, batch=batch, instance_noise=True, precision=precision)
+    recipe = recipe.changed(batch=batch, instance_noise=True, precision=precision)
     return recipe.flow(ImageData(pixels.to(device), flip=True), Runtime(device, precision))
 
 
 def sized(name: str, dry: bool) -> tuple[Recipe, int]:
     """Return the recipe of a pair and its batch."""
     recipe = RECIPES[PAIRS[name]]
-    return (dataclasses.replace(recipe, channels=DRY_CHANNELS[name]), 2) if dry else (recipe, recipe.batch)
+    return (recipe.changed(channels=DRY_CHANNELS[name]), 2) if dry else (recipe, recipe.options["batch"])
 
 
 def waits(device: torch.device, dry: bool) -> Iterator[dict[str, Any]]:

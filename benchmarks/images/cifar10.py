@@ -10,7 +10,6 @@ given. It is not the FID and cannot be set beside published numbers; it compares
 
 import argparse
 import csv
-import dataclasses
 import json
 import statistics
 import sys
@@ -62,13 +61,11 @@ def recipes(args: argparse.Namespace, size: Size, updates: int) -> dict[str, Rec
     """Return the methods as recipes with the same number of updates, named by method and divergence."""
     # The first phase has five times the updates of the others, as in the paper.
     iters = max(1, updates // (size.phases + 4))
-    common = replace(
-        RECIPES["cifar10-small"],
+    common = RECIPES["cifar10-small"].changed(
         data=str(args.data) if args.data.suffix in (".npy", ".npz") else "cifar10",
         data_root=None if args.data.suffix in (".npy", ".npz") else str(args.data),
         network=size.network,
-        lr_generator=size.lr[0],
-        lr_critic=size.lr[1],
+        lr=size.lr,
         channels=size.channels,
         batch=size.batch,
         instance_noise=args.instance_noise,
@@ -81,15 +78,14 @@ def recipes(args: argparse.Namespace, size: Size, updates: int) -> dict[str, Rec
     )
     found = {}
     for divergence in LABELS:
-        found[f"s_jko-{divergence}"] = replace(
-            common,
+        found[f"s_jko-{divergence}"] = common.changed(
             divergence=divergence,
             num_steps=size.phases,
             first_iters=updates - iters * (size.phases - 1),
             iters=iters,
         )
-        found[f"source_fixed-{divergence}"] = replace(
-            common, divergence=divergence, num_steps=1, first_iters=updates, step_size=1 / (2 * TAU * 3 * 32 * 32)
+        found[f"source_fixed-{divergence}"] = common.changed(
+            divergence=divergence, num_steps=1, first_iters=updates, step_size=1 / (2 * TAU * 3 * 32 * 32)
         )
     return found
 
@@ -157,7 +153,7 @@ def train(
             recipe.flow(data, here),
             folder,
             here,
-            record=dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)},
+            record=recipe.plain() | {"image_shape": list(data.event_shape)},
             metrics=[fid],
             every=recipe.evaluate_every,
             seed=recipe.seed,
@@ -171,16 +167,20 @@ def train(
         curve = [{"update": int(row["update"]), "frechet": float(row["frechet"])} for row in csv.DictReader(file)]
     # A median over windows: those with an evaluation or a checkpoint in them are longer and few.
     usual = statistics.median(pace.seconds_per_update or [calibrated])
+    options = recipe.options
     numbers = {
         "status": solution.status,
         "updates": int(last.get("update", 0)),
-        "phases": recipe.num_steps,
-        "updates_of_first_and_other_phases": [recipe.first_iters, recipe.iters if recipe.num_steps > 1 else 0],
-        "step_size": recipe.step_size,
+        "phases": options["num_steps"],
+        "updates_of_first_and_other_phases": [
+            options["first_iters"],
+            options["iters"] if options["num_steps"] > 1 else 0,
+        ],
+        "step_size": options["step_size"],
         "frechet": curve[-1]["frechet"],
         "frechet_untrained": curve[0]["frechet"],
         "curve": curve,
-        "images_per_second": recipe.batch / usual,
+        "images_per_second": options["batch"] / usual,
         "seconds_with_evaluation": time.perf_counter() - begun,
         "peak_memory_mb": peak_memory_mb(here.device),
     }
@@ -194,15 +194,16 @@ def floor(fid: FID, data: ImageData, here: Runtime) -> float:
 
 def settings(args: argparse.Namespace, size: Size, recipe: Recipe, pictures: ImageSet) -> dict[str, Any]:
     """Return what the runs have in common, without the paths of this machine."""
-    names = ("network", "channels", "batch", "flip", "instance_noise", "r1", "lr_generator", "lr_critic", "lr_floor")
-    kept = {name: getattr(recipe, name) for name in (*names, "precision", "snapshot", "latent_coupling", "seed")}
+    kept = {name: getattr(recipe, name) for name in ("network", "channels", "flip", "precision", "seed")}
+    names = ("batch", "instance_noise", "r1", "lr", "lr_floor", "snapshot", "latent_coupling")
+    kept |= {name: recipe.options[name] for name in names}
     generator, critic = recipe.networks((3, 32, 32))
     count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
     return kept | {
         "size": args.size,
         "quick": args.quick,
         "budget_seconds_per_method": args.seconds if args.updates is None else None,
-        "ema_decay": ema_decay(recipe.ema_half_life, recipe.batch),
+        "ema_decay": ema_decay(recipe.ema_half_life, recipe.options["batch"]),
         "training_images": len(pictures),
         "parameters": {"generator": count(generator), "critic": count(critic)},
     }

@@ -139,8 +139,8 @@ def variants(recipe: Recipe, data: ImageData, device: torch.device) -> dict[str,
 
     return {
         "base": Loop.of(watched(flow, clock)),
-        "no_r1": Loop.of(replace(recipe, r1=0.0).flow(data, here)),
-        "lazy_r1": Loop.of(replace(recipe, r1_every=PERIOD).flow(data, here)),
+        "no_r1": Loop.of(recipe.changed(r1=0.0).flow(data, here)),
+        "lazy_r1": Loop.of(recipe.changed(r1_every=PERIOD).flow(data, here)),
         "no_ema": Loop.of(replace(flow, initial=replace(flow.initial, ema=0.0))),
         "fake_batch_with_gradient": defective(flow),
         "contiguous_layout": Loop.of(recipe.flow(data, Contiguous(device))),
@@ -199,8 +199,8 @@ def speed(recipe: Recipe, data: ImageData, updates: int, device: torch.device) -
         "generator_step_and_rest": ratio["no_ema"] - critic,
     }
     return {
-        "images_per_second_of_work": recipe.batch / base,
-        "images_per_second_of_wall_time": recipe.batch / typical([w for _, w in found["base"]])[0],
+        "images_per_second_of_work": recipe.options["batch"] / base,
+        "images_per_second_of_wall_time": recipe.options["batch"] / typical([w for _, w in found["base"]])[0],
         "seconds_per_update": base,
         "share_of_time": shares,
         "time_relative_to_base": ratio,
@@ -210,20 +210,20 @@ def speed(recipe: Recipe, data: ImageData, updates: int, device: torch.device) -
 
 def settings(args: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
     """Return the recipe to time and what the record says about it."""
-    recipe = replace(Recipe.load(args.recipe), data="fashion-mnist-10k", data_root=None, instance_noise=True, flip=True)
+    recipe = Recipe.load(args.recipe).changed(data="fashion-mnist-10k", data_root=None, instance_noise=True, flip=True)
     if args.channels or args.quick:
-        recipe = replace(recipe, channels=args.channels or 4)
+        recipe = recipe.changed(channels=args.channels or 4)
     if args.batch or args.quick:
-        recipe = replace(recipe, batch=args.batch or 8)
+        recipe = recipe.changed(batch=args.batch or 8)
     if args.quick:
         args.trace_updates = 2
     kept = {k: getattr(args, k) for k in ("recipe", "rounds", "trace_updates", "image_size", "quick")}
     return recipe, kept | {
         "network": recipe.network,
         "channels": recipe.channels,
-        "batch": recipe.batch,
-        "divergence": recipe.divergence,
-        "r1_every": recipe.r1_every,
+        "batch": recipe.options["batch"],
+        "divergence": recipe.options["divergence"],
+        "r1_every": recipe.options["r1_every"],
         "clock": Clock(torch.device(args.device)).name,
     }
 

@@ -17,8 +17,10 @@ import wgflow.cli
 from wgflow import BadInput
 from wgflow.cli import main
 from wgflow.cli.arguments import command
+from wgflow.cli.training import sections
 from wgflow.core.words import read
-from wgflow.generative import RECIPES, Recipe
+from wgflow.generative import RECIPES, Recipe, image_methods
+from wgflow.generative.methods import method
 
 INF = float("inf")
 
@@ -96,7 +98,7 @@ def test_the_recipe_may_stand_anywhere(words: list[str], file: bool, asked: list
         words = ["own.yaml" if word == "cifar10-small" else word for word in words]
     assert main(["train", *words]) == 0
     ((recipe, folder),) = asked
-    assert (recipe.data, recipe.network, recipe.batch, recipe.flip) == ("cifar10", "small", 8, True)
+    assert (recipe.data, recipe.network, recipe.options["batch"], recipe.flip) == ("cifar10", "small", 8, True)
     assert folder == Path("r")
 
 
@@ -107,7 +109,7 @@ def test_a_recipe_keeps_all_that_no_option_says(asked: list[tuple[Recipe, Path]]
     )
     ((recipe, folder),) = asked
     changes = {"lr_floor": None, "flip": True, "batch": 16}
-    assert recipe == Recipe(**(vars(RECIPES["f-gan"]) | changes))
+    assert recipe == RECIPES["f-gan"].changed(**changes)
     assert folder == Path("runs/f-gan")
 
 
@@ -115,16 +117,29 @@ def test_a_negative_number_is_a_value_and_not_an_option(capsys: pytest.CaptureFi
     assert "lr_floor=-1e-05: expected a nonnegative" in refused(["train", "--lr_floor", "-1e-5"], capsys)
 
 
-COMMANDS = {"train": command(wgflow.cli.train, Recipe)} | {
+COMMANDS = {"train": command(wgflow.cli.train)} | {
     name: command(getattr(wgflow.cli, name)) for name in ("sample", "evaluate", "bench")
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_described(name: str) -> None:
-    said = {str(p.name): p.help for p in COMMANDS[name].params if isinstance(p, click.Option)}
+    assert_described([p for p in COMMANDS[name].params if isinstance(p, click.Option)])
+
+
+@pytest.mark.parametrize("name", [m.name for m in image_methods()])
+def test_the_help_of_a_training_describes_its_recipe_and_its_method(name: str) -> None:
+    recipe, of_method = sections(["fashion-mnist", "--method", name])
+    assert_described([*recipe.options, *of_method.options])
+    shown = {str(o.name) for o in recipe.options if not o.hidden}
+    assert shown == {n for n in Recipe().plain() if method(name).takes(n) and "." not in n}
+    assert {o.opts[0] for o in of_method.options} == {f"--{n}" for n in method(name).options}
+    assert method(name).about in of_method.title
+
+
+def assert_described(options: list[click.Option]) -> None:
+    said = {str(o.name): o.help for o in options}
     assert all(words and len(words.partition(" Default:")[0].split()) > 1 for words in said.values()), said
-    assert said.keys() >= (vars(Recipe()).keys() if name == "train" else set())
 
 
 BAD = [
@@ -134,10 +149,24 @@ BAD = [
     (["train", "fashion-mnis"], "did you mean 'fashion-mnist'"),
     (["train", "fashion-mnist", "cifar10-small"], "unexpected extra argument (cifar10-small)"),
     (["train", "."], "is a folder: a recipe is a file"),
-    (["train", "--num_step", "3"], "No such option '--num_step'. Did you mean '--num_steps'?"),
+    (["train", "--num_step", "3"], "No such option '--num_step'. (Did you mean one of: '--method.num_steps', '--num_steps'?)"),
     (["train", "--folder"], "'--folder' requires an argument"),
     (["train", "--folder", ""], "folder is empty"),
     (["train", "--folder="], "folder is empty"),
+    (["train", "--method", "s_jk"], "no method is called 's_jk': did you mean 's_jko'"),
+    (["train", "--directions", "3"], "method s_jko has no directions: it is an option of sliced_w_flow"),
+    (["train", "--method", "otm", "--method.divergence", "kl"], "method otm has no divergence: it is an option of"),
+    (["train", "--method", "sliced_w_flow", "--network", "conv"], "network='conv' is not for method sliced_w_flow"),
+    (["train", "--method", "classic_jko", "--particles", "9"], "particles=9 is not for method classic_jko"),
+    (["train", "--method", "mmd_flow", "--kernel", "rbg(1)"], "no kernel is called 'rbg': did you mean 'rbf'"),
+    (["train", "--method", "mmd_flow", "--kernel", "rbf(1"], "expected a name with its numbers"),
+    (["train", "--method", "mmd_flow", "--kernel", "__import__('os')"], "no kernel is called '__import__'"),
+    (["train", "--method", "ula"], "method ula cannot be trained on images"),
+    (["train", "--lr_critic", "1e-4"], "lr_critic is part of lr now: --lr GENERATOR,CRITIC"),
+    (["train", "--lr", "1e-4"], "lr='1e-4': expected 2 values with commas between them"),
+    (["train", "--lr", "1e-4,-1"], "lr=-1.0: expected a positive"),
+    (["train", "--pca", "100000"], "directions only"),
+    (["train", "--pca", "8", "--network", "conv"], "networks are for vectors, such as toy"),
     (["train", "--num_steps", "1.5"], "num_steps='1.5': expected int"),
     (["train", "--num_steps", "0"], "num_steps=0: expected a whole number from 1 up"),
     (["train", "--step_size", "0"], "step_size=0.0: expected a positive"),

@@ -28,14 +28,11 @@ def test_a_named_recipe_survives_yaml(name, tmp_path):
 
 def test_the_cifar_recipe_holds_the_published_hyper_parameters():
     r = RECIPES["cifar10-small"]
-    published = dict(
-        step_size=0.1, num_steps=50, first_iters=10_000, iters=2_000, batch=256, lr_generator=2e-4, lr_critic=1e-4
-    )
-    assert {k: getattr(r, k) for k in published} == published
-    assert r.total_updates == 108_000
-    assert 0.5 ** (r.batch / r.ema_half_life) == pytest.approx(0.9999, abs=1e-7)
+    published = dict(step_size=0.1, num_steps=50, first_iters=10_000, iters=2_000, batch=256, lr=(2e-4, 1e-4))
+    assert {k: r.options[k] for k in published} == published
+    assert 0.5 ** (256 / r.ema_half_life) == pytest.approx(0.9999, abs=1e-7)
     # tau = 1e-3 on the summed cost of 3072 coordinates, in the mean convention.
-    assert RECIPES["cifar10-small-source-fixed"].step_size == pytest.approx(0.1628, abs=1e-4)
+    assert RECIPES["cifar10-small-source-fixed"].options["step_size"] == pytest.approx(0.1628, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +76,9 @@ def test_bad_files_are_refused_by_name(text, message, tmp_path):
 
 
 def test_numbers_as_people_write_them(tmp_path):
-    (tmp_path / "r.yaml").write_text("lr_critic: 1e-4\nstep_size: .inf\nnum_steps: 1\nlr_floor: null\n")
-    r = Recipe.load(tmp_path / "r.yaml")
-    assert (r.lr_critic, r.step_size, r.lr_floor) == (1e-4, math.inf, None)
+    (tmp_path / "r.yaml").write_text("lr: 1e-3, 1e-4\nstep_size: .inf\nnum_steps: 1\nmethod.lr_floor: null\n")
+    o = Recipe.load(tmp_path / "r.yaml").options
+    assert (o["lr"], o["step_size"], o["lr_floor"]) == ((1e-3, 1e-4), math.inf, None)
 
 
 def test_unknown_names_list_near_misses():

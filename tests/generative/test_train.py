@@ -1,7 +1,6 @@
 """Training in a folder: what is written, what goes on, what is refused."""
 
 import csv
-import dataclasses
 import json
 import os
 import subprocess
@@ -87,7 +86,7 @@ def test_the_same_call_again_returns_the_finished_run_and_changes_nothing(finish
 
 def test_another_recipe_is_refused_and_nothing_overwritten(finished, images):
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
-    with pytest.raises(BadInput, match=r"holds another run \(batch is 16 here and 8 there\)"):
+    with pytest.raises(BadInput, match=r"holds another run \(method.batch is 16 here and 8 there\)"):
         train(tiny(images, batch=16), finished, device="cpu", progress=False)
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
@@ -209,7 +208,7 @@ def test_two_processes_train_what_one_does(images, tmp_path):
 
 def test_the_command_line_from_training_to_images(images, tmp_path, capsys):
     run = str(tmp_path / "r")
-    arguments = {k: v for k, v in dataclasses.asdict(tiny(images)).items() if v is not None}
+    arguments = {k: v for k, v in tiny(images).plain().items() if v is not None}
     flags = [
         part for k, v in arguments.items() for part in (f"--{k}", str(v).lower() if isinstance(v, bool) else str(v))
     ]

@@ -5,8 +5,9 @@ import inspect
 import pytest
 import torch
 from _exact import double, rng
+from torch import nn
 
-from wgflow import RBF, Gaussian, Particles, StandardNormal, presets
+from wgflow import RBF, BadInput, Dataset, Gaussian, Particles, StandardNormal, presets
 
 TARGET = Gaussian(double([1.0, -1.0]), double([[1.0, 0.3], [0.3, 0.5]]))
 X = Particles(torch.randn(30, 2, generator=rng(7), dtype=torch.float64) * 2)
@@ -22,7 +23,7 @@ OPTIONS = {
     "accelerated": {"num_steps": 60},
     "sliced_w_flow": {"num_steps": 30},
 }
-PARTICLES = [n for n, preset in presets.PRESETS.items() if "initial" in inspect.signature(preset).parameters]
+PARTICLES = [n for n in presets.PRESETS if "initial" in inspect.signature(presets.PRESETS[n]).parameters]
 
 
 @pytest.mark.parametrize("name", PARTICLES)
@@ -54,3 +55,24 @@ def test_ksd_descent_is_one_minimisation():
     assert len(end.history) == 1
     assert float(flow.functional.value(end.measure)) < 0.02 * float(flow.functional.value(X))
     assert end.history[0]["jko/residual"] < 1e-3
+
+
+def test_a_chain_of_maps_moves_the_mean_to_that_of_the_data() -> None:
+    data = Dataset(TARGET.draw(2000, rng(0)).x.float())
+    critic = lambda: nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 1))  # noqa: E731
+    settings = {"lr": (5e-3, 5e-3), "step_size": 1.0, "num_steps": 2, "iters": 60, "width": 16, "batch": 128}
+    rho = presets.classic_jko(data, StandardNormal(2), critic, **settings).solve(seed=0).measure
+    assert len(rho.maps) == 2
+    x = rho.inference().draw(4000, rng(1)).x
+    assert float((x.mean(0) - TARGET.mean).norm()) < float(TARGET.mean.norm()) / 3
+
+
+def test_options_of_a_parent_are_in_the_signature_and_are_checked() -> None:
+    named = inspect.signature(presets.f_gan).parameters
+    assert {"iters", "lr", "r1_every", "ema"} <= named.keys()
+    assert not {"tau", "num_steps", "first_iters", "options"} & named.keys()
+    assert presets.option_texts(presets.f_gan)["iters"] == "Updates of the whole run."
+    with pytest.raises(BadInput, match="r1_every=0: expected a whole number from 1 up"):
+        presets.f_gan(TARGET, TARGET, nn.Identity(), nn.Identity(), r1_every=0)
+    with pytest.raises(TypeError, match="divergance"):
+        presets.f_gan(TARGET, TARGET, nn.Identity(), nn.Identity(), divergance="kl")

@@ -1,14 +1,14 @@
 """Commands of the command line, made from functions: their signatures, annotations and numpydoc docstrings, by click."""
 
-import dataclasses
 import inspect
-import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import click
 
+from wgflow.core.docstrings import descriptions, summary
 from wgflow.core.errors import BadInput
 from wgflow.core.rules import rule_of
 from wgflow.core.startup import imported
@@ -37,63 +37,82 @@ class Word(click.ParamType):
             return value
         if not value.strip():
             raise BadInput(f"{name} is empty: expected a value")
+        return self.read(value, name)
+
+    def read(self, value: str, name: str) -> Any:
+        """Return what a text stands for, checked."""
         if type(None) in kinds(self.hint) and value.lower() in NOTHING:
             return None
         plain, rule = read(self.hint, value, name), rule_of(self.hint)
         return plain if rule is None else rule(plain, f"{name}={{}}")
 
 
-def command(run: Callable[..., None], settings: type | None = None) -> click.Command:
+@dataclass(frozen=True)
+class Section:
+    """Options that a command has besides those of its function: what is given of them is passed on as ``overrides``."""
+
+    title: str
+    options: Sequence[click.Option]
+
+
+def command(
+    run: Callable[..., None], sections: Callable[[list[str]], Sequence[Section]] | None = None
+) -> click.Command:
     """Return a function as a command: parameters by keyword only are its options, the others its arguments.
 
     Parameters
     ----------
     run : callable
         What it does, with a numpydoc docstring.
-    settings : type, optional
-        A dataclass, every field of which is an option too: those that are given are passed on as ``overrides``.
+    sections : callable, optional
+        From the words on the command line to further options; those that are given are passed on as ``overrides``.
     """
-    doc = inspect.getdoc(run) or ""
-    hints, about = typing.get_type_hints(run, include_extras=True), _descriptions(doc)
-    own = [p for p in inspect.signature(run).parameters.values() if p.name != "overrides"]
+    hints, about = typing.get_type_hints(run, include_extras=True), descriptions(run)
     params: list[click.Parameter] = [
-        _option(p.name, hints[p.name], about.get(p.name, ""), p.default)
+        option(p.name, Word(hints[p.name]), about.get(p.name, ""), p.default)
         if p.kind is p.KEYWORD_ONLY
         else click.Argument(
             [p.name],
             type=Word(hints[p.name]),
             **({} if p.default is p.empty else {"default": p.default, "required": False}),
         )
-        for p in own
+        for p in inspect.signature(run).parameters.values()
+        if p.name != "overrides"
     ]
-    names = [] if settings is None else [f.name for f in dataclasses.fields(settings)]
-    if settings is not None:
-        hints = typing.get_type_hints(settings, include_extras=True)
-        about = _descriptions(inspect.getdoc(settings) or "")
-        params += [_option(name, hints[name], about.get(name, "")) for name in names]
+    own = {p.name for p in params}
 
     def callback(**read: Any) -> None:
         given = {name: value for name, value in read.items() if value is not _NOT_GIVEN}
-        if settings is not None:
-            given["overrides"] = {name: given.pop(name) for name in names if name in given}
+        if sections is not None:
+            more = {name: given.pop(name) for name in list(given) if name not in own}
+            given["overrides"] = more
         imported()
         run(**given)
 
-    return _Command(
+    made = Command(
         run.__name__,
         params=params,
         callback=callback,
-        help=doc.partition("\n")[0],
+        help=summary(run),
         context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},  # of options
     )
+    made.sections_of = sections
+    return made
 
 
-def _option(name: str, hint: Any, about: str, default: Any = None) -> click.Option:
+def option(
+    name: str,
+    word: Word,
+    about: str,
+    default: Any = None,
+    names: Sequence[str] = (),
+    kind: type[click.Option] = click.Option,
+) -> click.Option:
     """Return an option; what it says of its default is not one, so that it is known whether it was given."""
     text = about if default is None else f"{about} Default: {default}."
-    bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if bool in kinds(hint) else {}
-    names = [*([f"-{name}"] if len(name) == 1 else []), f"--{name}"]
-    return click.Option(names, type=Word(hint), help=text, multiple=True, callback=_last, **bare)
+    bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if bool in kinds(word.hint) else {}
+    spelled = [*([f"-{name}"] if len(name) == 1 else []), *(names or [f"--{name}"])]
+    return kind([*spelled, name], type=word, help=text, multiple=True, callback=_last, **bare)
 
 
 def _last(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
@@ -101,11 +120,18 @@ def _last(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -
     return values[-1] if values else _NOT_GIVEN
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command whose switches stand alone or before a word of truth, so that no name after them is taken for their value."""
 
+    sections_of: Callable[[list[str]], Sequence[Section]] | None = None
+    sections: Sequence[Section] = ()
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join switches and their values before click reads the words."""
+        """Find the further options, and join switches and their values before click reads the words."""
+        if self.sections_of is not None:
+            self.sections = self.sections_of(list(args))
+            own = [p for p in self.params if not any(p in s.options for s in self.sections)]
+            self.params = [*own, *(o for s in self.sections for o in s.options)]
         truths = [p for p in self.params if isinstance(p.type, Word) and bool in kinds(p.type.hint)]
         switches = {name for p in truths for name in p.opts}
         words, joined = list(args), list[str]()
@@ -119,13 +145,13 @@ class _Command(click.Command):
             joined.append(word)
         return super().parse_args(ctx, joined)
 
-
-def _descriptions(doc: str) -> dict[str, str]:
-    """Return what a numpydoc docstring says of each parameter."""
-    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w.*\n-+\n|\Z)", doc, re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^(\w[\w, ]*?)(?: :.*)?\n((?:    .*\n?)+)", section[1] if section else "", re.MULTILINE)
-    return {name: " ".join(_plain(text).split()) for names, text in entries for name in names.split(", ")}
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", text)
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of every section under its title."""
+        further = {id(o) for s in self.sections for o in s.options}
+        groups = [("Options", [p for p in self.get_params(ctx) if id(p) not in further])]
+        groups += [(s.title, list(s.options)) for s in self.sections]
+        for title, params in groups:
+            records = [record for p in params if (record := p.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)

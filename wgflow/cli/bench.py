@@ -178,7 +178,7 @@ def _method(problem: "Problem", name: str) -> Any:
 
 def _named(name: str, what: str) -> Any:
     """Return an object of the user's; the present folder counts as a place of modules, as for ``python -m``."""
-    from wgflow.generative.recipe import named_object
+    from wgflow.generative.pairs import named_object
 
     if ":" not in name:
         raise BadInput(f"{what}={name!r}: expected package.module:NAME")

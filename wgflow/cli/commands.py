@@ -1,6 +1,5 @@
 """The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
 
-import dataclasses
 import io
 import json
 import os
@@ -48,23 +47,25 @@ def train(
     allow_code
         Import the network that a recipe file names as package.module:NAME; one that --network names is allowed.
     """
+    from wgflow.cli.training import as_changes
     from wgflow.generative import Recipe
     from wgflow.generative import train as train_recipe
     from wgflow.generative.runtime import processes
 
     chosen = Recipe.load(recipe, allow_code=allow_code or "network" in overrides)
-    chosen = dataclasses.replace(chosen, **overrides)
+    chosen = chosen.changed(**as_changes(overrides))
     place = Path(folder or Path("runs") / Path(recipe).stem)
     first = processes()[0] == 0  # torchrun starts this once a GPU
     if first:
-        print("\n".join(f"{name}: {value}" for name, value in dataclasses.asdict(chosen).items()), f"\nfolder: {place}")
+        print("\n".join(f"{name}: {value}" for name, value in chosen.plain().items()), f"\nfolder: {place}")
     solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds)
     if not first:
         return
     last = solution.history[-1] if solution.history else {"k": 0}
     shown = {k: round(v, 4) for k, v in last.items() if k.startswith(("sinkhorn", "fid", "frechet", "kid"))}
     print(f"{solution.status}: {last['k']} steps, {shown}")
-    print(f"look at {place}/samples, {place}/curves.png and {place}/metrics.csv")
+    left = [place / name for name in ("samples", "curves.png", "metrics.csv") if (place / name).exists()]
+    print(f"look at {', '.join(map(str, left))}")
 
 
 def sample(
@@ -152,10 +153,11 @@ def evaluate(
 
 
 def list_names() -> None:
-    """List what is known by name."""
+    """List what is known by name, and the methods of wgflow train with what they are."""
     from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, presets
     from wgflow.bench import PROBLEMS, records
     from wgflow.generative import NETWORKS, RECIPES
+    from wgflow.generative.catalogue import image_methods
     from wgflow.generative.data import IMAGE_SETS
     from wgflow.generative.evaluate import FEATURES
 
@@ -176,17 +178,20 @@ def list_names() -> None:
     }
     for kind, names in kinds.items():
         print(f"{kind + ':':13}" + ", ".join(names))
+    print("methods of wgflow train, by --method:")
+    for m in image_methods():
+        print(f"  {m.name:20} {m.about}")
 
 
 def _group() -> click.Group:
     from wgflow import __version__
-    from wgflow.generative import Recipe
+    from wgflow.cli.training import sections
 
     group = click.Group(
         help="Wasserstein gradient flows: image generators and benchmarks.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    group.add_command(command(train, Recipe))
+    group.add_command(command(train, sections))
     for run in (sample, evaluate, bench):
         group.add_command(command(run))
     group.add_command(command(list_names), "list")

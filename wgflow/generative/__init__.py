@@ -1,7 +1,9 @@
 """The generative layer: image data, networks, training, sampling and metrics on the library's own driver."""
 
+from wgflow.generative.catalogue import image_methods
 from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
 from wgflow.generative.evaluate import evaluate, load_generator
+from wgflow.generative.latent_space import LatentSpace
 from wgflow.generative.metrics.fid import FID, ReferenceStats
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.nets import NETWORKS, NetworkPair
@@ -16,6 +18,7 @@ __all__ = [
     "RECIPES",
     "ImageData",
     "ImageSet",
+    "LatentSpace",
     "Monitor",
     "NetworkPair",
     "Recipe",
@@ -24,6 +27,7 @@ __all__ = [
     "Sharded",
     "evaluate",
     "fit",
+    "image_methods",
     "load_generator",
     "load_images",
     "runtime",

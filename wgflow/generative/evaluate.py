@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from wgflow import Pushforward, StandardNormal
+from wgflow import Measure
 from wgflow.core.errors import BadInput, DataNotFound
 from wgflow.core.fields import checked
 from wgflow.core.registry import near_misses
 from wgflow.driver.callbacks import evaluate_all, json_numbers
 from wgflow.generative.data import ImageData, load_images
-from wgflow.generative.folder import RECIPE, WEIGHTS, image_shape, load_weights, read_record
 from wgflow.generative.metrics.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
 from wgflow.generative.metrics.fid import FID
 from wgflow.generative.metrics.inception import InceptionFeatures
-from wgflow.generative.recipe import Recipe, named_object
+from wgflow.generative.pairs import named_object
+from wgflow.generative.recorded import load_law, read_run
 from wgflow.generative.runtime import runtime
 from wgflow.generative.train import sinkhorn
 from wgflow.storage.files import write_text
@@ -26,8 +26,8 @@ FEATURES = ("inception", "random-conv", "cifar-resnet")
 
 
 @checked
-def load_generator(run: str | Path, device: str | torch.device = "auto", *, allow_code: bool = False) -> Pushforward:
-    """Return the exported generator of a run, with averaged weights and in evaluation mode.
+def load_generator(run: str | Path, device: str | torch.device = "auto", *, allow_code: bool = False) -> Measure:
+    """Return the exported generator of a run, with averaged weights and in evaluation mode; or its cloud of images.
 
     Parameters
     ----------
@@ -48,26 +48,7 @@ def load_generator(run: str | Path, device: str | torch.device = "auto", *, allo
     folder = Path(run)
     recipe, shape = read_run(folder, allow_code)
     with runtime(device) as here:
-        try:
-            net, _ = recipe.networks(shape)
-        except BadInput as error:
-            raise BadInput(f"{folder / RECIPE}: {error}") from error
-        load_weights(folder / WEIGHTS, net)
-        net.requires_grad_(False).eval().to(here.device)
-        noise = net.noise_shape and StandardNormal(*net.noise_shape, device=here.device)
-        return Pushforward(StandardNormal(*net.source_shape, device=here.device), net, noise=noise)
-
-
-def read_run(folder: Path, allow_code: bool = False) -> tuple[Recipe, tuple[int, int, int]]:
-    """Return the recipe of a run and the shape of its images; raises as :func:`load_generator`."""
-    record = read_record(folder)
-    shape = image_shape(record, folder)
-    record.pop("image_shape")
-    try:
-        recipe = Recipe.from_dict(record)
-    except BadInput as error:
-        raise BadInput(f"{folder / RECIPE}: {error}") from error
-    return recipe.trusted(folder / RECIPE, allow_code), shape
+        return load_law(folder, recipe, shape, here)
 
 
 def features_by_name(name: str, weights: str | None = None, allow_download: bool = False) -> FeatureExtractor:
@@ -164,7 +145,7 @@ def evaluate(
     rho = load_generator(run, device, allow_code=allow_code)
     pictures = load_images(recipe.data, recipe.data_root, size=recipe.image_size)
     data = ImageData(pictures.images.to(rho.device))
-    metrics: list[Any] = list(sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur))
+    metrics: list[Any] = list(sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur))
     if extractor is not None:
         if isinstance(extractor, torch.nn.Module):
             extractor = extractor.to(rho.device)

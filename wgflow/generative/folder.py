@@ -18,6 +18,7 @@ from wgflow.storage.state import first_nonfinite
 
 RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
 _LONGEST_SIDE = 2**12
+_ANEW = "Remove it and start the training again with the same options: it is written anew from the last checkpoint"
 
 
 def check_folder(folder: Path, record: dict[str, Any]) -> None:
@@ -28,18 +29,23 @@ def check_folder(folder: Path, record: dict[str, Any]) -> None:
     known = folder / RECIPE
     try:
         if known.is_file() and known.stat().st_size:
-            differ = differences(plain_record(record), plain_record(read_record(folder)))
-            if differ:
-                raise BadInput(
-                    f"{folder} holds another run ({_few(differ)}). Choose another folder with --folder, or repeat that run's "
-                    "options to go on with it."
-                )
+            refuse_other(folder, plain_record(record), plain_record(read_record(folder)))
         elif (folder / CHECKPOINTS / LOCK).is_file():
             return
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BadInput(f"{folder} exists and is not the folder of a wgflow run: choose a new folder with --folder")
     except OSError as error:
         raise BadInput(f"cannot read {folder}: {reason(error)}") from error
+
+
+def refuse_other(folder: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raise ``BadInput`` that says where two plain records differ."""
+    differ = differences(ours, theirs)
+    if differ:
+        raise BadInput(
+            f"{folder} holds another run ({_few(differ)}). Choose another folder with --folder, or repeat that run's "
+            "options to go on with it."
+        )
 
 
 def claim_folder(folder: Path, record: dict[str, Any], others: Mapping[str, str] | None = None) -> None:
@@ -129,6 +135,20 @@ def image_shape(record: dict[str, Any], folder: Path) -> tuple[int, int, int]:
     return tuple(sides)  # type: ignore[return-value]
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file of a run; raises as :func:`load_weights` where there are none."""
+    if not path.exists():
+        raise DataNotFound(f"{path} does not exist: train first (wgflow train --folder {path.parent})")
+    load = require("safetensors.torch", extra="image").load_file
+    try:
+        held: dict[str, Tensor] | None = load(path) if path.is_file() else None
+    except Exception as error:  # safetensors has classes of its own
+        raise BadInput(f"{path} cannot be read as safetensors ({str(error)[:100]}). {_ANEW}") from error
+    if held is None:
+        raise BadInput(f"{path} is not a file. {_ANEW}")
+    return held
+
+
 def load_weights(path: Path, net: nn.Module) -> None:
     """Fill a network from a safetensors file.
 
@@ -139,16 +159,7 @@ def load_weights(path: Path, net: nn.Module) -> None:
     BadInput
         When it is damaged, of another network, or holds numbers that are not finite.
     """
-    if not path.exists():
-        raise DataNotFound(f"{path} does not exist: train first (wgflow train --folder {path.parent})")
-    load = require("safetensors.torch", extra="image").load_file
-    advice = "Remove it and start the training again with the same options: it is written anew from the last checkpoint"
-    try:
-        held = load(path) if path.is_file() else None
-    except Exception as error:  # safetensors has classes of its own
-        raise BadInput(f"{path} cannot be read as safetensors ({str(error)[:100]}). {advice}") from error
-    if held is None:
-        raise BadInput(f"{path} is not a file. {advice}")
+    held = read_weights(path)
     wanted = net.state_dict()
     differ = [f"it lacks {name}" for name in wanted.keys() - held.keys()]
     differ += [f"it has {name}" for name in held.keys() - wanted.keys()]
@@ -158,10 +169,10 @@ def load_weights(path: Path, net: nn.Module) -> None:
         if name in held and (held[name].shape != t.shape or held[name].is_floating_point() != t.is_floating_point())
     ]
     if differ:
-        raise BadInput(f"{path} is of another network than {RECIPE} says: {_few(sorted(differ))}. {advice}")
+        raise BadInput(f"{path} is of another network than {RECIPE} says: {_few(sorted(differ))}. {_ANEW}")
     where = first_nonfinite(held)
     if where is not None:
-        raise BadInput(f"{path} has numbers that are not finite, in {where.removeprefix('state.')}. {advice}")
+        raise BadInput(f"{path} has numbers that are not finite, in {where.removeprefix('state.')}. {_ANEW}")
     with torch.no_grad():
         net.load_state_dict(held)
 

@@ -6,19 +6,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from wgflow import Callback, Pushforward
-from wgflow.core.errors import BadInput, CannotWrite, MissingDependency
+from wgflow import Callback, Particles
+from wgflow.core.errors import CannotWrite, MissingDependency
 from wgflow.core.fields import Count, checked
 from wgflow.core.imports import require
 from wgflow.core.ranks import by_first
 from wgflow.driver.callbacks import evaluate_all
 from wgflow.generative.folder import WEIGHTS, still_there
-from wgflow.generative.runtime import Autocast
+from wgflow.generative.latent_space import LatentSpace
 from wgflow.generative.sample import sample, save_grid
+from wgflow.generative.shown import export, pictured, present
 from wgflow.metrics import Metric
-from wgflow.solvers import JKOState
 from wgflow.storage.files import reason, remove_strays, replacing
 
 if TYPE_CHECKING:
@@ -26,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Monitor(Callback):
-    """Evaluates, draws and exports the averaged generator at a fixed pace of updates.
+    """Evaluates, draws and exports what is trained, a generator by its averaged weights, at a fixed pace of updates.
 
     Writes into the folder of the run: ``samples/update-*.png`` (the same latents every time), ``metrics.csv``,
-    ``curves.png``, ``generator.safetensors`` (averaged weights) and TensorBoard events. Of these, curves and
-    TensorBoard are left out when their package is not installed. A metric may report a number at some evaluations only:
-    its column is empty at the others. Of several processes all have a monitor: the first one does all this, and the others
-    wait for it as long as it takes.
+    ``curves.png``, ``generator.safetensors`` (averaged weights; of a flow without a network its points) and TensorBoard
+    events. Of these, curves and TensorBoard are left out when their package is not installed. A metric may report a number at
+    some evaluations only: its column is empty at the others. Of several processes all have a monitor: the first one does all
+    this, and the others wait for it as long as it takes.
 
     Parameters
     ----------
@@ -44,17 +42,27 @@ class Monitor(Callback):
         Updates between two evaluations; the start and the end are always evaluated.
     images : int
         Images on a grid.
+    space : LatentSpace, optional
+        Where the flow lives, if not among images.
     """
 
     @checked
-    def __init__(self, directory: str | Path, metrics: Sequence[Metric], every: Count, images: Count = 64) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        metrics: Sequence[Metric],
+        every: Count,
+        images: Count = 64,
+        space: LatentSpace | None = None,
+    ) -> None:
         self.directory, self.metrics, self.every, self.images = Path(directory), metrics, every, images
+        self.space = space
         self.rows: list[dict[str, float]] = []
         self.windows: list[dict[str, float]] = []
         self.board: _Board | None = None
 
     def on_start(self, run: "Run") -> None:
-        """Look at the untrained generator."""
+        """Look at where the flow starts: at the untrained generator."""
         by_first(lambda: self._open(run), run.state.rng.device)
         if not self.rows:
             self._look(run)
@@ -65,7 +73,7 @@ class Monitor(Callback):
             remove_strays(folder)
         self.board = _Board(self.directory / "tensorboard", run.updates)
         if self.rows and not (self.directory / WEIGHTS).exists():
-            export(present_generator(run), self.directory / WEIGHTS)
+            export(present(run), self.directory / WEIGHTS)
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Keep the window for the curves."""
@@ -104,14 +112,15 @@ class Monitor(Callback):
     def _evaluated(self, run: "Run") -> dict[str, float] | None:
         if run.nonfinite() is not None:  # the driver stops the run at its next look, on all ranks together
             return None
-        found = evaluate_all(self.metrics, present_generator(run), run.seed, run.updates)
+        found = evaluate_all(self.metrics, pictured(present(run), self.space), run.seed, run.updates)
         return {"update": run.updates, "k": run.state.k, "t": run.state.t} | found
 
     def _write(self, run: "Run") -> None:
         still_there(self.directory)
-        rho = present_generator(run)
+        rho = present(run)
+        images = min(self.images, len(rho)) if isinstance(rho, Particles) else self.images
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
-        save_grid(sample(rho, self.images, seed=run.seed), grid)
+        save_grid(sample(pictured(rho, self.space), images, seed=run.seed), grid)
         export(rho, self.directory / WEIGHTS)
         with replacing(self.directory / "metrics.csv") as path, open(path, "w", newline="") as file:
             names = dict.fromkeys(name for row in self.rows for name in row)
@@ -144,28 +153,6 @@ class Monitor(Callback):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore the rows."""
         self.rows, self.windows = saved["rows"], saved["windows"]
-
-
-def present_generator(run: "Run") -> Pushforward:
-    """Return the generator in training as one samples it: averaged weights, in evaluation mode.
-
-    Before the first update this is the untrained network, not the reference map that the flow starts from.
-    """
-    state = run.state
-    rho = state.successor.measure(state.measure) if isinstance(state, JKOState) else state.measure
-    if not isinstance(rho, Pushforward):
-        raise BadInput(f"a generator is a Pushforward; this flow moves {type(rho).__name__}")
-    return rho.inference()
-
-
-def export(rho: Pushforward, path: Path) -> None:
-    """Write the weights of a generator as safetensors, without the wrappers of precision; tied ones under every name."""
-    save_file = require("safetensors.torch", extra="image").save_file
-    net = rho.map.net if isinstance(rho.map, Autocast) else rho.map
-    # safetensors refuses tensors that share memory.
-    weights = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in net.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(weights, temporary)
 
 
 class _Board:

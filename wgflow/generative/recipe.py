@@ -1,43 +1,45 @@
 """A training as data: everything that decides the result, in one flat record that is saved beside it."""
 
 import dataclasses
-import importlib
-import math
 import os
 import typing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
-from wgflow import (
-    JKO,
-    R1,
-    Adam,
-    Cosine,
-    Critic,
-    Flow,
-    Pushforward,
-    Smoothed,
-    StandardNormal,
-    ema_decay,
-    entropy,
-    instance_noise,
-)
-from wgflow.core.errors import BadInput, WgflowError
-from wgflow.core.fields import Count, NonNegative, Positive, PositiveOrInfinite, Whole, checked, field_rules
+from wgflow import Flow, Measure
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Count, Positive, Whole, checked, field_rules
 from wgflow.core.imports import require
 from wgflow.core.registry import near_misses
 from wgflow.core.words import read, shortened
-from wgflow.generative.data import ImageData
+from wgflow.generative import pairs
+from wgflow.generative.compose import compose
+from wgflow.generative.earlier import as_method, with_both_rates
 from wgflow.generative.flat_yaml import flat_yaml
-from wgflow.generative.nets import NETWORKS, NetworkPair
+from wgflow.generative.methods import METHOD, Method, method, methods
+from wgflow.generative.nets import NETWORKS
 from wgflow.generative.runtime import Runtime
+from wgflow.generative.settings import READY, SETTINGS
 from wgflow.storage.files import write_text
 
+_HALF_LIFE, _PARTICLES = 5_000.0, 1_000
+_WHY = {
+    "network": "it has no networks of the recipe",
+    "channels": "it has no networks of the recipe",
+    "ema_half_life": "it averages no generator by its batch",
+    "particles": "it moves no cloud of images",
+}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False)
 class Recipe:
-    r"""An S-JKO training of an image generator; ``num_steps=1`` is source-fixed UOTM, ``step_size=inf`` the f-GAN.
+    r"""Data, networks, a method with its options, and what is evaluated: everything that decides a training.
+
+    Options of the method are given by name, as ``Recipe(method="s_jko", divergence="kl")``; with ``method.`` before it a name
+    is never taken for a field of the recipe. Those that are not given are of :data:`SETTINGS` for this method, or the preset's
+    own.
 
     Parameters
     ----------
@@ -51,34 +53,18 @@ class Recipe:
         Resize to this size.
     flip : bool
         Mirror half of the training images.
-    network : str
-        ``conv``, ``small`` or ``large``; or ``package.module:NAME`` of a ``NetworkPair`` of your own.
+    pca : int, optional
+        Train in the space of so many principal components of the training images; on pixels when None.
+    network : str, optional
+        ``conv``, ``small`` or ``large``, ``toy`` in a latent space; or ``package.module:NAME`` of a ``NetworkPair`` of your own.
     channels : int, optional
         Base width of both networks; their default when None.
-    divergence : str
-        Name of an f-divergence.
-    step_size : float
-        :math:`h` with the cost averaged over coordinates, :math:`h_{JKO}=d\,h`.
-    num_steps, first_iters, iters : int
-        JKO steps, and updates in the first and in the others.
-    batch : int
-        Batch size over all processes.
-    latent_coupling : {"shared", "independent"}
-        Auxiliary noise of old and new generator.
-    snapshot : {"raw", "ema"}
-        Weights that a finished step leaves behind.
-    r1 : float
-        :math:`\gamma` of :math:`\tfrac\gamma2E\lVert\nabla v\rVert^2` on data; 0 for none.
-    r1_every : int
-        Critic updates between two applications of R1.
-    instance_noise : bool
-        Noise of standard deviation :math:`1/(32(k+1))` on data in the critic step.
-    lr_generator, lr_critic : float
-        Learning rates of Adam with betas (0.5, 0.9).
-    lr_floor : float, optional
-        Where a cosine over the whole run takes both.
-    ema_half_life : float
-        Half-life of the generator's running average, in images.
+    ema_half_life : float, optional
+        Half-life of the generator's running average, in images; 5000 when None.
+    particles : int, optional
+        Images that a method without a generator moves; 1000 when None.
+    method : str
+        Name of a preset (``wgflow list``).
     precision : {"fp32", "bf16"}
         Of the networks.
     evaluate_every : int
@@ -89,6 +75,16 @@ class Recipe:
         Its blur, in units of the pixel vector in [-1, 1].
     seed : int
         Of everything random.
+
+    Attributes
+    ----------
+    options : dict
+        All options of the method, as one writes them.
+
+    Raises
+    ------
+    BadInput
+        For a field or an option that the recipe or its method does not have, and for a value of the wrong kind.
     """
 
     data: str = "fashion-mnist-10k"
@@ -96,23 +92,13 @@ class Recipe:
     download: bool = False
     image_size: Count | None = None
     flip: bool = False
-    network: str = "conv"
+    pca: Count | None = None
+    network: str | None = None
     channels: Count | None = None
-    divergence: str = "softplus"
-    step_size: PositiveOrInfinite = 0.1
-    num_steps: Count = 8
-    first_iters: Count = 500
-    iters: Count = 500
-    batch: Count = 64
-    latent_coupling: Literal["shared", "independent"] = "shared"
-    snapshot: Literal["raw", "ema"] = "raw"
-    r1: NonNegative = 0.2
-    r1_every: Count = 1
-    instance_noise: bool = False
-    lr_generator: Positive = 1e-3
-    lr_critic: Positive = 5e-4
-    lr_floor: NonNegative | None = 5e-5
-    ema_half_life: Positive = 5_000
+    ema_half_life: Positive | None = None
+    particles: Count | None = None
+    method: str = "s_jko"
+    options: dict[str, Any] = field(default_factory=dict)
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluate_every: Count = 500
     sinkhorn_n: Whole = 1000
@@ -122,18 +108,70 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, rule in field_rules(cast(Any, type(self))):
             object.__setattr__(self, name, rule(getattr(self, name), f"{name}={{}}"))
+        m = self._method
+        for key in self.options:
+            self._known(key)
+        options = m.defaults | self.options
+        for key, value in options.items():
+            if m.options[key].needed and value is None:
+                raise BadInput(f"method {m.name} needs {key}: {m.options[key].about} Say {METHOD}{key}")
+            options[key] = m.options[key].read(value, key)
+        object.__setattr__(self, "options", options)
+        defaults = {
+            "network": "conv" if self.pca is None else "toy",
+            "ema_half_life": _HALF_LIFE,
+            "particles": _PARTICLES,
+        }
+        for name in (*defaults, "channels"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, defaults.get(name) if m.takes(name) else None)
+            elif not m.takes(name):
+                raise BadInput(f"{name}={getattr(self, name)!r} is not for method {m.name}: {_WHY[name]}. Leave it out")
+
+    def __init__(self, **given: Any) -> None:
+        own = {f.name: f.default for f in dataclasses.fields(self) if f.name != "options"}
+        name = given.get("method", own["method"])
+        rates = SETTINGS["s_jko"]["lr"] if name == "s_jko" else None
+        options = dict(given.pop("options", {}))
+        if rates is not None:
+            given = with_both_rates(given, options.get("lr", rates))
+        fields = {key: given.pop(key, value) for key, value in own.items()}
+        options |= {key.removeprefix(METHOD): value for key, value in given.items()}
+        for key, value in (fields | {"options": options}).items():
+            object.__setattr__(self, key, value)
+        self.__post_init__()
+
+    def _known(self, key: str) -> None:
+        """Raise ``BadInput`` for a name that is neither a field nor an option of the method; says whose it is."""
+        m = self._method
+        if key in m.options:
+            return
+        others = [other.name for other in methods() if key in other.options]
+        known = [f.name for f in dataclasses.fields(self) if f.name != "options"] + sorted(m.options)
+        hint = f"it is an option of {', '.join(others[:4])}" if others else near_misses(key, known)
+        raise BadInput(f"a recipe by {m.name} has no {shortened(key)}: {hint}")
 
     @property
-    def total_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.first_iters + self.iters * (self.num_steps - 1)
+    def _method(self) -> Method:
+        return method(self.method)
+
+    @property
+    def sinkhorn_points(self) -> int:
+        """Points a cloud of the Sinkhorn divergence: not more than there are to be moved."""
+        return min(self.sinkhorn_n, self.particles or self.sinkhorn_n)
+
+    @property
+    def made_of(self) -> str:
+        """What code decides of a run, in words: the name of its checkpoints."""
+        return f"{self.method}, network {self.network}, channels {self.channels}, {self.precision}"
 
     @property
     def code(self) -> str:
         """What of a recipe is code to be imported, as ``name='package.module:NAME'``; empty for names that wgflow knows."""
-        return "" if self.network in NETWORKS or ":" not in self.network else f"network={self.network!r}"
+        name = self.network
+        return "" if name is None or name in NETWORKS or ":" not in name else f"network={name!r}"
 
-    def trusted(self, origin: str | Path, allow_code: bool) -> "Recipe":
+    def trusted(self, origin: str | Path, allow_code: bool) -> Self:
         """Return this recipe, read from ``origin``; raises ``BadInput`` when it names code that was not allowed."""
         if self.code and not allow_code:
             raise BadInput(
@@ -142,6 +180,32 @@ class Recipe:
             )
         return self
 
+    def changed(self, **changes: Any) -> "Recipe":
+        """Return the recipe with other fields or options; those of another method start from its own settings.
+
+        Examples
+        --------
+        >>> Recipe(batch=32).changed(divergence="kl", flip=True).options["batch"]
+        32
+        """
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if changes.get("method", self.method) != self.method:
+            other = method(changes["method"])
+            kept = {name: value if other.takes(name) else None for name, value in kept.items()} | {"options": {}}
+        if "pca" in changes and (changes["pca"] is None) != (self.pca is None) and self.network in ("conv", "toy"):
+            kept["network"] = None
+        return Recipe(**kept | changes)
+
+    def plain(self) -> dict[str, Any]:
+        """Return all of it as single values by name, options with ``method.`` before theirs: :meth:`from_dict` reads it."""
+        found: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            if f.name != "options":
+                found[f.name] = getattr(self, f.name)
+            if f.name == "method":
+                found |= {METHOD + name: _single(value) for name, value in self.options.items()}
+        return found
+
     @checked
     def save(self, path: str | Path) -> None:
         """Write as YAML."""
@@ -149,7 +213,7 @@ class Recipe:
 
     def text(self) -> str:
         """Return the YAML that :meth:`load` reads."""
-        text: str = require("yaml", extra="cli").safe_dump(dataclasses.asdict(self), sort_keys=False)
+        text: str = require("yaml", extra="cli").safe_dump(self.plain(), sort_keys=False)
         return text
 
     @classmethod
@@ -186,116 +250,39 @@ class Recipe:
     @classmethod
     @checked
     def from_dict(cls, held: dict[str, Any]) -> "Recipe":
-        """Return a recipe from plain values; numbers are converted where nothing is lost."""
+        """Return a recipe from plain values, also from those of a recipe of before there were methods.
+
+        Numbers are converted where nothing is lost.
+        """
         hints = typing.get_type_hints(cls, include_extras=True)
-        for key in held:
-            if key not in hints:
-                raise BadInput(f"a recipe has no {shortened(key)}: {near_misses(str(key), sorted(hints))}")
-        return cls(**{key: read(hints[key], value, key) for key, value in held.items()})
+        held = as_method(held, SETTINGS["s_jko"]["lr"])
+        return cls(**{k: read(hints[k], v, k) if k in hints and k != "options" else v for k, v in held.items()})
 
-    def networks(self, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """Return a fresh generator and critic for images of this shape."""
-        pair = network_pair(self.network)
-        sizes: dict[str, Any] = {"image_shape": tuple(image_shape)}
-        if self.channels is not None:
-            sizes["channels"] = self.channels
-        try:
-            generator, critic = pair.generator(**sizes), pair.critic(**sizes)
-        except TypeError as error:
-            given = ", ".join(f"{name}={value}" for name, value in sizes.items())
-            raise BadInput(f"network={self.network!r} cannot be made with {given}: {error}") from error
-        for name in ("source_shape", "noise_shape", "reference"):
-            if not hasattr(generator, name):
-                raise BadInput(
-                    f"network={self.network!r}: its generator has no {name}; source_shape, noise_shape (or None) and reference() "
-                    "say what it eats and what stands for it before the first step"
-                )
-        return generator, critic
+    def networks(self, event_shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """Return a fresh generator and critic for images, or for vectors, of this shape."""
+        return pairs.networks(cast(str, self.network), self.channels, tuple(event_shape))
 
-    def flow(self, data: ImageData, here: Runtime) -> Flow:
-        """Compose the flow: this is the whole method."""
-        shape, batch = tuple(data.event_shape), here.share_of(self.batch)
-        outline, _ = self.networks(shape)
-        noise = outline.noise_shape and StandardNormal(*outline.noise_shape, device=here.device)
-        schedule = None if self.lr_floor is None else Cosine(self.total_updates, self.lr_floor)
-        target = Smoothed(data, instance_noise) if self.instance_noise else data
-        critic = Critic(
-            lambda: here.network(self.networks(shape)[1]),
-            Adam(self.lr_critic, schedule=schedule),
-            r1=R1(self.r1, self.r1_every) if self.r1 else None,
-        )
-        solver = JKO(
-            critic,
-            optim=Adam(self.lr_generator, schedule=schedule),
-            iters=self.iters,
-            first_iters=self.first_iters,
-            batch=batch,
-            cost="mean",
-            latent=self.latent_coupling,
-            snapshot=self.snapshot,
-        )
-        initial = Pushforward(
-            here.share(StandardNormal(*outline.source_shape, device=here.device)),
-            lambda: here.network(self.networks(shape)[0]),
-            noise=noise and here.share(noise),
-            reference=outline.reference(),
-            ema=ema_decay(self.ema_half_life, self.batch),
-        )
-        return Flow(
-            entropy(self.divergence, here.share(target), batch), solver, initial, self.step_size, self.num_steps
-        )
+    def flow(self, data: Measure, here: Runtime) -> Flow:
+        """Compose the flow of the method to these data, images or their codes in a latent space."""
+        return compose(self, self._method, data, here)
 
 
-def network_pair(name: str) -> NetworkPair:
-    """Return the pair called ``name``, or the one at ``package.module:NAME``; raises ``BadInput`` with near misses."""
-    if name in NETWORKS:
-        return NETWORKS[name]
-    if ":" not in name:
-        raise BadInput(f"no network is called {name!r}: {near_misses(name, sorted(NETWORKS))}, or package.module:NAME")
-    pair = named_object(name, "network")
-    if not isinstance(pair, NetworkPair):
-        raise BadInput(
-            f"network={name!r} is a {type(pair).__name__}; expected a NetworkPair(generator=..., critic=...)"
-        )
-    return pair
+def _single(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def named_object(name: str, what: str) -> Any:
-    """Return the object at ``package.module:NAME``; raises ``BadInput`` that says what it was wanted for."""
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except WgflowError:
-        raise
-    except Exception as error:  # whatever the module does
-        raise BadInput(f"{what}={name!r} cannot be imported: {type(error).__name__}: {error}") from error
+class _Ready(Mapping[str, Recipe]):
+    """The recipes of :data:`READY`, made when they are asked for: importing this looks for no plugins."""
+
+    def __getitem__(self, name: str) -> Recipe:
+        return Recipe(**READY[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(READY)
+
+    def __len__(self) -> int:
+        return len(READY)
 
 
-_CIFAR = Recipe(
-    data="cifar10",
-    flip=True,
-    network="small",
-    divergence="kl",
-    num_steps=50,
-    first_iters=10_000,
-    iters=2_000,
-    batch=256,
-    lr_generator=2e-4,
-    lr_critic=1e-4,
-    ema_half_life=1_774_000,  # the decay 0.9999 at this batch
-    evaluate_every=2_000,
-    sinkhorn_n=2000,
-    sinkhorn_blur=2.0,
-)
-
-RECIPES: dict[str, Recipe] = {
-    "fashion-mnist": Recipe(),
-    "cifar10-small": _CIFAR,
-    "cifar10-small-jsd": dataclasses.replace(_CIFAR, divergence="js_nonsat"),
-    "cifar10-large": dataclasses.replace(_CIFAR, network="large"),
-    "cifar10-small-source-fixed": dataclasses.replace(
-        _CIFAR, num_steps=1, first_iters=108_000, step_size=1 / (2 * 3072 * 1e-3)
-    ),
-    "f-gan": Recipe(step_size=math.inf, num_steps=1, first_iters=4_000),
-}
-"""Ready-made recipes by name. The CIFAR-10 ones hold the hyper-parameters of Choi et al. (2024)."""
+RECIPES: Mapping[str, Recipe] = _Ready()
+"""Ready-made recipes by name."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow import Measure, Pushforward
+from wgflow import Measure, Particles, Pushforward
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import checked
 from wgflow.core.imports import require
@@ -22,7 +22,7 @@ _LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it 
 
 
 @checked
-def sample(measure: Pushforward, n: int, *, seed: int = 0, first: int = 0, batch: int = 256) -> Tensor:
+def sample(measure: Measure, n: int, *, seed: int = 0, first: int = 0, batch: int = 256) -> Tensor:
     r"""Return images number ``first`` to ``first + n - 1`` of a seed, float (n, \*event) on the CPU.
 
     Image ``i`` is a function of the weights, ``seed`` and ``i`` alone (and of the kind of device, whose generators
@@ -30,22 +30,43 @@ def sample(measure: Pushforward, n: int, *, seed: int = 0, first: int = 0, batch
 
     Parameters
     ----------
-    measure : Pushforward
-        A trained generator in evaluation mode (``Pushforward.inference()``).
+    measure : Measure
+        A trained generator in evaluation mode (``Pushforward.inference()``), or a cloud of images, of which distinct ones are
+        taken.
     n, first, batch : int
         Count, number of the first image, images in one pass.
     seed : int
         Of the whole set.
+
+    Raises
+    ------
+    BadInput
+        When a count is out of range, or a cloud has fewer images.
     """
     _check_count(n, first, batch)
+    if isinstance(measure, Particles) and measure.log_w is None:
+        return _distinct(measure, n, seed, first)
     images = []
     with torch.no_grad():
         for begin in range(first, first + n, batch):
             numbers = range(begin, min(begin + batch, first + n))
+            if not isinstance(measure, Pushforward):
+                images.append(_seeded_draws(measure, seed, numbers, stream=0).cpu())
+                continue
             x = _seeded_draws(measure.latent, seed, numbers, stream=0)
             inputs = (x,) if measure.noise is None else (x, _seeded_draws(measure.noise, seed, numbers, stream=1))
             images.append(measure.apply(inputs).cpu())
     return torch.cat(images)
+
+
+def _distinct(cloud: Particles, n: int, seed: int, first: int) -> Tensor:
+    """Points of a cloud in an order that the seed chooses."""
+    if first + n > len(cloud):
+        raise BadInput(
+            f"n={n}: this run moves a cloud of {len(cloud)} images and has no others; a method with a generator draws new ones"
+        )
+    order = torch.randperm(len(cloud), generator=generator(seed))[first : first + n]
+    return cloud.x.detach()[order.to(cloud.device)].cpu()
 
 
 def _seeded_draws(latent: Measure, seed: int, numbers: range, stream: int) -> Tensor:
@@ -85,7 +106,7 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> N
 
 
 def save_images(
-    measure: Pushforward, n: int, path: Path, *, seed: int = 0, columns: int | None = None, batch: int = 256
+    measure: Measure, n: int, path: Path, *, seed: int = 0, columns: int | None = None, batch: int = 256
 ) -> None:
     """Draw ``n`` images as :func:`sample` does, into a ``.png`` grid or an ``.npy`` array of uint8 (n, c, h, w).
 

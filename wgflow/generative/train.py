@@ -1,6 +1,5 @@
 """Training an image generator: a recipe or a flow, a folder, and the one driver of the library."""
 
-import dataclasses
 import functools
 import json
 import platform
@@ -17,8 +16,10 @@ from wgflow.core.ranks import by_first, together
 from wgflow.driver.callbacks import json_numbers
 from wgflow.generative.data import ImageData, ImageSet, load_images
 from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
+from wgflow.generative.latent_space import LATENT_SPACE, Encoded, LatentSpace
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
+from wgflow.generative.recorded import as_recorded
 from wgflow.generative.runtime import Runtime, runtime
 from wgflow.metrics import Metric, SinkhornMetric
 from wgflow.storage.files import write_text
@@ -61,22 +62,39 @@ def train(
         As :func:`wgflow.generative.data.load_images` and :func:`wgflow.solve`.
     """
     with runtime(device, recipe.precision) as here:
+        folder = Path(run)
         pictures = _pictures(recipe, here)
         data = ImageData(pictures.images.to(here.device), flip=recipe.flip)
-        record = dataclasses.asdict(recipe) | {"image_shape": list(data.event_shape)}
-        flow = recipe.flow(data, here)
-        by_first(lambda: claim_folder(Path(run), record, {"recipe.yaml": recipe.text()}), here.device)
+        record = by_first(lambda: as_recorded(folder, recipe, tuple(data.event_shape)), here.device)
+        space = by_first(lambda: _latent_space(folder, recipe, data), here.device)
+        space = space and space.to(here.device)
+        flow = recipe.flow(data if space is None else Encoded(data, space), here)
+        by_first(lambda: claim_folder(folder, record, {"recipe.yaml": recipe.text()}), here.device)
+        if space is not None and here.first and not (folder / LATENT_SPACE).exists():
+            space.save(folder / LATENT_SPACE)
         return fit(
             flow,
             run,
             here,
             record=record,
-            metrics=[*sinkhorn(data, recipe.sinkhorn_n, recipe.sinkhorn_blur), *metrics],
+            metrics=[*sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur), *metrics],
             every=recipe.evaluate_every,
             seed=recipe.seed,
             checkpoint_seconds=checkpoint_seconds,
             progress=progress,
+            space=space,
+            name=recipe.made_of,
         )
+
+
+def _latent_space(folder: Path, recipe: Recipe, data: ImageData) -> LatentSpace | None:
+    """Return the space that the folder of the run has, or fit it to the images."""
+    if recipe.pca is None:
+        return None
+    path = folder / LATENT_SPACE
+    if path.exists():
+        return LatentSpace.load(path, recipe.pca, tuple(data.event_shape))
+    return LatentSpace.fit(data, recipe.pca)
 
 
 def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:
@@ -109,13 +127,15 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
+    space: LatentSpace | None = None,
+    name: str | None = None,
 ) -> Solution:
     """Solve a flow of images with progress, logs, sample grids, curves, exports and checkpoints in one folder.
 
     Parameters
     ----------
     flow : Flow
-        Any functional and solver on a ``Pushforward`` of images.
+        Any functional and solver on a ``Pushforward`` or a ``Chain`` to images, or on ``Particles`` that are images.
     run : path
         Folder of this run.
     here : Runtime
@@ -124,16 +144,20 @@ def fit(
         Plain values that identify the run, saved as ``recipe.json``; a folder with others is refused.
     metrics, every, seed, callbacks, checkpoint_seconds, progress
         What to evaluate and at which pace of updates; the seed; further callbacks; see :func:`train`.
+    space : LatentSpace, optional
+        Where the flow lives, if not among images: grids and metrics are of what it decodes.
+    name : str, optional
+        Of the run: see :class:`wgflow.Checkpoint`.
     """
     folder = Path(run)
     by_first(lambda: claim_folder(folder, record), here.device)
     watchers: list[Callback] = list(callbacks)
     if here.first:
-        shown = ("critic/objective", "jko/transport")
+        shown = ("critic/objective", "jko/transport", "flow/dissipation")
         watchers += [Progress(shown, disable=not progress), JsonLog(folder / "log.jsonl")]
-    watchers.append(Monitor(folder, metrics, every))
+    watchers.append(Monitor(folder, metrics, every, space=space))
     begun = time.perf_counter()
-    checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds)
+    checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds, name=name)
     solution = solve(
         flow.functional,
         flow.solver,

@@ -1,10 +1,12 @@
 """Paper names as compositions of parts: sentences, not classes."""
 
-from collections.abc import Callable
+from typing import Any
 
+from wgflow.core.registry import Registry
+from wgflow.presets._chains import classic_jko
 from wgflow.presets._drifts import drifting, energy_drift, mmd_drift, w_flow
 from wgflow.presets._euler_generators import w1_fe, w2_fe, wgan_gp, wgan_lp
-from wgflow.presets._flow import Flow
+from wgflow.presets._flow import Flow, option_texts, options_of
 from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
 from wgflow.presets._gwf import gwf
 from wgflow.presets._particles import (
@@ -24,12 +26,14 @@ from wgflow.presets._particles import (
     wfr,
 )
 
-_ALL: tuple[Callable[..., Flow], ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf)
+PRESETS: Registry[Any] = Registry("preset")
+_ALL: tuple[Any, ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf, classic_jko)
 _ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
 _ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
 _ALL += (w_flow, mmd_drift, energy_drift, drifting)
-PRESETS = {preset.__name__: preset for preset in _ALL}
+for _preset in _ALL:
+    PRESETS.register(_preset.__name__)(_preset)
 
 __all__ = [
     "PRESETS",
@@ -38,6 +42,7 @@ __all__ = [
     "birth_death_langevin",
     "blob",
     "brwp",
+    "classic_jko",
     "drifting",
     "energy_drift",
     "f_gan",
@@ -47,6 +52,8 @@ __all__ = [
     "mala",
     "mmd_drift",
     "mmd_flow",
+    "option_texts",
+    "options_of",
     "otm",
     "proximal_gradient",
     "s_jko",

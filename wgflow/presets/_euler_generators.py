@@ -12,7 +12,7 @@ from wgflow.estimators import Critic, GradientPenalty
 from wgflow.functionals import W1, SquaredW2
 from wgflow.measures import Measure, Pushforward, Regression
 from wgflow.optim import Adam
-from wgflow.presets._flow import Flow
+from wgflow.presets._flow import Flow, options_of
 from wgflow.solvers import ForwardEuler
 
 
@@ -92,6 +92,7 @@ def w1_fe(
 
 
 @checked
+@options_of(w1_fe, "persistent", "control")
 def wgan_gp(
     target: Measure,
     latent: Measure,
@@ -114,12 +115,14 @@ def wgan_gp(
 
 
 @checked
+@options_of(wgan_gp, "penalty")
 def wgan_lp(target: Measure, latent: Measure, generator: NetSource, critic: NetSource, **options: Any) -> Flow:
     """WGAN-LP (Petzka, Fischer and Lukovnikov 2018): WGAN-GP with slopes of at most 1; ``options`` are those of :func:`wgan_gp`."""
     return wgan_gp(target, latent, generator, critic, penalty="lp", **options)
 
 
 @checked
+@options_of(w1_fe, "penalty", "weight")
 def w2_fe(target: Measure, latent: Measure, generator: NetSource, critic: NetSource, **options: Any) -> Flow:
     r"""W2-FE (Huang and Malik 2024): forward Euler for :math:`\tfrac12W_2^2`; with ``persistent=1`` W2GAN (Leygonie et al. 2019).
 

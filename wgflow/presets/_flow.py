@@ -1,14 +1,19 @@
-"""Everything a run needs, in one object."""
+"""Everything a run needs, in one object, and options that one preset takes over from another."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from wgflow.core.docstrings import descriptions
 from wgflow.core.fields import Checked, Count
 from wgflow.driver.solution import Solution
 from wgflow.driver.solve import StepSize, solve
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
 from wgflow.solvers import Solver
+
+Preset = TypeVar("Preset", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -35,3 +40,29 @@ class Flow(Checked):
         return solve(
             self.functional, self.solver, self.initial, step_size=self.step_size, num_steps=self.num_steps, **options
         )
+
+
+def options_of(parent: Callable[..., Any], *without: str) -> Callable[[Preset], Preset]:
+    """Let a preset that ends in ``**options`` show the options of its parent, but those that it sets itself.
+
+    Its signature then has them by name, for help, checks and recipes; what the parent says of them is kept in
+    ``option_texts``.
+    """
+
+    def declared(preset: Preset) -> Preset:
+        own = inspect.signature(preset)
+        named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = {p.name for p in named} | set(without)
+        more = [
+            p for p in inspect.signature(parent).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in names
+        ]
+        preset.__signature__ = own.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+        preset.option_texts = option_texts(parent)  # type: ignore[attr-defined]
+        return preset
+
+    return declared
+
+
+def option_texts(preset: Callable[..., Any]) -> dict[str, str]:
+    """Return what a preset, or the one that it takes its options from, says of each option."""
+    return {**getattr(preset, "option_texts", {}), **descriptions(preset)}

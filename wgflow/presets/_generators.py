@@ -11,9 +11,10 @@ from wgflow.core.typing import NetSource
 from wgflow.driver.solve import StepSize
 from wgflow.estimators import R1, Critic
 from wgflow.functionals import entropy
-from wgflow.measures import Measure, Pushforward, Smoothed, instance_noise
+from wgflow.measures import Measure, Pushforward, Smoothed
+from wgflow.measures import instance_noise as decaying_noise
 from wgflow.optim import Adam, Cosine
-from wgflow.presets._flow import Flow
+from wgflow.presets._flow import Flow, options_of
 from wgflow.solvers import JKO
 
 
@@ -36,6 +37,10 @@ def s_jko(
     lr: tuple[Positive, Positive] = (2e-4, 1e-4),
     lr_floor: NonNegative | None = 5e-5,
     r1: NonNegative | None = None,
+    r1_every: Count = 1,
+    latent_coupling: Literal["shared", "independent"] | None = None,
+    instance_noise: bool | None = None,
+    snapshot: Literal["raw", "ema"] = "raw",
     ema: Decay = 0.9999,
 ) -> Flow:
     r"""S-JKO (Choi, Choi and Kang 2024): one generator and one critic through all JKO steps of an f-divergence.
@@ -55,16 +60,28 @@ def s_jko(
         Name of an f-divergence: ``kl``, ``softplus``, ``js_nonsat`` (S-JKO-JSD), ...
     variant : {"wgflow", "paper", "code"}
         Where the sources disagree. ``wgflow``: shared auxiliary noise, :math:`\gamma=0.2`, 50 steps. ``paper``:
-        independent noise, :math:`\lambda E\lVert\nabla v\rVert^2` with :math:`\lambda=0.2` (:math:`\gamma=0.4`), 50 steps. ``code``:
+        independent noise, :math:`\gamma=0.4` (:math:`\lambda=0.2` without the half), 50 steps. ``code``:
         independent noise, :math:`\gamma=0.2`, instance noise :math:`1/(32(k+1))` on data, 100 steps.
-    num_steps, first_iters, iters, batch : int
-        JKO steps, updates in the first and in the others, batch size.
+    num_steps : int, optional
+        JKO steps; the variant's when None.
+    first_iters, iters : int
+        Updates in the first step, and in each of the others.
+    batch : int
+        Points in one draw.
     lr : (float, float)
         Learning rates of generator and critic.
     lr_floor : float or None
         Where a cosine over the whole run takes both; None keeps them constant.
     r1 : float, optional
         :math:`\gamma` of R1 instead of the variant's; 0 for none.
+    r1_every : int
+        Critic updates between two applications of R1.
+    latent_coupling : {"shared", "independent"}, optional
+        Auxiliary noise of old and new generator, instead of the variant's.
+    instance_noise : bool, optional
+        Noise of standard deviation :math:`1/(32(k+1))` on data in the critic step, instead of the variant's.
+    snapshot : {"raw", "ema"}
+        Weights that a finished step leaves behind: the trained ones or their running average.
     ema : float
         Decay per update of the generator's running average.
     """
@@ -77,18 +94,20 @@ def s_jko(
     gamma = gamma if r1 is None else r1
     steps = steps if num_steps is None else num_steps
     schedule = None if lr_floor is None else Cosine(first_iters + (steps - 1) * iters, lr_floor)
-    if variant == "code":
-        target = Smoothed(target, instance_noise)
+    noisy = variant == "code" if instance_noise is None else instance_noise
+    if noisy:
+        target = Smoothed(target, decaying_noise)
     return Flow(
         functional=entropy(divergence, target, batch),
         solver=JKO(
-            Critic(critic, Adam(lr[1], schedule=schedule), r1=R1(gamma) if gamma else None),
+            Critic(critic, Adam(lr[1], schedule=schedule), r1=R1(gamma, r1_every) if gamma else None),
             optim=Adam(lr[0], schedule=schedule),
             iters=iters,
             first_iters=first_iters,
             batch=batch,
             cost="mean",
-            latent=coupling,
+            latent=latent_coupling or coupling,
+            snapshot=snapshot,
         ),
         initial=Pushforward(latent, generator, noise=noise, reference=reference, ema=ema),
         step_size=step_size,
@@ -97,6 +116,7 @@ def s_jko(
 
 
 @checked
+@options_of(s_jko, "step_size", "num_steps", "first_iters")
 def uotm_source_fixed(
     target: Measure,
     latent: Measure,
@@ -110,7 +130,16 @@ def uotm_source_fixed(
 ) -> Flow:
     r"""Source-fixed UOTM: unbalanced optimal transport with a hard source marginal, cost :math:`\tau\lVert x-y\rVert^2` (sum).
 
-    One JKO step of size :math:`h_{JKO}=1/(2\tau)` from the reference map. ``options`` are those of :func:`s_jko`.
+    One JKO step of size :math:`h_{JKO}=1/(2\tau)` from the reference map.
+
+    Parameters
+    ----------
+    tau : float
+        Weight of the cost, as in UOTM; 0 leaves it out.
+    iters : int
+        Updates of the whole run.
+    **options
+        Those of :func:`s_jko`.
     """
     flow = s_jko(
         target, latent, generator, critic, divergence=divergence, num_steps=1, first_iters=iters, iters=iters, **options
@@ -121,6 +150,7 @@ def uotm_source_fixed(
 
 
 @checked
+@options_of(uotm_source_fixed, "divergence")
 def otm(target: Measure, latent: Measure, generator: NetSource, critic: NetSource, **options: Any) -> Flow:
     """OTM (Rout, Korotin and Burnaev 2022): the semi-dual of plain optimal transport, both marginals hard.
 
@@ -130,6 +160,7 @@ def otm(target: Measure, latent: Measure, generator: NetSource, critic: NetSourc
 
 
 @checked
+@options_of(uotm_source_fixed, "tau")
 def f_gan(
     target: Measure, latent: Measure, generator: NetSource, critic: NetSource, *, divergence: str = "kl", **options: Any
 ) -> Flow:

@@ -1,0 +1,69 @@
+"""From a recipe to a flow: what a preset asks for, by the names of its parameters."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wgflow import Flow, Measure, Particles, StandardNormal, ema_decay, why_not
+from wgflow.core.errors import BadInput, Incompatible
+from wgflow.core.rng import generator, mixed
+from wgflow.generative.methods import Method
+from wgflow.generative.runtime import Runtime
+
+if TYPE_CHECKING:
+    from wgflow.generative.recipe import Recipe
+
+_START = 1
+"""Turn of the seed that draws where a cloud starts."""
+
+
+def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> Flow:
+    """Return the flow of a method to the law of the data.
+
+    Raises
+    ------
+    BadInput
+        When the preset does not fit the data or the networks, or does not return a flow.
+    """
+    options = {k: o.made(recipe.options[k]) for k, o in method.options.items() if not o.unsaid(recipe.options[k])}
+    if recipe.ema_half_life is not None:
+        options["ema"] = ema_decay(recipe.ema_half_life, options["batch"])
+    if method.moves_images:  # every rank moves the same cloud
+        given: dict[str, Any] = {"target": data, "initial": _cloud(recipe, data, here)}
+    else:
+        given = {"target": here.share(data), **_networks(recipe, method, data, here)}
+        if "batch" in options:
+            options["batch"] = here.share_of(options["batch"])
+    flow = method.preset(**{name: given[name] for name in method.roles if name in given}, **options)
+    if not isinstance(flow, Flow):
+        raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
+    reason = why_not(flow.functional, flow.solver, flow.initial)
+    if reason is not None:
+        raise Incompatible(f"method {method.name} cannot be trained on images: {reason}")
+    return flow
+
+
+def _networks(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> dict[str, Any]:
+    """Factories of both networks, and the laws that the generator eats; without one the source is as the data."""
+    shape = tuple(data.event_shape)
+    normal = lambda *shape: here.share(StandardNormal(*shape, device=here.device))  # noqa: E731
+    if not method.trains:
+        return {"latent": normal(*shape)}
+    outline, _ = recipe.networks(shape)
+    found: dict[str, Any] = {"critic": lambda: here.network(recipe.networks(shape)[1])}
+    if "generator" not in method.roles:
+        return found | {"latent": normal(*shape)}
+    return found | {
+        "generator": lambda: here.network(recipe.networks(shape)[0]),
+        "latent": normal(*outline.source_shape),
+        "noise": outline.noise_shape and normal(*outline.noise_shape),
+        "reference": outline.reference(),
+    }
+
+
+def _cloud(recipe: "Recipe", data: Measure, here: Runtime) -> Particles:
+    """Noise of unit variance in the place of images, or of their codes."""
+    assert recipe.particles is not None
+    shape = (recipe.particles, *data.event_shape)
+    rng = generator(mixed(recipe.seed, _START))
+    return Particles(torch.randn(shape, generator=rng).to(here.device))

@@ -1,0 +1,156 @@
+"""A linear latent space of images: their principal components."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from wgflow import Particles
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, Count, checked
+from wgflow.core.imports import require
+from wgflow.core.typing import Points
+from wgflow.generative.data import ImageData, to_unit
+from wgflow.measures import Derived
+from wgflow.storage.files import replacing
+
+LATENT_SPACE = "latent_space.safetensors"
+_LARGEST, _CHUNK = 4096, 512
+_AGAIN = "remove it, and the training that is started again with the same options fits it anew"
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSpace(Checked):
+    r"""Codes :math:`z=\Lambda^{-1/2}V^\top(x-m)` of images, of mean 0 and unit covariance over the training images.
+
+    So :math:`N(0,I)` decodes to the Gaussian with the mean and, in these directions, the covariance of the images.
+
+    Parameters
+    ----------
+    mean : Tensor, shape (c, h, w)
+        :math:`m`.
+    directions : Tensor, shape (k, c, h, w)
+        :math:`V`, orthonormal.
+    std : Tensor, shape (k,)
+        Square roots of :math:`\Lambda`, the variances along them, largest first.
+    explained : float
+        The part of the variance of the images that they hold.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    std: Tensor
+    explained: float = 1.0
+
+    @classmethod
+    @checked
+    def fit(cls, data: ImageData, dim: Count) -> Self:
+        """Return the space, on the CPU, of the first ``dim`` principal components of images and, for ``flip``, of mirrored ones.
+
+        Raises
+        ------
+        BadInput
+            When the images have fewer directions, or more than 4096 numbers each, whose covariance is too large.
+        """
+        shape, size = tuple(data.event_shape), data.event_shape.numel()
+        if size > _LARGEST:
+            raise BadInput(
+                f"pca={dim}: images {shape} have {size} numbers each, and principal components take at most {_LARGEST}: resize "
+                "them with image_size"
+            )
+        mean, second, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64), 0
+        for part in data.images.cpu().split(_CHUNK):
+            for side in (part, part.flip(-1)) if data.flip else (part,):
+                x = to_unit(side).flatten(1).double()
+                mean, second, count = mean + x.sum(0), second + x.T @ x, count + len(x)
+        mean = mean / count
+        variances, vectors = torch.linalg.eigh(second / count - torch.outer(mean, mean))
+        variances, vectors = variances.flip(0), vectors.flip(1)
+        rank = int((variances > 1e-10 * variances[0].clamp(min=1e-300)).sum())
+        if dim > rank:
+            raise BadInput(f"pca={dim}: the images vary in {rank} directions only, ask for no more")
+        directions = vectors[:, :dim].T.reshape(dim, *shape).float().contiguous()
+        explained = float(variances[:dim].sum() / variances.sum())
+        return cls(mean.reshape(shape).float(), directions, variances[:dim].sqrt().float(), explained)
+
+    @property
+    def dim(self) -> int:
+        """Number of components."""
+        return len(self.std)
+
+    def to(self, device: torch.device) -> "LatentSpace":
+        """Return the same space on a device."""
+        return LatentSpace(self.mean.to(device), self.directions.to(device), self.std.to(device), self.explained)
+
+    def encode(self, x: Points) -> Points:
+        """Return the codes (n, k) of images (n, c, h, w) in [-1, 1]."""
+        return (x - self.mean).flatten(1) @ self.directions.flatten(1).T / self.std
+
+    def decode(self, z: Points) -> Points:
+        """Return the images (n, c, h, w) of codes, cut to [-1, 1]."""
+        x = (z * self.std) @ self.directions.flatten(1) + self.mean.flatten()
+        return x.clamp(-1, 1).unflatten(1, self.mean.shape)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        save_file = require("safetensors.torch", extra="image").save_file
+        held = {"mean": self.mean, "directions": self.directions, "std": self.std}
+        held["explained"] = torch.tensor(self.explained, dtype=torch.float64)
+        with replacing(path) as temporary:
+            save_file({name: t.cpu().contiguous() for name, t in held.items()}, temporary)
+
+    @classmethod
+    def load(cls, path: Path, dim: int, image_shape: tuple[int, ...]) -> Self:
+        """Return the space of a run, as :meth:`save` wrote it; raises ``BadInput`` for a file that is damaged or of another run."""
+        load_file = require("safetensors.torch", extra="image").load_file
+        try:
+            held = load_file(path) if path.is_file() else {}
+        except Exception as error:  # safetensors has classes of its own
+            raise BadInput(f"{path} cannot be read as safetensors ({str(error)[:100]}): {_AGAIN}") from error
+        wanted = {"mean": tuple(image_shape), "directions": (dim, *image_shape), "std": (dim,), "explained": ()}
+        found = {name: tuple(t.shape) for name, t in held.items() if t.is_floating_point() and t.isfinite().all()}
+        if found != wanted:
+            raise BadInput(
+                f"{path} is not the latent space of {dim} components of images {tuple(image_shape)}: {_AGAIN}"
+            )
+        return cls(held["mean"], held["directions"], held["std"], float(held["explained"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded(Derived):
+    """The law of the codes of images."""
+
+    base: ImageData
+    space: LatentSpace
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape (k,) of a code."""
+        return torch.Size([self.space.dim])
+
+    @property
+    def num_atoms(self) -> int | None:
+        """Number of the images, mirrored ones not counted."""
+        return self.base.num_atoms
+
+    def take(self, index: Tensor, rng: torch.Generator) -> Particles:
+        """Return the codes of the images of these numbers."""
+        return Particles(self.space.encode(self.base.take(index, rng).x))
+
+    def draw(self, n: int, rng: torch.Generator) -> Particles:
+        """Return the codes of ``n`` images drawn with replacement."""
+        return Particles(self.space.encode(self.base.draw(n, rng).x))
+
+
+class Decoded(nn.Module):
+    """A network whose outputs are codes, followed by their images."""
+
+    def __init__(self, net: nn.Module, space: LatentSpace) -> None:
+        super().__init__()
+        self.net, self.space = net, space
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return images."""
+        return self.space.decode(self.net(*inputs))

@@ -1,0 +1,70 @@
+"""What a run has made, as a law of images, and its file: a generator, a chain of maps or a cloud of images."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from wgflow import Chain, Measure, Particles, Pushforward
+from wgflow.core.errors import BadInput
+from wgflow.core.imports import require
+from wgflow.core.networks import copied
+from wgflow.generative.latent_space import Decoded, LatentSpace
+from wgflow.generative.runtime import Autocast
+from wgflow.solvers import JKOState
+from wgflow.storage.files import replacing
+
+if TYPE_CHECKING:
+    from wgflow.driver.run import Run
+
+
+def present(run: "Run") -> Measure:
+    """Return the law in training as one samples it: averaged weights, in evaluation mode.
+
+    Before the first update this is the untrained network, not the reference map that the flow starts from.
+    """
+    state = run.state
+    if not isinstance(state.measure, Pushforward):
+        return plain(state.present.inference())
+    rho = state.successor.measure(state.measure) if isinstance(state, JKOState) else state.measure
+    assert isinstance(rho, Pushforward)
+    return plain(replace(rho, reference=None).inference())
+
+
+def plain(rho: Measure) -> Measure:
+    """Return a law without what is only for training: a chain as one network after another."""
+    if isinstance(rho, Chain):
+        return Pushforward(rho.base, nn.Sequential(*map(copied, rho.maps)).requires_grad_(False).eval())
+    if not isinstance(rho, (Pushforward, Particles)):
+        raise BadInput(
+            f"images are drawn from a Pushforward, a Chain or Particles; this flow moves {type(rho).__name__}"
+        )
+    return rho
+
+
+def pictured(rho: Measure, space: LatentSpace | None) -> Measure:
+    """Return a law of images: decoded where the flow lives in a latent space, clouds cut to [-1, 1]."""
+    if isinstance(rho, Particles):
+        x = rho.x.detach()
+        return Particles(x.clamp(-1, 1) if space is None else space.decode(x), rho.log_w)
+    if space is None:
+        return rho
+    assert isinstance(rho, Pushforward)
+    return replace(rho, net=Decoded(rho.map, space), reference=None)
+
+
+def export(rho: Measure, path: Path) -> None:
+    """Write what was learned as safetensors: weights without the wrappers of precision, tied ones under every name; or points."""
+    save_file = require("safetensors.torch", extra="image").save_file
+    if isinstance(rho, Particles):
+        held: dict[str, Tensor] = {"x": rho.x} | ({} if rho.log_w is None else {"log_w": rho.log_w})
+    else:
+        assert isinstance(rho, Pushforward)
+        net = rho.map.net if isinstance(rho.map, Autocast) else rho.map
+        held = net.state_dict()
+    # safetensors refuses tensors that share memory.
+    weights = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in held.items()}
+    with replacing(path) as temporary:
+        save_file(weights, temporary)
