@@ -33,7 +33,7 @@ NAMES = [m.name for m in image_methods()]
 
 def tiny(name: str, pictures: Path, **changes: Any) -> Recipe:
     m = method(name)
-    sizes = {"batch": 8, "num_steps": 7, "iters": 3}
+    sizes = {"batch": 8, "num_steps": 7, "first_iters": 3, "iters": 2, "critic_iters": 2}
     options = {k: v for k, v in sizes.items() if k in m.options} | TINY.get(name, {})
     networks = {"channels": 4} if m.trains else {}
     cloud = {"particles": 30} if m.moves_images else {}
