@@ -5,6 +5,7 @@ from unittest import SkipTest
 
 import pytest
 
+from wgflow import BadInput
 from wgflow.testing import Check, checks_for
 
 Names = Mapping[str, Iterable[str]]
@@ -18,7 +19,7 @@ class Contract:
     """
 
     def __init__(self, registry: Iterable[str], make: Callable, skipped: Names, excused: Names | None = None) -> None:
-        held = {name: checks_for(make(name)) for name in registry}
+        held = {name: _checks(make(name)) for name in registry}
         self.known = set(skipped)
         self.skipped = {name: set(skipped.get(name, ())) for name in held}
         self.excused = {name: set((excused or {}).get(name, ())) for name in held}
@@ -45,3 +46,12 @@ class Contract:
         for check in self.left[name]:
             with pytest.raises(SkipTest):
                 check()
+
+
+def _checks(part: object) -> list[Check]:
+    """Return the checks of a part; of one that serves nothing simple, one that says so."""
+    try:
+        return checks_for(part)
+    except BadInput as error:
+        message = str(error)
+        return [Check("is_checked", "It can be checked.", lambda: pytest.fail(message))]

@@ -60,8 +60,8 @@ LEARNS = {
 }
 BROKEN = {
     "declares_what_functionals_have": (
-        estimator(needs=("value", "values")),
-        "needs='values': a functional has no method",
+        estimator(needs=("value", "vlaue")),
+        "needs='vlaue': a functional has no method",
     ),
     "surrogate_is_a_finite_scalar": (
         surrogate(lambda right, rho: right(replace(rho, log_w=rho.log_w.detach()))),

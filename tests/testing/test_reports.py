@@ -102,7 +102,9 @@ def test_a_check_tells_pytest_its_name_and_that_it_does_not_apply():
     """Both are what pytest looks at: ``__name__`` for the name of a parameter, unittest's exception for a skipped test."""
     check = checks_for(wg.Riesz())[1]
     assert check.__name__ == str(check) == check.name == "curvature_is_the_derivative_of_the_slope"
-    assert check.claim == "curvature(s) is the derivative of slope(s), where there is one."
+    assert (
+        check.claim == "curvature(s) is the derivative of slope(s), where there is one, by autograd and by differences."
+    )
     with pytest.raises(SkipTest, match="it has no curvature"):
         check()
 

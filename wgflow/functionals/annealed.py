@@ -54,7 +54,13 @@ class Annealed(Wrapped):
         self._of_step(0)
 
     def _of_step(self, k: int) -> Functional:
-        made = self.make(number_of_step(self.scale, k, Positive, "Annealed: scale"))
+        scale = number_of_step(self.scale, k, Positive, "Annealed: scale")
+        try:
+            made = self.make(scale)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(
+                f"Annealed(make=...) refuses the scale {scale:g}: {error}. Expected a function of one number"
+            ) from error
         if not isinstance(made, Functional):
             raise BadInput(f"Annealed(make=...) returned a {type(made).__name__}: expected a functional of the scale")
         return made

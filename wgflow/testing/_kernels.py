@@ -1,6 +1,7 @@
 """What a kernel owes its callers."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor
 
 from wgflow.core.errors import Unsupported
 from wgflow.core.rng import generator
-from wgflow.kernels import Kernel
+from wgflow.kernels import Kernel, KernelSum
 from wgflow.measures import Particles
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, at_most, close
 from wgflow.testing._precision import cast
 from wgflow.testing._worlds import points, rescaled, shuffled, untouched
+
+Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,35 +46,26 @@ KERNEL = Suite[KernelCase]()
 
 @KERNEL.check
 def slope_is_the_derivative_of_the_profile(case: KernelCase) -> None:
-    """slope(s) is the derivative of profile(s) in the squared distance s."""
-    close(
-        case.kernel.slope(case.s),
-        _difference(case.kernel.profile, case.s),
-        "slope is not the derivative of profile",
-        rtol=1e-6,
-        atol=1e-7,
-    )
+    """slope(s) is the derivative of profile(s) in the squared distance s, by autograd and by differences."""
+    _derivative(case.kernel.slope, case.kernel.profile, case.s, "slope is not the derivative of profile")
 
 
 @KERNEL.check
 def curvature_is_the_derivative_of_the_slope(case: KernelCase) -> None:
-    """curvature(s) is the derivative of slope(s), where there is one."""
+    """curvature(s) is the derivative of slope(s), where there is one, by autograd and by differences."""
     try:
-        curvature = case.kernel.curvature(case.s)
+        case.kernel.curvature(case.s)
     except Unsupported:
         applies(False, "it has no curvature")
-    close(
-        curvature,
-        _difference(case.kernel.slope, case.s),
-        "curvature is not the derivative of slope",
-        rtol=1e-6,
-        atol=1e-7,
-    )
+    _derivative(case.kernel.curvature, case.kernel.slope, case.s, "curvature is not the derivative of slope")
 
 
-def _difference(f: object, s: Tensor) -> Tensor:
+def _derivative(found: Function, of: Function, s: Tensor, claim: str) -> None:
+    leaf = s.clone().requires_grad_(True)
+    (exact,) = torch.autograd.grad(of(leaf).sum(), leaf)
+    close(found(s), exact, f"{claim} by autograd", rtol=1e-10, atol=1e-12)
     h = 1e-5  # an error of some h² times the third derivative, and of rounding over h
-    return (f(s + h) - f(s - h)) / (2 * h)  # type: ignore[operator]
+    close(found(s), (of(s + h) - of(s - h)) / (2 * h), claim, rtol=1e-6, atol=1e-7)
 
 
 @KERNEL.check
@@ -85,12 +79,15 @@ def evaluate_is_profile_and_slope(case: KernelCase) -> None:
 
 @KERNEL.check
 def coincident_points_are_harmless(case: KernelCase) -> None:
-    """Value and slope are finite at distance 0, and of a kernel that is declared smooth the slope is continuous there."""
+    """Value and slope are finite at distance 0; the slope is continuous there, or 0 of a kernel that is not declared smooth."""
     zero, near = (torch.full((1,), s, dtype=torch.float64) for s in (0.0, 1e-12))
     for name, f in (("profile", case.kernel.profile), ("slope", case.kernel.slope)):
         assert bool(torch.isfinite(f(zero)).all()), (
             f"{name}(0) is {float(f(zero))}: coincident particles would have no force"
         )
+    if not case.kernel.smooth and not isinstance(case.kernel, KernelSum):
+        claim = "smooth is denied, and coincident particles act on each other: let the slope be 0 at 0"
+        close(case.kernel.slope(zero), torch.zeros_like(zero), claim)
     if case.kernel.smooth:
         claim = "smooth is declared, but the slope jumps at distance 0"
         close(case.kernel.slope(near), case.kernel.slope(zero), claim, rtol=1e-3, atol=1e-3)
