@@ -89,6 +89,13 @@ def test_the_table_aligns_what_the_record_holds():
     assert "unstable" in row
 
 
+def test_the_table_says_why_a_row_has_no_number():
+    flow = RECORD["results"]["flows"][0]
+    rows = [row | {"reasons": ["it missed its tolerance", "and again"]} for row in flow["methods"]]
+    results = RECORD["results"] | {"flows": [flow | {"methods": rows}]}
+    assert "  one: it missed its tolerance\n" in table(RECORD | {"results": results})
+
+
 def test_the_command_prints_a_record_and_names_what_is_not_one(tmp_path, capsys):
     path = tmp_path / "discretizations.json"
     path.write_text(json.dumps(RECORD))

@@ -23,11 +23,8 @@ def table(record: dict[str, Any], width: int | None = None) -> str:
             width,
         )
         for row in flow["methods"]:
-            lines += (
-                line
-                for reason in row.get("reasons", ())
-                for line in prose(f"  {row['label']}: {reason}", width, "    ")
-            )
+            for reason in row.get("reasons", [])[:1]:
+                lines += prose(f"  {row['label']}: {reason}", width, "    ")
     costs = record["results"]["cost_in_k"]
     last = max((len(r["seconds_per_phase"]) for r in costs.values()), default=0)
     about = f"{last} JKO steps by S-JKO and by chains of maps, networks of one size; step k takes a + b (k - 1)"
