@@ -28,6 +28,9 @@ def with_methods():
 
 def nothing():
     return 3
+
+def of_something(x):
+    return PROBLEM
 """
 
 
@@ -91,7 +94,11 @@ def test_a_problem_and_a_solver_of_ones_own_by_their_names(module, capsys):
         (["--problem", "nowhere_at_all:B"], "cannot be imported: ModuleNotFoundError"),
         (["--problem", "nowhere"], "expected package.module:NAME"),
         (["--problem", "my_problem_of_the_test:PROBLEM"], "names no methods of its own"),
-        (["--problem", "my_problem_of_the_test:nothing"], "is a int: expected a wgflow.bench.Problem"),
+        (["--problem", "my_problem_of_the_test:nothing"], "is 3: expected a wgflow.bench.Problem"),
+        (
+            ["--problem", "my_problem_of_the_test:of_something"],
+            "is not a function without arguments that returns a Problem",
+        ),
         (["discretizations", "--solvers", "heun"], "--solvers: for the comparison of a problem"),
         (["nothing.json"], "not a file"),
         (["mixtures"], "did you mean 'mixture'"),

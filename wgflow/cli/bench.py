@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
 from wgflow.core.imports import require
+from wgflow.core.instead import shown
 from wgflow.core.registry import near_misses
 from wgflow.core.rules import rule_of
 from wgflow.core.words import read
@@ -149,10 +150,15 @@ def _problem(name: str, what: str) -> "Problem":
     from wgflow.bench import Problem
 
     found = _named(name, what)
-    made = found() if callable(found) else found
+    try:
+        made = found() if callable(found) else found
+    except TypeError as error:
+        raise BadInput(
+            f"{what}={name!r} is not a function without arguments that returns a Problem: {error}"
+        ) from error
     if not isinstance(made, Problem):
         raise BadInput(
-            f"{what}={name!r} is a {type(made).__name__}: expected a wgflow.bench.Problem, or a function that returns one"
+            f"{what}={name!r} is {shown(made)}: expected a wgflow.bench.Problem, or a function that returns one"
         )
     return made
 
