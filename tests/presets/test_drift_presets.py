@@ -19,7 +19,7 @@ from wgflow import (
 )
 
 DRIFTS = ("w_flow", "mmd_drift", "energy_drift", "drifting")
-FAST = {"batch": 64, "lr": 0.05, "ema": 0.97, "num_steps": 200}
+FAST = {"batch": 64, "lr": 0.05, "ema": 0.95, "num_steps": 120}
 CENTRES = torch.tensor([[4.0, 0.0], [-2.0, 3.0]])
 
 
