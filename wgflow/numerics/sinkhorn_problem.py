@@ -11,6 +11,8 @@ from wgflow.numerics.softmin import DOUBLE, MIXED, SINGLE, exp_, logits, rows, s
 
 STORED_CPU, STORED_CUDA = 2**23, 2**28
 """Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""
+MANY = 8
+"""Coordinates from which on the inner products of so many pairs are stored as well: they do not change with the potentials."""
 EVERY = 10
 """Sweeps between two tests of convergence, each of which waits for the device."""
 NEWTON, NEWTON_STEPS = 1024, 30
@@ -75,10 +77,14 @@ class Problem:
         self.ridge = 1e-10 + torch.finfo(torch.float64).eps * self.diameter
         limit = STORED_CUDA if x.device.type == "cuda" else STORED_CPU
         self.storable = self.small = self.log_a.numel() * self.log_b.shape[1] <= limit
+        self.products: Tensor | None = None
         self._ladder = list(zip(kinds, rounding, worst, strict=True))
         if len(kinds) > 1 and not worst[0] < 0.1:
             del self._ladder[0]  # single precision resolves nothing here: it is no start either
         self.raised()
+        if self.products is not None and self.rho is None:
+            # All that couples two points; in many coordinates it is much less than their distances.
+            self.diameter = min(self.diameter, float(2 * self.products.abs().amax()))
         self.measured = torch.full_like(moment, torch.inf)
         self.error = self.measured
         self.best: tuple[Tensor, ...] = ()  # what was handed to a test when it found the least error
@@ -89,9 +95,19 @@ class Problem:
             return False
         self.kind, self.rounding, self.worst = self._ladder.pop(0)
         self.kernel: Tensor | None = None
+        if (
+            self.small
+            and self.x.shape[2] >= MANY
+            and (self.products is None or self.products.dtype != self.kind.exponents)
+        ):
+            self.products = self.x.to(self.kind.exponents) @ self.y.to(self.kind.exponents).mT
         self.least = torch.full_like(self.rounding, torch.inf)
         self.at = (self.log_a, self.log_b)  # potentials that the kernel is taken at
         return True
+
+    def start(self) -> Tensor:
+        """Return a first potential on x: the part of the cost that the other points have no say in, where marginals are hard."""
+        return torch.zeros_like(self.log_a) if self.rho is not None else self.x.square().sum(2) / 2
 
     def damp(self, eps: float) -> float:
         """Return the factor of an update under soft marginals."""
@@ -100,14 +116,15 @@ class Problem:
     def to_f(self, g: Tensor, eps: float = 1.0) -> Tensor:
         """Return the potential on x that ``g`` gives."""
         if self.kernel is None:
-            return self.damp(eps) * softmin(eps, self.x, self.y, self.log_b + g / eps, self.kind)
+            return self.damp(eps) * softmin(eps, self.x, self.y, self.log_b + g / eps, self.kind, self.products)
         mass = self.kernel @ (self.log_b + g - self.at[1]).exp().to(self.kernel)[..., None]
         return self.damp(eps) * (self.at[0] - mass[..., 0].double().log())
 
     def to_g(self, f: Tensor, eps: float = 1.0) -> Tensor:
         """Return the potential on y that ``f`` gives."""
         if self.kernel is None:
-            return self.damp(eps) * softmin(eps, self.y, self.x, self.log_a + f / eps, self.kind)
+            across = None if self.products is None else self.products.mT
+            return self.damp(eps) * softmin(eps, self.y, self.x, self.log_a + f / eps, self.kind, across)
         mass = (self.log_a + f - self.at[0]).exp().to(self.kernel)[:, None] @ self.kernel
         return self.damp(eps) * (self.at[1] - mass[:, 0].double().log())
 
@@ -178,7 +195,7 @@ class Problem:
 
     def plan(self, f: Tensor, g: Tensor, eps: float = 1.0) -> Tensor:
         """Return the density of the plan, exp((f + g - C) / eps)."""
-        block = logits(eps, self.x, self.y, g / eps, self.kind.exponents)
+        block = logits(eps, self.x, self.y, g / eps, self.kind.exponents, self.products)
         h = ((f - self.x.square().sum(2) / 2) / eps).to(self.kind.exponents)
         return torch.cat([exp_(block(i).add_(h[:, i, None]).to(self.kind.sums)) for i in rows(self.x, g.shape[1])], 1)
 

@@ -61,7 +61,7 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
     method is tried, down a path of ``eps``.
     """
     problem, last = Problem(x, log_a, y, log_b, reg), reg.max_iters
-    f, g = torch.zeros_like(problem.log_a), torch.zeros_like(problem.log_b)
+    f, g = problem.start(), torch.zeros_like(problem.log_b)
     eps = problem.diameter
     longest = math.ceil(math.log2(eps)) if 1 < eps < math.inf else 0
     while 1 < eps < math.inf:

@@ -37,9 +37,14 @@ def rows(x: Tensor, m: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, x.shape[1], size)]
 
 
-def logits(eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype) -> Callable[[slice], Tensor]:
-    r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block."""
-    row, column = (x / eps).to(dtype), (h - y.square().sum(2) / (2 * eps)).to(dtype)[:, None]
+def logits(
+    eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype, products: Tensor | None = None
+) -> Callable[[slice], Tensor]:
+    r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block, where none are given."""
+    column = (h - y.square().sum(2) / (2 * eps)).to(dtype)[:, None]
+    if products is not None:
+        return lambda i: torch.add(column, products[:, i], alpha=1 / eps)
+    row = (x / eps).to(dtype)
     yt = y.to(dtype).mT.contiguous()
     if len(x) == 1:
         return lambda i: torch.addmm(column[0], row[0, i], yt[0])[None]
@@ -56,10 +61,15 @@ def exp_(s: Tensor) -> Tensor:
     return s.clamp_(min=-span(s.dtype)).exp_()
 
 
-def softmin(eps: float, x: Tensor, y: Tensor, h: Tensor, kind: Precision = DOUBLE) -> Tensor:
-    r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block."""
+def softmin(
+    eps: float, x: Tensor, y: Tensor, h: Tensor, kind: Precision = DOUBLE, products: Tensor | None = None
+) -> Tensor:
+    r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block.
+
+    ``products`` are the inner products of all pairs, (B, n, m), where they are kept.
+    """
     # Written into place: small results kept between large temporaries would scatter the heap.
-    block, out = logits(eps, x, y, h, kind.exponents), x.square().sum(2) / 2
+    block, out = logits(eps, x, y, h, kind.exponents, products), x.square().sum(2) / 2
     for i in rows(x, y.shape[1]):
         s = block(i)
         top = s.amax(2, keepdim=True)
