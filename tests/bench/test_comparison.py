@@ -208,6 +208,25 @@ def test_a_method_may_have_a_functional_a_start_and_step_sizes_of_its_own() -> N
     assert {row.points for row in result.of("own")} == {4}
 
 
+def test_a_method_may_leave_seeds_out() -> None:
+    F = wg.KL(wg.Gaussian(double([0.0]), double([[1.0]])))
+    methods = {"once": bench.Method(wg.Langevin(), F, seeds=1), "each": bench.Method(wg.Langevin(), F)}
+    result = compare(quadratic(), methods, step_sizes=[0.5], seeds=[4, 2, 9])
+    (once,), (each,) = result.of("once"), result.of("each")
+    assert [len(row.errors) for row in (once, each)] == [1, 3]
+    assert once.errors[0] == each.errors[0]
+
+
+def test_starts_of_different_sizes_are_noise() -> None:
+    def initial(rng: torch.Generator) -> wg.Particles:
+        n = int(torch.randint(3, 300, (), generator=rng))
+        return wg.Particles(torch.randn(n, 1, generator=rng, dtype=torch.float64))
+
+    moments = wg.reference.Moments(double([0.0]), double([[1.0]]))
+    problem = replace(quadratic(), initial=initial, reference=lambda t: moments)
+    assert compare(problem, {"Euler": wg.ForwardEuler()}, step_sizes=[0.5], seeds=2).rows[0].floor > 0
+
+
 def test_an_own_functional_in_ten_lines() -> None:
     @dataclass(frozen=True)
     class Quartic(wg.Functional):

@@ -147,7 +147,8 @@ class _Outcome:
 
 
 def _parts(problem: Problem, method: Method, seed: int) -> tuple[Functional, MovingMeasure]:
-    return method.functional or problem.functional, start_of(method.initial or problem.initial, seed)
+    F = problem.functional if method.functional is None else method.functional
+    return F, start_of(problem.initial if method.initial is None else method.initial, seed)
 
 
 def _floor(problem: Problem, method: Method, h: float, seed: int, judge: Judge) -> float:
@@ -170,6 +171,8 @@ def _floor(problem: Problem, method: Method, h: float, seed: int, judge: Judge) 
 
 def _differ(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
     """Whether two steps, by their starts and ends, lead elsewhere; rounding does not count."""
+    if one[1].shape != other[1].shape:
+        return True
     return float((one[1] - other[1]).norm()) > _SAME * float((one[1] - one[0]).norm())
 
 
