@@ -135,5 +135,8 @@ def test_what_a_solver_refuses_is_said():
         wg.testing.check_solver(
             wg.ForwardEuler(), F=wg.KL(wg.StandardNormal(2)), measure=wg.Particles(torch.zeros(3, 2))
         )
-    with pytest.raises(wg.BadInput, match=r"accepts none of the simple functionals .*: give F=... and measure=..."):
+    with pytest.raises(
+        wg.BadInput,
+        match=r"accepts none of the simple functionals, F=... and measures, measure=...: give what it accepts",
+    ):
         wg.testing.check_solver(solver(refuses=lambda self, F: "no. Use another."))

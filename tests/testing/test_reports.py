@@ -59,8 +59,32 @@ def test_all_failures_are_said_at_once_and_errors_keep_their_trace():
 
 def test_a_function_that_holds_float32_is_told_what_to_do():
     a = torch.eye(2, dtype=torch.float32)
+    F = wg.KL(wg.Unnormalised(lambda x: -(x @ a).square().sum(1), 2))
     with pytest.raises(AssertionError, match=r"raised BadInput: .* make tensors that your functions hold float64"):
-        wg.testing.check_functional(wg.PotentialEnergy(lambda x: (x @ a).square().sum(1)))
+        wg.testing.check_functional(F)
+
+
+def test_one_that_does_not_say_what_its_points_are_is_asked_for_some():
+    a = torch.eye(3, dtype=torch.float64)
+    F = wg.PotentialEnergy(lambda x: (x @ a.to(x)).square().sum(1))
+    with pytest.raises(
+        wg.BadInput, match=r"PotentialEnergy does not take points of shape \(2,\): give some .*, measure=..."
+    ):
+        wg.testing.check_functional(F)
+    assert "value_is_a_finite_scalar" in wg.testing.check_functional(F, measure=wg.StandardNormal(3)).passed
+
+
+def test_a_divergence_whose_target_has_samples_alone_is_checked_by_its_dual():
+    report = wg.testing.check_functional(wg.KL(wg.Dataset(torch.randn(20, 2))))
+    assert report.skipped["value_is_a_finite_scalar"].startswith("no value is known here: Particles has no density")
+    assert {"fenchel_young", "dual_forms_are_finite_scalars"} <= set(report.passed)
+
+
+def test_what_can_be_evaluated_nowhere_fails_and_one_reason_is_said_once():
+    nowhere = wg.EnergyDistance(wg.Unnormalised(lambda x: -x.square().sum(1), 2))
+    with pytest.raises(AssertionError, match=r"no value of .* is known here: draw the target first") as error:
+        wg.testing.check_functional(nowhere)
+    assert len(str(error.value).splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def check_functional(F: Functional, *, measure: Measure | None = None, excused: 
     ----------
     F : Functional
     measure : Measure, optional
-        Where it is evaluated: these particles, or seven points drawn from another measure. By default points of a Gaussian near
-        the standard normal, which know their density.
+        Where it is evaluated: these particles, or seven points drawn from another measure. By default normal points, which know the
+        density of a Gaussian near the standard normal; of the shape of its targets, or of two coordinates for a functional without.
     excused : dict of str, optional
         Names of checks that are left out, with the reason, which the report repeats.
 

@@ -127,9 +127,12 @@ def run_all(subject: str, checks: Iterable[Check], excused: Mapping[str, str] | 
         else:
             passed.append(check.name)
     if failed:
-        lines = [f"  {name}: {_said(error)}" for name, error in failed.items()]
+        said: dict[str, list[str]] = {}
+        for name, why in failed.items():
+            said.setdefault(_said(why), []).append(name)
+        lines = [f"  {', '.join(names)}: {sentence}" for sentence, names in said.items()]
         head = f"{subject}: {len(failed)} of {len(checks) - len(skipped)} checks failed"
-        foreign = (error for error in failed.values() if not isinstance(error, AssertionError))
+        foreign = (why for why in failed.values() if not isinstance(why, AssertionError))
         raise AssertionError("\n".join([head, *lines])) from next(foreign, None)
     return Report(subject, tuple(passed), skipped)
 

@@ -67,9 +67,10 @@ class SolverCase:
         reason = why_not(functionals[0], solver, measures[0])
         if F is not None and measure is not None:
             raise Incompatible(str(reason))
+        simple = [w for w, given in (("functionals, F=...", F), ("measures, measure=...", measure)) if given is None]
         raise BadInput(
-            f"{type(solver).__name__} accepts none of the simple functionals on the simple measures: give F=... and measure=... that it "
-            f"does. Of the first pair it says: {reason}"
+            f"{type(solver).__name__} accepts none of the simple {' and '.join(simple)}: give what it accepts. Of the first pair it says: "
+            f"{reason}"
         )
 
     def run(self, **options: Any) -> State:
