@@ -98,6 +98,16 @@ def chain_of_convex_networks(ns):
     assert max(equal) / min(equal) < 1.5 < max(constant) / min(constant)
 
 
+def persistent_targets(ns):
+    F, flows = ns["W1"](ns["end"]), ns["flows"]
+    bounded, plain = ([float(F.value(p)) for p in flows[name].saved] for name in ("bounded steps", "forward Euler"))
+    assert bounded == sorted(bounded, reverse=True)
+    assert bounded[-1] < 1e-6 < plain[-1] < 0.12  # a step
+    for (problem, _), runs in ns["runs"].items():
+        start = ns["curve"](runs[0])[2, 0]
+        assert all(ns["curve"](run)[2, -1] < start for run in runs), problem
+
+
 SCRIPTS = {
     "plot_classic_jko": chain_of_convex_networks,
     "plot_compare_discretizations": compared,
@@ -109,6 +119,7 @@ SCRIPTS = {
     "plot_orders": orders,
     "plot_porous_medium": profiles,
     "plot_sampling": stationary_variances,
+    "plot_w1_fe_vs_wgan": persistent_targets,
 }
 FAST = ("plot_film", "plot_your_own", "plot_momentum_and_reaction")
 
