@@ -103,9 +103,10 @@ def persistent_targets(ns):
     bounded, plain = ([float(F.value(p)) for p in flows[name].saved] for name in ("bounded steps", "forward Euler"))
     assert bounded == sorted(bounded, reverse=True)
     assert bounded[-1] < 1e-6 < plain[-1] < 0.12  # a step
-    for (problem, _), runs in ns["runs"].items():
-        start = ns["curve"](runs[0])[2, 0]
-        assert all(ns["curve"](run)[2, -1] < start for run in runs), problem
+    for (problem, method), runs in ns["runs"].items():
+        if "10" not in method:  # which are not stable
+            ends = [ns["curve"](run)[2, -1] for run in runs]
+            assert max(ends) < 0.8, (problem, method)  # from 0.94 and 1
 
 
 SCRIPTS = {
