@@ -6,8 +6,9 @@ from wgflow.core.moved import find_moved
 # isort: split
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from wgflow import bench, maps, plotting, presets, reference
+from wgflow import maps, plotting, presets, reference
 from wgflow.core.errors import (
     BadInput,
     CannotWrite,
@@ -163,13 +164,16 @@ from wgflow.solvers import (
     transport_cost,
 )
 
+if TYPE_CHECKING:
+    from wgflow import bench, testing
+
 find_moved()
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import what few programs use when it is first asked for."""
-    if name == "testing":
-        return import_module("wgflow.testing")
+    if name in ("bench", "testing"):
+        return import_module(f"wgflow.{name}")
     raise AttributeError(f"module 'wgflow' has no attribute {name!r}")
 
 

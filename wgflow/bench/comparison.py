@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from wgflow import Callback, Functional, Grid, MovingMeasure, Particles, Save, solve, why_not
 from wgflow.bench.counting import Counts, counted
 from wgflow.bench.judge import Judge, start_of
 from wgflow.bench.measuring import Clock, peak_memory_mb, record, reset_peak
@@ -17,12 +18,6 @@ from wgflow.bench.result import Result, Row, Status
 from wgflow.core.errors import BadInput, Diverged, NotConverged, WgflowError
 from wgflow.core.fields import Count, Positive, Whole, checked
 from wgflow.core.rng import generator
-from wgflow.driver.callbacks import Callback
-from wgflow.driver.compatibility import why_not
-from wgflow.driver.solution import Save
-from wgflow.driver.solve import solve
-from wgflow.functionals import Functional
-from wgflow.measures import Grid, MovingMeasure, Particles
 
 _ITERATIONS = "/iterations"
 _SAME = 1e-3

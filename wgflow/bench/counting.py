@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from wgflow.estimators import Estimator
+from wgflow import Estimator
 from wgflow.maps import TransportMap
 from wgflow.solvers import langevin
 

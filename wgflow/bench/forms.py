@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow import JKO, KL, LBFGS, DensityModel, EntropicJKO, Estimator, Gaussian, Grid, Particles, Solver
 from wgflow.core.typing import Scalar
-from wgflow.estimators import Estimator
-from wgflow.functionals import KL
-from wgflow.kernels.densities import DensityModel
-from wgflow.measures import Gaussian, Grid, Particles
-from wgflow.optim import LBFGS
 from wgflow.reference import GaussianFit, Moments
-from wgflow.solvers import JKO, EntropicJKO, Solver
 
 EVERY = 10**9
 """A batch that takes all points."""

@@ -5,12 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from wgflow import MovingMeasure, Particles
 from wgflow.bench.problem import Initial, Method, Problem
 from wgflow.bench.scores import Error, error_for, exact_draws
 from wgflow.core.errors import BadInput, WgflowError
 from wgflow.core.outputs import number
 from wgflow.core.rng import generator, mixed
-from wgflow.measures import MovingMeasure, Particles
 
 _FLOOR_DRAWS = 5
 

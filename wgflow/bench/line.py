@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow.measures import Measure
+from wgflow import Measure
 
 Pressure = Callable[[np.ndarray], np.ndarray]
 

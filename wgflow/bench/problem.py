@@ -6,13 +6,10 @@ from typing import Any
 
 import torch
 
+from wgflow import Flow, Functional, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, NonNegative, Positive
 from wgflow.core.instead import shown, suggest
-from wgflow.functionals import Functional
-from wgflow.measures import MovingMeasure
-from wgflow.presets import Flow
-from wgflow.solvers import Solver
 
 Initial = MovingMeasure | Callable[[torch.Generator], MovingMeasure]
 _WHOLE = 1e-6

@@ -8,6 +8,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from wgflow import (
+    JKO,
+    KL,
+    RBF,
+    RK4,
+    W1,
+    AdamsBashforth,
+    Blob,
+    EntropicJKO,
+    ForwardBackward,
+    ForwardEuler,
+    Gaussian,
+    GaussianMixture,
+    Grid,
+    Heun,
+    InteractionEnergy,
+    KernelDensity,
+    Langevin,
+    MetropolisLangevin,
+    MovingMeasure,
+    Particles,
+    PowerEntropy,
+    PowerLaw,
+    Proximal,
+    SlicedWasserstein,
+    Spacings,
+)
 from wgflow.bench.forms import (
     EVERY,
     ModelledKL,
@@ -24,25 +51,8 @@ from wgflow.bench.problem import Method, Problem
 from wgflow.bench.scores import DRAWS, cloud
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, checked
-from wgflow.estimators import Blob
-from wgflow.functionals import KL, W1, InteractionEnergy, PowerEntropy, SlicedWasserstein
-from wgflow.kernels import RBF, PowerLaw
-from wgflow.kernels.densities import KernelDensity, Spacings
-from wgflow.measures import Gaussian, GaussianMixture, Grid, MovingMeasure, Particles
 from wgflow.optim.tridiagonal import TridiagonalNewton
 from wgflow.reference import Barenblatt, GaussianFit, OrnsteinUhlenbeck, w1_flow
-from wgflow.solvers import (
-    JKO,
-    RK4,
-    AdamsBashforth,
-    EntropicJKO,
-    ForwardBackward,
-    ForwardEuler,
-    Heun,
-    Langevin,
-    MetropolisLangevin,
-    Proximal,
-)
 
 _EXPLICIT: dict[str, Any] = {
     "forward Euler": ForwardEuler(),

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow import Chain, Gaussian, Grid, Measure, MovingMeasure, Particles, SquaredW2
 from wgflow.core.errors import BadInput
 from wgflow.core.instead import shown
 from wgflow.core.rng import generator
-from wgflow.functionals import SquaredW2
-from wgflow.measures import Chain, Gaussian, Grid, Measure, MovingMeasure, Particles
 from wgflow.reference import Moments, squared_w2
 
 Error = Callable[[MovingMeasure, Any], float]

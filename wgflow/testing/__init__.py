@@ -9,13 +9,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from wgflow import Estimator, Functional, Kernel, Measure, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
-from wgflow.estimators import Estimator
-from wgflow.functionals import Functional
-from wgflow.kernels import Kernel
 from wgflow.maps import TransportMap
-from wgflow.measures import Measure, MovingMeasure
-from wgflow.solvers import Solver
 from wgflow.testing import _duality  # noqa: F401  its checks join those of functionals
 from wgflow.testing._checks import Check, Report, Suite, run_all
 from wgflow.testing._estimators import ESTIMATOR, EstimatorCase

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from wgflow import RBF, Autograd, Particles, StandardNormal
 from wgflow.core.errors import WgflowError
 from wgflow.core.fields import field_rules
 from wgflow.core.rules import resolved
-from wgflow.estimators import Autograd
-from wgflow.kernels import RBF
-from wgflow.measures import Particles, StandardNormal
 from wgflow.testing._checks import applies
 
 

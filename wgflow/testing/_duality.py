@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow import FDivergence, Functional, Particles
 from wgflow.core.rng import generator
-from wgflow.functionals import FDivergence, Functional
 from wgflow.functionals.base import Potential
-from wgflow.measures import Particles
 from wgflow.testing._checks import applies, at_most, close
 from wgflow.testing._functionals import FUNCTIONAL, FunctionalCase
 from wgflow.testing._worlds import Atoms, critic, nearest

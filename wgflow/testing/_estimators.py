@@ -6,15 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow import (
+    KL,
+    Adam,
+    EnergyDistance,
+    Estimator,
+    ForwardEuler,
+    Functional,
+    Measure,
+    Particles,
+    PotentialEnergy,
+    Pushforward,
+    Regression,
+    StandardNormal,
+    why_not,
+)
 from wgflow.core.errors import BadInput
 from wgflow.core.outputs import scalar
 from wgflow.core.rng import generator
-from wgflow.driver.compatibility import why_not
-from wgflow.estimators import Estimator
-from wgflow.functionals import KL, EnergyDistance, Functional, PotentialEnergy
-from wgflow.measures import Measure, Particles, Pushforward, Regression, StandardNormal
-from wgflow.optim import Adam
-from wgflow.solvers import ForwardEuler
 from wgflow.storage.state import load_state
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, close

@@ -9,11 +9,10 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
+from wgflow import Functional, Measure, Particles
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.rng import generator
 from wgflow.core.typing import Points
-from wgflow.functionals import Functional
-from wgflow.measures import Measure, Particles
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, close
 from wgflow.testing._precision import cast, double_precision

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow import Kernel, Particles
 from wgflow.core.errors import Unsupported
 from wgflow.core.rng import generator
-from wgflow.kernels import Kernel, KernelSum
-from wgflow.measures import Particles
+from wgflow.kernels import KernelSum
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, at_most, close
 from wgflow.testing._precision import cast

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow import Measure, MovingMeasure, Particles, Successor
 from wgflow.core.errors import BadInput, Unsupported, WgflowError
 from wgflow.core.rng import generator
-from wgflow.measures import Measure, MovingMeasure, Particles, Successor
 from wgflow.storage.state import load_state
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, close

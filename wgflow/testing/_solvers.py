@@ -12,18 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow import (
+    KL,
+    W1,
+    Adam,
+    Callback,
+    Chain,
+    Checkpoint,
+    Functional,
+    Grid,
+    InteractionEnergy,
+    MovingMeasure,
+    Particles,
+    PotentialEnergy,
+    PowerLaw,
+    Pushforward,
+    Regression,
+    Solver,
+    StandardNormal,
+    State,
+    Unnormalised,
+    solve,
+    why_not,
+)
 from wgflow.core.errors import BadInput, Incompatible
 from wgflow.core.rng import generator, global_generators
-from wgflow.driver.callbacks import Callback
-from wgflow.driver.checkpoint import Checkpoint
-from wgflow.driver.compatibility import why_not
-from wgflow.driver.solve import solve
-from wgflow.functionals import KL, W1, Functional, InteractionEnergy, PotentialEnergy
-from wgflow.kernels import PowerLaw
 from wgflow.maps import Affine
-from wgflow.measures import Chain, Grid, MovingMeasure, Particles, Pushforward, Regression, StandardNormal, Unnormalised
-from wgflow.optim import Adam
-from wgflow.solvers import Solver, State
 from wgflow.storage.state import load_state, state_dict, tensors
 from wgflow.testing._arguments import refuses_wrong_arguments
 from wgflow.testing._checks import Suite, applies, close

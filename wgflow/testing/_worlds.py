@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgflow import Gaussian, Measure, Particles
 from wgflow.core.errors import BadInput
 from wgflow.core.rng import generator, seeded
 from wgflow.core.typing import Points
-from wgflow.measures import Gaussian, Measure, Particles
 from wgflow.storage.describe import describe, differences
 from wgflow.storage.state import state_dict
 from wgflow.testing._precision import cast, tensors_in
