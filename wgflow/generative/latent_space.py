@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wgflow import Particles
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Checked, Count, checked
+from wgflow.core.fields import Checked, Count, NonNegative, checked
 from wgflow.core.imports import require
 from wgflow.core.typing import Points
 from wgflow.generative.data import ImageData, to_unit
@@ -42,7 +42,7 @@ class LatentSpace(Checked):
     mean: Tensor
     directions: Tensor
     std: Tensor
-    explained: float = 1.0
+    explained: NonNegative = 1.0
 
     @classmethod
     @checked
