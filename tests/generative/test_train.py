@@ -189,6 +189,15 @@ def test_a_sharded_draw_is_a_part_of_the_whole(whole):
     assert torch.equal(together, whole.draw(10, torch.Generator().manual_seed(0)).x)
 
 
+def test_noise_on_a_part_is_the_part_of_the_noise():
+    def draw(measure):
+        return Smoothed(measure, instance_noise).draw(5, torch.Generator().manual_seed(0)).x
+
+    whole = Smoothed(StandardNormal(3), instance_noise).draw(10, torch.Generator().manual_seed(0)).x
+    parts = [draw(Sharded(StandardNormal(3), r, 2)) for r in (0, 1)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
 def test_two_processes_train_what_one_does(images, tmp_path):
     # Softplus is a mean over the batch; batch normalisation would see half of it, so the critic alone is compared
     # through the first log window, and the run through its end.

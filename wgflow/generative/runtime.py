@@ -179,7 +179,7 @@ def _meet(place: torch.device, rank: int, world: int) -> None:
 class Sharded(Derived):
     """One rank's part of a measure: of a global draw with the common generator, every ``world``-th point, of equal weight.
 
-    It comes last: noise put on a part (``Smoothed(Sharded(data))``) would be the same on every rank.
+    Noise that is put on a part, as by ``Smoothed``, is the part of what it would be on the whole.
     """
 
     rank: Whole
@@ -192,6 +192,11 @@ class Sharded(Derived):
             p = p.resampled(n * self.world, rng)
         part = slice(self.rank, None, self.world)
         return Particles(p.x[part], log_rho=None if p.log_rho is None else p.log_rho[part])
+
+    def normals(self, like: Points, rng: torch.Generator) -> Points:
+        """Return this rank's part of the numbers for a global draw."""
+        shape = (len(like) * self.world, *like.shape[1:])
+        return self.base.normals(like.new_empty(1).expand(shape), rng)[self.rank :: self.world]
 
     @property
     def has_density(self) -> bool:

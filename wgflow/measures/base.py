@@ -80,6 +80,10 @@ class Measure(Checked, ABC):
         """Return :meth:`log_prob` at ``x``, checked: raises ``BadInput`` unless it is one number a point, differentiable in it."""
         return per_point(self.log_prob, x, f"{type(self).__name__}.log_prob")
 
+    def normals(self, like: Points, rng: torch.Generator) -> Points:
+        """Return standard normal numbers for drawn points; a process's share of a measure takes its share of the numbers."""
+        return torch.randn(like.shape, generator=rng, device=like.device, dtype=like.dtype)
+
     def at(self, k: int, t: float) -> "Measure":
         """Return the measure of time step ``k`` (time ``t``); itself unless it changes along the flow."""
         return self
@@ -110,6 +114,10 @@ class Derived(Measure):
     def device(self) -> torch.device:
         """Where draws live."""
         return self.base.device
+
+    def normals(self, like: Points, rng: torch.Generator) -> Points:
+        """Return those of the base."""
+        return self.base.normals(like, rng)
 
     def at(self, k: int, t: float) -> Self:
         """Return the measure made from the base of step ``k``."""

@@ -233,7 +233,7 @@ class Smoothed(Derived):
         return self._blurred(self.base.draw(n, rng), rng)
 
     def _blurred(self, p: Particles, rng: torch.Generator) -> Particles:
-        noise = torch.randn(p.x.shape, generator=rng, device=p.x.device, dtype=p.x.dtype)
+        noise = self.base.normals(p.x, rng)
         return Particles(
             p.x + number_of_step(self.std, self.k, NonNegative, "Smoothed: standard deviation") * noise, log_w=p.log_w
         )
