@@ -95,6 +95,41 @@ def test_the_command_that_is_written_beside_a_run_makes_it_again(whole: Path, tm
     assert (tmp_path / "r" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
+def pixels_twice() -> Any:
+    return lambda x: [x.flatten(1), x.flatten(1)[:, :5]]
+
+
+NO_ENCODER = 3
+
+
+@pytest.mark.parametrize("name", ["random-conv", f"{__name__}:pixels_twice"])
+def test_a_drift_compares_the_features_that_a_recipe_names(name: str, pictures: Path, tmp_path: Path) -> None:
+    recipe = tiny("energy_drift", pictures, encoder=name)
+    solution = train(recipe, tmp_path / "r", device="cpu", progress=False)
+    assert solution.status == "done"
+    assert Recipe.from_dict(recipe.plain()) == recipe
+    if ":" in name:
+        with pytest.raises(BadInput, match="names code to run: encoder="):
+            load_generator(tmp_path / "r", "cpu")
+    assert sample(load_generator(tmp_path / "r", "cpu", allow_code=True), 2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "random-con"}, "did you mean 'random-conv'"),
+        ({"encoder": f"{__name__}:NO_ENCODER"}, "is not a function without arguments"),
+        ({"encoder": "random-conv", "pca": 4}, "encoder='random-conv' is for images: leave out pca"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(changes: dict[str, Any], message: str, pictures: Path) -> None:
+    recipe = tiny("energy_drift", pictures, **changes)
+    with pytest.raises(BadInput, match=message):
+        train(recipe, pictures.parent / "never", device="cpu", progress=False)
+    with pytest.raises(BadInput, match="encoder='x' is not for method s_jko: it compares no features"):
+        Recipe(encoder="x")
+
+
 def plugin(
     target: wg.Measure,
     latent: wg.Measure,

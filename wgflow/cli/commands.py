@@ -45,14 +45,16 @@ def train(
     checkpoint_seconds
         Wall time between checkpoints.
     allow_code
-        Import the network that a recipe file names as package.module:NAME; one that --network names is allowed.
+        Import what a recipe file names as package.module:NAME; what --network and --encoder name is allowed.
     """
     from wgflow.cli.training import as_changes
     from wgflow.generative import Recipe
     from wgflow.generative import train as train_recipe
     from wgflow.generative.runtime import processes
 
-    chosen = Recipe.load(recipe, allow_code=allow_code or "network" in overrides)
+    chosen = Recipe.load(recipe, allow_code=True)
+    named = {name: None for name in ("network", "encoder") if name in overrides}
+    chosen.changed(**named).trusted(recipe, allow_code)  # what the command line names is allowed
     chosen = chosen.changed(**as_changes(overrides))
     place = Path(folder or Path("runs") / Path(recipe).stem)
     first = processes()[0] == 0  # torchrun starts this once a GPU

@@ -7,6 +7,7 @@ import torch
 from wgflow import Flow, Measure, Particles, StandardNormal, ema_decay, why_not
 from wgflow.core.errors import BadInput, Incompatible
 from wgflow.core.rng import generator, mixed
+from wgflow.generative.encoders import encoder
 from wgflow.generative.methods import Method
 from wgflow.generative.runtime import Runtime
 
@@ -34,6 +35,8 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
         given = {"target": here.share(data), **_networks(recipe, method, data, here)}
         if "batch" in options:
             options["batch"] = here.share_of(options["batch"])
+    if recipe.encoder is not None:
+        given["encoder"] = _encoder(recipe.encoder, data, here)
     flow = method.preset(**{name: given[name] for name in method.roles if name in given}, **options)
     if not isinstance(flow, Flow):
         raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
@@ -59,6 +62,14 @@ def _networks(recipe: "Recipe", method: Method, data: Measure, here: Runtime) ->
         "noise": outline.noise_shape and normal(*outline.noise_shape),
         "reference": outline.reference(),
     }
+
+
+def _encoder(name: str, data: Measure, here: Runtime) -> Any:
+    shape = tuple(data.event_shape)
+    if len(shape) != 3:
+        raise BadInput(f"encoder={name!r} is for images: leave out pca, whose codes are features already")
+    made = encoder(name, shape[0])
+    return made.to(here.device) if isinstance(made, torch.nn.Module) else made
 
 
 def _cloud(recipe: "Recipe", data: Measure, here: Runtime) -> Particles:

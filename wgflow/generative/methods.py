@@ -21,7 +21,7 @@ from wgflow.presets import PRESETS, option_texts
 NETWORKS_OF = ("generator", "critic", "noise", "reference")
 METHOD = "method."
 """Before the name of an option, so that it is not taken for a field of a recipe."""
-ROLES = ("target", "latent", "initial", *NETWORKS_OF)
+ROLES = ("target", "latent", "initial", "encoder", *NETWORKS_OF)
 """Parameters of a preset that the rest of a recipe gives: data, networks and where the flow starts."""
 NAMED: Mapping[type, Registry[Any]] = {Kernel: KERNELS}
 """Classes whose objects are written by name, ``rbf(8.0)``."""
@@ -200,6 +200,7 @@ class Method:
             "channels": self.trains,
             "ema_half_life": self.averages,
             "particles": self.moves_images,
+            "encoder": "encoder" in self.roles,
         }
         return asked.get(field, True)
 

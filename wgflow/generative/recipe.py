@@ -19,7 +19,6 @@ from wgflow.generative.compose import compose
 from wgflow.generative.earlier import as_method, with_both_rates
 from wgflow.generative.flat_yaml import flat_yaml
 from wgflow.generative.methods import METHOD, Method, method, methods
-from wgflow.generative.nets import NETWORKS
 from wgflow.generative.runtime import Runtime
 from wgflow.generative.settings import READY, SETTINGS
 from wgflow.storage.files import write_text
@@ -29,6 +28,7 @@ _WHY = {
     "network": "it has no networks of the recipe",
     "channels": "it has no networks of the recipe",
     "ema_half_life": "it averages no generator by its batch",
+    "encoder": "it compares no features",
     "particles": "it moves no cloud of images",
 }
 
@@ -59,6 +59,9 @@ class Recipe:
         ``conv``, ``small`` or ``large``, ``toy`` in a latent space; or ``package.module:NAME`` of a ``NetworkPair`` of your own.
     channels : int, optional
         Base width of both networks; their default when None.
+    encoder : str, optional
+        Frozen features that a drift compares: ``random-conv``, or ``package.module:NAME`` of a function of your own that returns
+        an encoder of images in [-1, 1]; the pixels themselves when None.
     ema_half_life : float, optional
         Half-life of the generator's running average, in images; 5000 when None.
     particles : int, optional
@@ -95,6 +98,7 @@ class Recipe:
     pca: Count | None = None
     network: str | None = None
     channels: Count | None = None
+    encoder: str | None = None
     ema_half_life: Positive | None = None
     particles: Count | None = None
     method: str = "s_jko"
@@ -122,7 +126,7 @@ class Recipe:
             "ema_half_life": _HALF_LIFE,
             "particles": _PARTICLES,
         }
-        for name in (*defaults, "channels"):
+        for name in (*defaults, "channels", "encoder"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, defaults.get(name) if m.takes(name) else None)
             elif not m.takes(name):
@@ -168,8 +172,8 @@ class Recipe:
     @property
     def code(self) -> str:
         """What of a recipe is code to be imported, as ``name='package.module:NAME'``; empty for names that wgflow knows."""
-        name = self.network
-        return "" if name is None or name in NETWORKS or ":" not in name else f"network={name!r}"
+        named = {"network": self.network, "encoder": self.encoder}
+        return ", ".join(f"{what}={name!r}" for what, name in named.items() if name is not None and ":" in name)
 
     def trusted(self, origin: str | Path, allow_code: bool) -> Self:
         """Return this recipe, read from ``origin``; raises ``BadInput`` when it names code that was not allowed."""

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+_CRITIC: dict[str, Any] = {"critic_iters": 3, "batch": 64, "lr": (1e-3, 1e-3), "betas": (0.5, 0.9)}
 SETTINGS: dict[str, dict[str, Any]] = {
     "s_jko": {
         "divergence": "softplus",
@@ -15,6 +16,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "uotm_source_fixed": {"divergence": "softplus", "iters": 4_000, "batch": 64, "lr": (1e-3, 5e-4)},
     "otm": {"iters": 4_000, "batch": 64, "lr": (1e-3, 5e-4)},
     "f_gan": {"divergence": "js_nonsat", "iters": 4_000, "batch": 64, "lr": (1e-3, 5e-4)},
+    "gwf": {"num_steps": 4, "first_iters": 500, "iters": 500, "batch": 64, "lr": (1e-3, 5e-4)},
+    "w1_fe": _CRITIC | {"step_size": 3.0, "num_steps": 600},
+    "wgan_gp": _CRITIC | {"num_steps": 800},
+    "wgan_lp": _CRITIC | {"num_steps": 800},
+    "w2_fe": _CRITIC | {"step_size": 0.5, "num_steps": 800},
+    "w_flow": {"num_steps": 4_000, "lr": 1e-3},
+    "mmd_drift": {"num_steps": 4_000, "lr": 1e-3},
+    "energy_drift": {"num_steps": 4_000, "lr": 1e-3},
+    "drifting": {"num_steps": 4_000, "lr": 1e-3},
+    "mmd_flow": {"kernel": "riesz(1.0)", "step_size": 2.0, "num_steps": 1_000},
+    "sliced_w_flow": {"step_size": 50.0, "num_steps": 2_000},  # every direction of a step is matched
+    "sinkhorn_flow": {"blur": 2.0, "step_size": 0.3, "num_steps": 40},
 }
 """Options by method, in place of the defaults of the preset: those of papers need a GPU."""
 
