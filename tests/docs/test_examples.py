@@ -50,6 +50,16 @@ def known_shapes(ns):
     assert ns["outermost"] == pytest.approx(math.sqrt(ns["R2"]), abs=0.06)  # half the distance of two particles
 
 
+def one_step_fields(ns):
+    """A narrow kernel loses modes and not quality; only one batch makes a law contract, the more the more coordinates."""
+    narrow = "mean shift, one narrow kernel"
+    assert ns["coverage"][narrow] > 0.4
+    assert ns["quality"][narrow] > 0.9
+    assert all(ns["coverage"][name] < 0.15 for name in ns["FIELDS"] if name != narrow)
+    assert ns["one_batch"][-1] == pytest.approx(-0.85, abs=0.03)
+    assert max(map(abs, ns["two_batches"][1:])) < 0.03
+
+
 def orders(ns):
     found = {name: math.log2(e[-2] / e[-1]) for name, e in ns["errors"].items()}
     claimed = {"forward Euler": 1, "JKO": 1, "Heun": 2, "RK4": 4, "mean of Euler and JKO": 2}
@@ -117,6 +127,7 @@ SCRIPTS = {
     "plot_momentum_and_reaction": masses,
     "plot_two_modes": frozen_and_moving,
     "plot_interaction": known_shapes,
+    "plot_one_step_generators": one_step_fields,
     "plot_orders": orders,
     "plot_porous_medium": profiles,
     "plot_sampling": stationary_variances,
