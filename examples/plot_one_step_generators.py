@@ -78,9 +78,9 @@ plt.show()
 # %%
 # Why a second batch
 # ------------------
-# In a plan between a batch and itself every point goes to itself. The difference of maps then pulls the law together, where nothing should
-# move: for :math:`\rho=\nu=N(0,I_d)` and 64 points the mean of :math:`\langle v,x\rangle/|x|^2` is the rate at which it shrinks. In the plane
-# that is little; in features it is all there is. An independent batch of the same size has no such bias.
+# In a plan between a batch and itself every point goes to itself. The difference of maps then pulls the law together where nothing
+# should move: for :math:`\rho=\nu=N(0,I_d)` and 64 points the mean of :math:`\langle v,x\rangle` over that of :math:`|x|^2` is the rate at
+# which it shrinks. In the plane that is little; in features it is all there is. An independent batch of the same size has no such bias.
 
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 

@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if args.rows and not any(word in name for word in args.rows):
             continue
         for seed in args.seeds:
-            done = found.setdefault(name, [])
+            done = found.setdefault(name, {"seeds": []})["seeds"]
             if any(row["seed"] == seed for row in done):
                 continue
             done.append(trained(*parts, args, seed))
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return path
 
 
-def _kept(path: Path, settings: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _kept(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     held = json.loads(path.read_text()) if path.exists() else {}
     return held["results"]["rows"] if held and held["settings"] == settings else {}
 

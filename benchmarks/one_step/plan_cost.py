@@ -25,6 +25,10 @@ GROUPS = ((640, 64, 128), (160, 64, 512))  # groups, points of each cloud, dimen
 TOLERANCES, SCALINGS = (1e-2, 1e-3), (0.3, 0.5, 0.7, 0.9)
 
 
+def _ours(tol: float) -> str:
+    return f"wgflow {tol:.0e}"
+
+
 def clouds(groups: int, n: int, d: int) -> tuple[Tensor, Tensor, float]:
     """Return batches of two Gaussians that differ by a fifth in scale and a third in mean, and the blur."""
     rng = torch.Generator().manual_seed(n + d)
@@ -75,7 +79,7 @@ def timed(steps: dict[str, Callable[[], Any]], enough: float) -> dict[str, float
 def compare(groups: int, n: int, d: int, enough: float) -> dict[str, Any]:
     """Time both at one size, with the marginal errors that they reach."""
     x, y, blur = clouds(groups, n, d)
-    steps: dict[str, Callable[[], Any]] = {f"wgflow {tol:g}": ours(x, y, blur, tol) for tol in TOLERANCES}
+    steps: dict[str, Callable[[], Any]] = {_ours(tol): ours(x, y, blur, tol) for tol in TOLERANCES}
     steps |= {f"geomloss {scaling:g}": geomloss(x, y, blur, scaling) for scaling in SCALINGS}
     seconds = timed(steps, enough)
     some = range(min(groups, 8))
@@ -84,13 +88,13 @@ def compare(groups: int, n: int, d: int, enough: float) -> dict[str, Any]:
     }
     for tol in TOLERANCES:
         F = wg.SinkhornDivergence(wg.Particles(y[0]), blur, debias=False, tol=tol)
-        reached[f"wgflow {tol:g}"] = float(F.report(wg.Particles(x[0])).error)
+        reached[_ours(tol)] = float(F.report(wg.Particles(x[0])).error)
     equal = {}
     for tol in TOLERANCES:
         able = [f"geomloss {s:g}" for s in SCALINGS if reached[f"geomloss {s:g}"] <= tol]
         best = min(able, key=seconds.__getitem__, default=None)
-        ratio = None if best is None else seconds[best] / seconds[f"wgflow {tol:g}"]
-        equal[f"{tol:g}"] = {"geomloss": best, "ratio": ratio}
+        ratio = None if best is None else seconds[best] / seconds[_ours(tol)]
+        equal[f"{tol:.0e}"] = {"geomloss": best, "ratio": ratio, "seconds": seconds[_ours(tol)]}
     return {
         "groups": groups,
         "n": n,
