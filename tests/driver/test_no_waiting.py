@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchdiffeq  # noqa: F401  (constants that it makes when it is imported must not be fake for the tests after this one)
 from _exact import rng
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from wgflow import (
@@ -11,11 +12,15 @@ from wgflow import (
     ODE,
     RBF,
     RK4,
+    SGD,
+    W1,
     Accelerated,
     Adam,
+    AdamsBashforth,
     Autograd,
     BirthDeath,
     Blob,
+    Critic,
     Entropy,
     ForwardEuler,
     Heun,
@@ -24,10 +29,15 @@ from wgflow import (
     MetropolisLangevin,
     Particles,
     PotentialEnergy,
+    Pushforward,
+    Regression,
     Reweight,
     SquaredMMD,
+    SquaredW2,
+    StandardNormal,
     WithReaction,
 )
+from wgflow.core.inner import gathered
 from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.optim import LBFGS
 
@@ -45,6 +55,9 @@ FREE = {
     "births and deaths": (F, WithReaction(Langevin(), BirthDeath(jitter=0.1), BLOB)),
     "evaluation noise": (V, Heun(EvaluationNoise(Autograd(), 0.1))),
     "jko": (V, JKO(optim=Adam(), iters=2)),
+    "adams-bashforth": (V, AdamsBashforth()),
+    "critic of w1": (W1(WEIGHTED, batch=10), ForwardEuler(Critic(nn.Linear(2, 1), SGD(0.1), iters=2))),
+    "critic of w2": (SquaredW2(WEIGHTED, batch=10), ForwardEuler(Critic(nn.Linear(2, 1), SGD(0.1)))),
     "batches of a weighted target": (0.5 * SquaredMMD(WEIGHTED, RBF(1.0), batch=10), ForwardEuler()),
 }
 WAITS = {"ode": (V, ODE()), "jko by lbfgs": (V, JKO(optim=LBFGS(), iters=1))}
@@ -63,6 +76,15 @@ def two_updates(F, solver):
 @pytest.mark.parametrize("name", FREE)
 def test_updates_read_no_value(name):
     two_updates(*FREE[name])
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_what_a_regression_reports_is_not_read():
+    rho = Pushforward(StandardNormal(2), nn.Linear(2, 2), regression=Regression(SGD(0.1), persistent=2))
+    state = ForwardEuler().init(V, rho, rng())
+    with FakeTensorMode(allow_non_fake_inputs=True), gathered() as reports:
+        ForwardEuler().update(V, state, 0.1)
+        assert reports.info()["regression/realised"].shape == ()
 
 
 @pytest.mark.parametrize("name", WAITS)

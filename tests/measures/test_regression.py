@@ -232,3 +232,11 @@ def test_presets_have_the_settings_of_their_papers() -> None:
         assert flow.initial.regression == Regression(Adam(1e-4, (0.0, 0.9)), 1, 64)
     assert Critic.penalties(w2.solver.estimator, w2.functional) == []
     assert w2.functional.c == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("wgan_gp", "persistent"), ("wgan_lp", "penalty"), ("w2_fe", "penalty"), ("otm", "divergence")]
+)
+def test_an_option_that_a_preset_sets_itself_is_refused(name: str, option: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name}\(\) .*'{option}'"):
+        presets.PRESETS[name](*PARTS, **{option: 3})

@@ -121,7 +121,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def with_checked_arguments(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             bound = signature.bind(*args, **kwargs)
-        except TypeError:
+        except TypeError as error:
+            if hasattr(function, "__signature__"):  # it takes more than it says, for what it passes options on to
+                raise TypeError(f"{function.__name__}() {error}") from None
             return function(*args, **kwargs)  # Python says which argument is missing or unknown
         given = bound.arguments
         for name, rule in rules().items():

@@ -1,8 +1,8 @@
 r"""The first variation by a trained network: the maximiser of the variational form of :math:`F`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -171,13 +171,18 @@ def _evaluated(F: Functional, es: CriticState) -> "_Evaluated":
     return _Evaluated(es.net, F.learns_features)
 
 
+@torch.no_grad()
 def _look(net: nn.Module, x: Points, features: bool) -> None:
-    """Evaluate a network once, before work starts, and leave it as it was."""
+    """Look at the output of a network before work starts, and leave it as it was."""
     training = {module: module.training for module in net.modules()}
-    with torch.no_grad():
-        _Evaluated(net.eval(), features)(x)
-    for module, mode in training.items():
-        module.training = mode
+    try:
+        v = called(net.eval(), "the critic", x)
+    except BadInput:  # points that it cannot take may be unlike those of the flow as well, which says more
+        return
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    _Evaluated(lambda _: v, features)(x)
 
 
 def _at_every_update(penalty: Penalty) -> Penalty:
@@ -187,7 +192,7 @@ def _at_every_update(penalty: Penalty) -> Penalty:
 class _Evaluated:
     """A critic that checks its output and never evaluates the same tensor twice."""
 
-    def __init__(self, net: nn.Module, features: bool) -> None:
+    def __init__(self, net: Callable[[Points], Any], features: bool) -> None:
         self.net, self.features = net, features
         self.seen: list[tuple[Tensor, Tensor]] = []
 
