@@ -163,27 +163,24 @@ def main() -> None:
         target = tuple(Digits(d.x[: args.limit], d.y[: args.limit]) for d in target)
     name = "MNIST -> USPS" if args.back else "USPS -> MNIST"
     settings = {"direction": name, "iterations": args.iterations, "every": args.every, "limit": args.limit}
-    held = (
-        json.loads(args.record.read_text())
-        if args.record and args.record.exists()
-        else {"settings": settings, "runs": {}}
-    )
+    held = {"benchmark": "usps_to_mnist", "settings": settings, "results": {"runs": {}}}
+    if args.record and args.record.exists():
+        held = json.loads(args.record.read_text())
     if held["settings"] != settings:
         raise SystemExit(f"{args.record} holds runs with other settings: give another --record")
-    held["without_adaptation"] = accuracy(source.x, source.y, target[1])
-    print(f"{name}, {len(target[1].y)} test images; without adaptation {held['without_adaptation']:.3f}")
+    results = held["results"]
+    results["without_adaptation"] = accuracy(source.x, source.y, target[1])
+    print(f"{name}, {len(target[1].y)} test images; without adaptation {results['without_adaptation']:.3f}")
     for seed, K in itertools.product(range(args.seeds), args.persistent):
         key = f"K = {K}{', naive control' if args.control else ''} | {seed}"
-        if key not in held["runs"]:
-            held["runs"][key] = train(source, target, K, args.control, seed, args)
+        if key not in results["runs"]:
+            results["runs"][key] = train(source, target, K, args.control, seed, args)
             if args.record:
                 about = record(torch.device("cpu"), "examples/usps_to_mnist.py")
                 args.record.write_text(json.dumps(held | about, indent=1) + "\n")
-        end = held["runs"][key][-1]
-        print(
-            f"{key:28} accuracy {end['accuracy']:.3f} after {end['k']} iterations, realised {end['regression/realised']:.3f}",
-            flush=True,
-        )
+        end = results["runs"][key][-1]
+        said = f"accuracy {end['accuracy']:.3f} after {end['k']} iterations, realised {end['regression/realised']:.3f}"
+        print(f"{key:28} {said}", flush=True)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,10 @@ def test_a_run_is_kept_and_not_repeated(folders, tmp_path, monkeypatch, capsys, 
     )  # fmt: skip
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     first = json.loads(path.read_text())
-    assert [[row["k"] for row in run] for run in first["runs"].values()] == [[0, 2, 3]] * 2
+    results = first["results"]
+    assert [[row["k"] for row in run] for run in results["runs"].values()] == [[0, 2, 3]] * 2
     assert all(
-        run[0]["accuracy"] == pytest.approx(first["without_adaptation"], abs=0.05) for run in first["runs"].values()
+        run[0]["accuracy"] == pytest.approx(results["without_adaptation"], abs=0.05) for run in results["runs"].values()
     )
     printed = capsys.readouterr().out
     runpy.run_path(str(EXAMPLE), run_name="__main__")
