@@ -78,7 +78,7 @@ class Critic(Estimator):
         net = build_pointwise(self.net, rng, "critic")
         data = F.at(0, 0.0).data()
         if data is not None and data.can_draw:
-            _look(net, data.draw(2, aside(rng)).x, F.learns_features)
+            _look(net, data.draw(F.batch, aside(rng)).x, F.learns_features)
         return CriticState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:
