@@ -111,7 +111,8 @@ def option(
     """Return an option; what it says of its default is not one, so that it is known whether it was given."""
     text = about if default is None else f"{about} Default: {default}."
     bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if bool in kinds(word.hint) else {}
-    spelled = [*([f"-{name}"] if len(name) == 1 else []), *(names or [f"--{name}"])]
+    plain = name.rstrip("_")  # a word of Python's own has an underscore behind it
+    spelled = [*([f"-{name}"] if len(name) == 1 else []), *(names or [f"--{plain}"])]
     return kind([*spelled, name], type=word, help=text, multiple=True, callback=_last, **bare)
 
 

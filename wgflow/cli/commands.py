@@ -78,6 +78,7 @@ def sample(
     out: str | None = None,
     device: str = "auto",
     columns: Count | None = None,
+    class_: str | None = None,
     allow_code: bool = False,
 ) -> None:
     """Draw new images from a trained run into a PNG grid, or into an .npy file of uint8 (n, c, h, w).
@@ -96,14 +97,18 @@ def sample(
         auto, cpu, cuda or cuda:N.
     columns
         Of the grid.
+    class_
+        Of a run with labels: images of this class only, by its name or number. Without it the grid has a row a class.
     allow_code
         Import the network that the run names as package.module:NAME.
     """
     from wgflow.generative import load_generator
+    from wgflow.generative.recorded import class_number
     from wgflow.generative.sample import save_images
 
-    path = Path(out or Path(run) / f"samples-seed{seed}.png")
-    save_images(load_generator(run, device, allow_code=allow_code), n, path, seed=seed, columns=columns)
+    label = None if class_ is None else class_number(Path(run), class_)
+    path = Path(out or Path(run) / f"samples-seed{seed}{'' if label is None else f'-class{label}'}.png")
+    save_images(load_generator(run, device, allow_code=allow_code), n, path, seed=seed, columns=columns, label=label)
     print(path)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wgflow import Flow, Measure, Particles, StandardNormal, ema_decay, why_not
+from wgflow import Flow, Labelled, Measure, Particles, StandardNormal, ema_decay, why_not
 from wgflow.core.errors import BadInput, Incompatible
 from wgflow.core.rng import generator, mixed
 from wgflow.generative.encoders import encoder
@@ -48,17 +48,19 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
 
 def _networks(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> dict[str, Any]:
     """Factories of both networks, and the laws that the generator eats; without one the source is as the data."""
-    shape = tuple(data.event_shape)
+    labelled = data if isinstance(data, Labelled) else None
+    shape, classes = tuple((labelled.base if labelled else data).event_shape), labelled.num_classes if labelled else 0
     normal = lambda *shape: here.share(StandardNormal(*shape, device=here.device))  # noqa: E731
     if not method.trains:
         return {"latent": normal(*shape)}
-    outline, _ = recipe.networks(shape)
-    found: dict[str, Any] = {"critic": lambda: here.network(recipe.networks(shape)[1])}
+    outline, _ = recipe.networks(shape, classes)
+    found: dict[str, Any] = {"critic": lambda **sizes: here.network(recipe.networks(shape, classes, **sizes)[1])}
     if "generator" not in method.roles:
         return found | {"latent": normal(*shape)}
+    source = StandardNormal(*outline.source_shape, device=here.device)
     return found | {
-        "generator": lambda: here.network(recipe.networks(shape)[0]),
-        "latent": normal(*outline.source_shape),
+        "generator": lambda: here.network(recipe.networks(shape, classes)[0]),
+        "latent": here.share(labelled.latent(source) if labelled else source),
         "noise": outline.noise_shape and normal(*outline.noise_shape),
         "reference": outline.reference(),
     }

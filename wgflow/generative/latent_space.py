@@ -135,6 +135,11 @@ class Encoded(Derived):
         """Number of the images, mirrored ones not counted."""
         return self.base.num_atoms
 
+    @property
+    def labels(self) -> Tensor | None:  # type: ignore[override]
+        """Classes of the images."""
+        return self.base.labels
+
     def take(self, index: Tensor, rng: torch.Generator) -> Particles:
         """Return the codes of the images of these numbers."""
         return Particles(self.space.encode(self.base.take(index, rng).x))

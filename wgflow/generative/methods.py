@@ -196,6 +196,7 @@ class Method:
     def takes(self, field: str) -> bool:
         """Whether a field of a recipe is for this method: networks, their average and a cloud are not for all."""
         asked = {
+            "labels": "generator" in self.roles,
             "network": self.trains,
             "channels": self.trains,
             "ema_half_life": self.averages,

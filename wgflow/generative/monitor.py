@@ -14,7 +14,7 @@ from wgflow.core.ranks import by_first
 from wgflow.driver.callbacks import evaluate_all
 from wgflow.generative.folder import WEIGHTS, still_there
 from wgflow.generative.latent_space import LatentSpace
-from wgflow.generative.sample import sample, save_grid
+from wgflow.generative.sample import save_images
 from wgflow.generative.shown import export, pictured, present
 from wgflow.metrics import Metric
 from wgflow.storage.files import reason, remove_strays, replacing
@@ -120,7 +120,7 @@ class Monitor(Callback):
         rho = present(run)
         images = min(self.images, len(rho)) if isinstance(rho, Particles) else self.images
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
-        save_grid(sample(pictured(rho, self.space), images, seed=run.seed), grid)
+        save_images(pictured(rho, self.space), images, grid, seed=run.seed)
         export(rho, self.directory / WEIGHTS)
         with replacing(self.directory / "metrics.csv") as path, open(path, "w", newline="") as file:
             names = dict.fromkeys(name for row in self.rows for name in row)

@@ -22,17 +22,23 @@ def network_pair(name: str) -> NetworkPair:
     return pair
 
 
-def networks(name: str, channels: int | None, event_shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Return a fresh generator and critic for images (c, h, w) of this shape, or for vectors (d,)."""
+def networks(
+    name: str, channels: int | None, event_shape: tuple[int, ...], classes: int = 0, **further: int
+) -> tuple[Any, Any]:
+    """Return a fresh generator and critic for images (c, h, w) of this shape, or for vectors (d,).
+
+    With ``classes`` both are for points with a label behind them. ``further`` are sizes of the critic.
+    """
     pair = network_pair(name)
     vectors = len(event_shape) == 1
     sizes: dict[str, Any] = {"dim": event_shape[0]} if vectors else {"image_shape": tuple(event_shape)}
     if channels is not None:
         sizes["width" if vectors else "channels"] = channels
     try:
-        generator, critic = pair.generator(**sizes), pair.critic(**sizes)
+        made = pair.labelled(classes) if classes else pair
+        generator, critic = made.generator(**sizes), made.critic(**sizes, **further)
     except TypeError as error:
-        given = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        given = ", ".join(f"{name}={value}" for name, value in (sizes | further).items())
         what = "; in a latent space of principal components networks are for vectors, such as toy" if vectors else ""
         raise BadInput(f"network={name!r} cannot be made with {given}: {error}{what}") from error
     for attribute in ("source_shape", "noise_shape", "reference"):

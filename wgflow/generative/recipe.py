@@ -30,6 +30,7 @@ _WHY = {
     "ema_half_life": "it averages no generator by its batch",
     "encoder": "it compares no features",
     "particles": "it moves no cloud of images",
+    "labels": "it has no generator to take them",
 }
 
 
@@ -53,6 +54,8 @@ class Recipe:
         Resize to this size.
     flip : bool
         Mirror half of the training images.
+    labels : bool
+        Train every class of the images, with networks that take labels.
     pca : int, optional
         Train in the space of so many principal components of the training images; on pixels when None.
     network : str, optional
@@ -95,6 +98,7 @@ class Recipe:
     download: bool = False
     image_size: Count | None = None
     flip: bool = False
+    labels: bool = False
     pca: Count | None = None
     network: str | None = None
     channels: Count | None = None
@@ -126,11 +130,12 @@ class Recipe:
             "ema_half_life": _HALF_LIFE,
             "particles": _PARTICLES,
         }
-        for name in (*defaults, "channels", "encoder"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, defaults.get(name) if m.takes(name) else None)
-            elif not m.takes(name):
-                raise BadInput(f"{name}={getattr(self, name)!r} is not for method {m.name}: {_WHY[name]}. Leave it out")
+        for name, why in _WHY.items():
+            value = getattr(self, name)
+            if value and not m.takes(name):
+                raise BadInput(f"{name}={value!r} is not for method {m.name}: {why}. Leave it out")
+            if value is None and m.takes(name):
+                object.__setattr__(self, name, defaults.get(name))
 
     def __init__(self, **given: Any) -> None:
         own = {f.name: f.default for f in dataclasses.fields(self) if f.name != "options"}
@@ -196,6 +201,7 @@ class Recipe:
         if changes.get("method", self.method) != self.method:
             other = method(changes["method"])
             kept = {name: value if other.takes(name) else None for name, value in kept.items()} | {"options": {}}
+            kept["labels"] = bool(kept["labels"])
         if "pca" in changes and (changes["pca"] is None) != (self.pca is None) and self.network in ("conv", "toy"):
             kept["network"] = None
         return Recipe(**kept | changes)
@@ -262,9 +268,12 @@ class Recipe:
         held = as_method(held, SETTINGS["s_jko"]["lr"])
         return cls(**{k: read(hints[k], v, k) if k in hints and k != "options" else v for k, v in held.items()})
 
-    def networks(self, event_shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """Return a fresh generator and critic for images, or for vectors, of this shape."""
-        return pairs.networks(cast(str, self.network), self.channels, tuple(event_shape))
+    def networks(self, event_shape: tuple[int, ...], classes: int = 0, **sizes: int) -> tuple[Any, Any]:
+        """Return a fresh generator and critic for images, or for vectors, of this shape, with a label behind them where there are classes.
+
+        ``sizes`` are further ones of the critic.
+        """
+        return pairs.networks(cast(str, self.network), self.channels, tuple(event_shape), classes, **sizes)
 
     def flow(self, data: Measure, here: Runtime) -> Flow:
         """Compose the flow of the method to these data, images or their codes in a latent space."""

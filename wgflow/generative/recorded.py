@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from wgflow import Chain, Measure, Particles, Pushforward, StandardNormal
+from wgflow import Chain, LabelledLatent, Measure, Particles, Pushforward, StandardNormal
 from wgflow.core.errors import BadInput, WgflowError
+from wgflow.core.labels import counts_of
+from wgflow.core.registry import near_misses
 from wgflow.core.rng import build, generator
+from wgflow.core.words import shortened
+from wgflow.generative.data import ImageSet
 from wgflow.generative.folder import (
     RECIPE,
     WEIGHTS,
@@ -26,12 +30,22 @@ from wgflow.generative.runtime import Runtime
 from wgflow.generative.shown import pictured
 
 
-def record_of(recipe: Recipe, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return what identifies the run of a recipe on images of this shape."""
-    return recipe.plain() | {"image_shape": list(shape)}
+def class_counts(pictures: ImageSet) -> dict[str, int]:
+    """Return how many images each class has, by its name or number; raises ``BadInput`` for an empty class."""
+    assert pictures.labels is not None
+    counts = counts_of(pictures.labels, pictures.name)
+    names = pictures.classes or tuple(map(str, range(len(counts))))
+    return dict(zip(names, counts, strict=True))
 
 
-def as_recorded(folder: Path, recipe: Recipe, shape: tuple[int, ...]) -> dict[str, Any]:
+def record_of(recipe: Recipe, shape: tuple[int, ...], classes: dict[str, int] | None) -> dict[str, Any]:
+    """Return what identifies the run of a recipe on images of this shape and, with labels, these classes."""
+    return recipe.plain() | {"image_shape": list(shape)} | ({} if classes is None else {"classes": classes})
+
+
+def as_recorded(
+    folder: Path, recipe: Recipe, shape: tuple[int, ...], classes: dict[str, int] | None = None
+) -> dict[str, Any]:
     """Return :func:`record_of`, or what the folder holds where that says the same in other words.
 
     Those are words of before there were methods, or a record without options that its preset got later.
@@ -41,10 +55,10 @@ def as_recorded(folder: Path, recipe: Recipe, shape: tuple[int, ...]) -> dict[st
     BadInput
         When the folder holds another run.
     """
-    ours = record_of(recipe, shape)
+    ours = record_of(recipe, shape, classes)
     try:
         held = read_record(folder)
-        theirs = record_of(_recipe(held), tuple(held.get("image_shape", ())))
+        theirs = record_of(_recipe(held), tuple(held.get("image_shape", ())), held.get("classes"))
     except WgflowError:
         return ours  # a new folder; a damaged one is refused when it is claimed
     refuse_other(folder, plain_record(ours), plain_record(theirs))
@@ -70,19 +84,43 @@ def read_run(folder: Path, allow_code: bool = False) -> tuple[Recipe, tuple[int,
     return recipe.trusted(folder / RECIPE, allow_code), shape
 
 
+def read_classes(folder: Path) -> dict[str, int]:
+    """Return how many images each class of a run had, by name; raises ``BadInput`` where it was trained without labels."""
+    held = read_record(folder).get("classes")
+    if held is None:
+        raise BadInput(f"{folder} was trained without labels, and has no classes: train with labels (--labels)")
+    if not isinstance(held, dict) or not held or not all(type(n) is int and n > 0 for n in held.values()):
+        raise BadInput(
+            f"{folder / RECIPE} has classes={str(held)[:60]}: expected how many images each class has, by name"
+        )
+    return held
+
+
+def class_number(folder: Path, name: str) -> int:
+    """Return the number of a class of a run, from its name or that number; raises ``BadInput`` with near misses."""
+    names = list(read_classes(folder))
+    number = names.index(name) if name in names else int(name) if name.isdecimal() else len(names)
+    if number >= len(names):
+        raise BadInput(
+            f"no class is called {shortened(name)}: {near_misses(name, names)}, or a number from 0 to {len(names) - 1}"
+        )
+    return number
+
+
 def _recipe(record: dict[str, Any]) -> Recipe:
-    return Recipe.from_dict({name: value for name, value in record.items() if name != "image_shape"})
+    return Recipe.from_dict({k: v for k, v in record.items() if k not in ("image_shape", "classes")})
 
 
 def load_law(folder: Path, recipe: Recipe, shape: tuple[int, ...], here: Runtime) -> Measure:
     """Return what a run has exported, as a law of images; raises as :func:`load_weights` does."""
     space = None if recipe.pca is None else LatentSpace.load(folder / LATENT_SPACE, recipe.pca, shape).to(here.device)
+    classes = read_classes(folder) if recipe.labels else {}
     event, roles = shape if recipe.pca is None else (recipe.pca,), method(recipe.method).roles
     if "initial" in roles:
         net: nn.Module = _Cloud(recipe.particles or 1, event)
     elif "generator" in roles:
         try:
-            net, _ = recipe.networks(event)
+            net, _ = recipe.networks(event, len(classes))
         except BadInput as error:
             raise BadInput(f"{folder / RECIPE}: {error}") from error
     else:
@@ -93,8 +131,11 @@ def load_law(folder: Path, recipe: Recipe, shape: tuple[int, ...], here: Runtime
         return pictured(Particles(net.x), space)
     normal = lambda shape: StandardNormal(*shape, device=here.device)  # noqa: E731
     noise = getattr(net, "noise_shape", None)
-    source = getattr(net, "source_shape", event)
-    return pictured(Pushforward(normal(source), net, noise=noise and normal(noise)), space)
+    source: Measure = normal(getattr(net, "source_shape", event))
+    if classes:
+        counts = torch.tensor(list(classes.values()), dtype=torch.float64)
+        source = LabelledLatent(source, len(classes), counts / counts.sum())
+    return pictured(Pushforward(source, net, noise=noise and normal(noise)), space)
 
 
 class _Cloud(nn.Module):

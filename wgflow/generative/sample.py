@@ -3,15 +3,17 @@
 import math
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow import Measure, Particles, Pushforward
+from wgflow import LabelledLatent, Measure, Particles, Pushforward
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import checked
+from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.imports import require
 from wgflow.core.rng import generator
 from wgflow.generative.data import to_uint8
@@ -79,6 +81,32 @@ def _seeded_draws(latent: Measure, seed: int, numbers: range, stream: int) -> Te
     return torch.cat(draws)
 
 
+def labels_of(measure: Measure) -> LabelledLatent | None:
+    """Return the latent with labels that a generator maps, None for one without."""
+    held: Any = measure.latent if isinstance(measure, Pushforward) else None
+    while held is not None and not isinstance(held, LabelledLatent):
+        held = getattr(held, "base", None)
+    return held
+
+
+@checked
+def of_class(measure: Measure, label: Whole) -> Pushforward:
+    """Return the law of what a generator makes of one class; raises ``BadInput`` for one without labels, and for an unknown class."""
+    latent = labels_of(measure)
+    if latent is None:
+        raise BadInput(f"class {label}: this {type(measure).__name__} has no classes, it was trained without labels")
+    assert isinstance(measure, Pushforward)
+    return replace(measure, latent=latent.of_class(label))
+
+
+@checked
+def class_rows(measure: Measure, columns: Count, *, seed: int = 0, batch: int = 256) -> Tensor:
+    r"""Return images (C * columns, \*event), a row a class: those of a column are made of the same latent."""
+    latent = labels_of(measure)
+    classes = 1 if latent is None else latent.classes  # without labels of_class says so
+    return torch.cat([sample(of_class(measure, c), columns, seed=seed, batch=batch) for c in range(classes)])
+
+
 @checked
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> None:
     """Write images (n, c, h, w) in [-1, 1] as one picture, about square unless ``columns`` is given.
@@ -106,9 +134,19 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> N
 
 
 def save_images(
-    measure: Measure, n: int, path: Path, *, seed: int = 0, columns: int | None = None, batch: int = 256
+    measure: Measure,
+    n: int,
+    path: Path,
+    *,
+    seed: int = 0,
+    columns: int | None = None,
+    batch: int = 256,
+    label: int | None = None,
 ) -> None:
     """Draw ``n`` images as :func:`sample` does, into a ``.png`` grid or an ``.npy`` array of uint8 (n, c, h, w).
+
+    A grid of a generator with labels has a row a class (:func:`class_rows`), n over the number of classes in each, unless one class is
+    asked for by its number ``label``.
 
     Raises
     ------
@@ -119,7 +157,15 @@ def save_images(
     """
     if path.suffix not in (".png", ".npy"):
         raise BadInput(f"out={str(path)!r}: expected a name that ends in .png or .npy")
+    if label is not None:
+        measure = of_class(measure, label)
     shape: tuple[int, ...] = tuple(sample(measure, 1, seed=seed).shape[1:])
+    latent = labels_of(measure)
+    if path.suffix == ".png" and latent is not None and label is None:
+        columns = columns or max(1, round(n / latent.classes))
+        _columns(columns * latent.classes, shape[-2], shape[-1], columns)
+        save_grid(class_rows(measure, columns, seed=seed, batch=batch), path, columns)
+        return
     if path.suffix == ".png":
         columns = _columns(n, shape[-2], shape[-1], columns)
         save_grid(sample(measure, n, seed=seed, batch=batch), path, columns)

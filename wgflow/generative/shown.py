@@ -12,6 +12,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.imports import require
 from wgflow.core.networks import copied
 from wgflow.generative.latent_space import Decoded, LatentSpace
+from wgflow.generative.nets.labelled import LabelledGenerator, WithoutLabels
 from wgflow.generative.runtime import Autocast
 from wgflow.solvers import JKOState
 from wgflow.storage.files import replacing
@@ -49,10 +50,15 @@ def pictured(rho: Measure, space: LatentSpace | None) -> Measure:
     if isinstance(rho, Particles):
         x = rho.x.detach()
         return Particles(x.clamp(-1, 1) if space is None else space.decode(x), rho.log_w)
-    if space is None:
+    if not isinstance(rho, Pushforward):
         return rho
-    assert isinstance(rho, Pushforward)
-    return replace(rho, net=Decoded(rho.map, space), reference=None)
+    net = rho.map
+    inside = net.net if isinstance(net, Autocast) else net
+    if isinstance(inside, LabelledGenerator):
+        net = WithoutLabels(net, inside.data_shape)
+    if space is not None:
+        net = Decoded(net, space)
+    return rho if net is rho.map else replace(rho, net=net, reference=None)
 
 
 def export(rho: Measure, path: Path) -> None:

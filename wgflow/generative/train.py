@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from wgflow import Callback, Checkpoint, Flow, JsonLog, Progress, Solution, solve
+from wgflow import Callback, Checkpoint, Flow, JsonLog, Labelled, Progress, Solution, solve
+from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, NonNegative, Whole, checked
 from wgflow.core.ranks import by_first, together
 from wgflow.driver.callbacks import json_numbers
@@ -19,7 +21,7 @@ from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
 from wgflow.generative.latent_space import LATENT_SPACE, Encoded, LatentSpace
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
-from wgflow.generative.recorded import as_recorded
+from wgflow.generative.recorded import as_recorded, class_counts
 from wgflow.generative.runtime import Runtime, runtime
 from wgflow.metrics import Metric, SinkhornMetric
 from wgflow.storage.files import write_text
@@ -64,11 +66,14 @@ def train(
     with runtime(device, recipe.precision) as here:
         folder = Path(run)
         pictures = _pictures(recipe, here)
-        data = ImageData(pictures.images.to(here.device), flip=recipe.flip)
-        record = by_first(lambda: as_recorded(folder, recipe, tuple(data.event_shape)), here.device)
+        labels = _labels(recipe, pictures)
+        data = ImageData(pictures.images, recipe.flip, labels).to(here.device)
+        classes = None if labels is None else class_counts(pictures)
+        record = by_first(lambda: as_recorded(folder, recipe, tuple(data.event_shape), classes), here.device)
         space = by_first(lambda: _latent_space(folder, recipe, data), here.device)
         space = space and space.to(here.device)
-        flow = recipe.flow(data if space is None else Encoded(data, space), here)
+        law = data if space is None else Encoded(data, space)
+        flow = recipe.flow(law if labels is None else Labelled(law), here)
         by_first(lambda: claim_folder(folder, record, {"recipe.yaml": recipe.text()}), here.device)
         if space is not None and here.first and not (folder / LATENT_SPACE).exists():
             space.save(folder / LATENT_SPACE)
@@ -95,6 +100,16 @@ def _latent_space(folder: Path, recipe: Recipe, data: ImageData) -> LatentSpace 
     if path.exists():
         return LatentSpace.load(path, recipe.pca, tuple(data.event_shape))
     return LatentSpace.fit(data, recipe.pca)
+
+
+def _labels(recipe: Recipe, pictures: ImageSet) -> Tensor | None:
+    """Return the labels that a recipe trains by; raises ``BadInput`` where it wants some and the images have none."""
+    if recipe.labels and pictures.labels is None:
+        raise BadInput(
+            f"labels=True, and the images of {pictures.name} have no labels: take a set with labels, or an .npz file with "
+            "integers 'labels' or 'y'; or leave labels out"
+        )
+    return pictures.labels if recipe.labels else None
 
 
 def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:

@@ -54,6 +54,7 @@ class LabelledGenerator(nn.Module):
         self.classes, self._make, self._sizes = classes, make, sizes
         self.source_shape: tuple[int, ...] = tuple(outline.source_shape)
         self.noise_shape: tuple[int, ...] | None = outline.noise_shape
+        self.data_shape: tuple[int, ...] = tuple(getattr(outline, "data_shape", self.source_shape))
         dense = self.source_shape if self.noise_shape is None else self.noise_shape
         where = "latent_dim" if self.noise_shape is None else "noise_dim"
         self.net = make(**(sizes | {where: dense[0] + classes}))
