@@ -4,7 +4,7 @@ import pytest
 import torch
 from _exact import rng
 
-from wgflow import BadInput, Dataset, Labelled, LabelledLatent, Particles, Smoothed, StandardNormal
+from wgflow import BadInput, Balanced, Dataset, Labelled, LabelledLatent, Paired, Particles, Smoothed, StandardNormal
 from wgflow.generative import ImageData, load_images
 
 X = torch.arange(12.0).reshape(6, 2)
@@ -38,6 +38,16 @@ def test_noise_is_put_on_points_and_not_on_labels() -> None:
     number = x[:, 2:].argmax(1)
     means = torch.stack([x[number == c, :2].mean(0) for c in range(3)])
     torch.testing.assert_close(means, torch.stack([X[DATA.labels == c].mean(0) for c in range(3)]), rtol=0, atol=0.4)
+
+
+def test_no_noise_comes_behind_the_points() -> None:
+    """The noise of a method is put on a target that is labelled already."""
+    for measure in (Labelled(DATA), Balanced(Labelled(DATA)), Paired(DATA, StandardNormal(3))):
+        noisy = Smoothed(measure, lambda k: 5.0).draw(30, rng(0)).x
+        plain = measure.draw(30, rng(0)).x
+        assert torch.equal(noisy[:, 2:], plain[:, 2:])
+        assert not bool((noisy[:, :2] == plain[:, :2]).any())
+        assert Smoothed(measure, lambda k: 5.0).behind == 3
 
 
 def test_a_latent_of_data_has_their_classes_as_often() -> None:

@@ -9,7 +9,7 @@ from wgflow.generative.monitor import Monitor
 from wgflow.generative.nets import NETWORKS, NetworkPair
 from wgflow.generative.recipe import RECIPES, Recipe
 from wgflow.generative.runtime import Runtime, Sharded, runtime
-from wgflow.generative.sample import sample, save_grid
+from wgflow.generative.sample import class_rows, of_class, sample, save_grid
 from wgflow.generative.train import fit, sinkhorn, train
 
 __all__ = [
@@ -25,11 +25,13 @@ __all__ = [
     "ReferenceStats",
     "Runtime",
     "Sharded",
+    "class_rows",
     "evaluate",
     "fit",
     "image_methods",
     "load_generator",
     "load_images",
+    "of_class",
     "runtime",
     "sample",
     "save_grid",

@@ -4,7 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wgflow import Flow, Labelled, Measure, Particles, StandardNormal, ema_decay, why_not
+from wgflow import (
+    Balanced,
+    Flow,
+    Functional,
+    Labelled,
+    LabelledLatent,
+    Measure,
+    Particles,
+    PerClass,
+    StandardNormal,
+    ema_decay,
+    why_not,
+)
 from wgflow.core.errors import BadInput, Incompatible
 from wgflow.core.rng import generator, mixed
 from wgflow.generative.encoders import encoder
@@ -32,7 +44,8 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     if method.moves_images:  # every rank moves the same cloud
         given: dict[str, Any] = {"target": data, "initial": _cloud(recipe, data, here)}
     else:
-        given = {"target": here.share(data), **_networks(recipe, method, data, here)}
+        target = Balanced(data) if isinstance(data, Labelled) else data
+        given = {"target": here.share(target), **_networks(recipe, method, data, here)}
         if "batch" in options:
             options["batch"] = here.share_of(options["batch"])
     if recipe.encoder is not None:
@@ -40,10 +53,20 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     flow = method.preset(**{name: given[name] for name in method.roles if name in given}, **options)
     if not isinstance(flow, Flow):
         raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
+    if recipe.labels and not _by_class(flow.functional):
+        raise BadInput(
+            f"labels=True is not for method {method.name}: it compares points by their distance, in which a label hardly counts. "
+            "Leave it out, or take a method with a critic"
+        )
     reason = why_not(flow.functional, flow.solver, flow.initial)
     if reason is not None:
         raise Incompatible(f"method {method.name} cannot be trained on images: {reason}")
     return flow
+
+
+def _by_class(F: Functional) -> bool:
+    """Whether a functional of labelled points compares class by class: by itself, or because all that it sees is a critic's."""
+    return isinstance(F, PerClass) or F.can("conjugate") or F.learns_features
 
 
 def _networks(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> dict[str, Any]:
@@ -60,7 +83,7 @@ def _networks(recipe: "Recipe", method: Method, data: Measure, here: Runtime) ->
     source = StandardNormal(*outline.source_shape, device=here.device)
     return found | {
         "generator": lambda: here.network(recipe.networks(shape, classes)[0]),
-        "latent": here.share(labelled.latent(source) if labelled else source),
+        "latent": here.share(Balanced(LabelledLatent(source, classes)) if labelled else source),
         "noise": outline.noise_shape and normal(*outline.noise_shape),
         "reference": outline.reference(),
     }

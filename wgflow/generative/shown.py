@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow import Chain, Measure, Particles, Pushforward
+from wgflow.core.behind import Keeping
 from wgflow.core.errors import BadInput
 from wgflow.core.imports import require
 from wgflow.core.networks import copied
@@ -35,9 +36,11 @@ def present(run: "Run") -> Measure:
 
 
 def plain(rho: Measure) -> Measure:
-    """Return a law without what is only for training: a chain as one network after another."""
+    """Return a law without what is only for training: a chain as one network after another, a generator without its latents behind."""
     if isinstance(rho, Chain):
         return Pushforward(rho.base, nn.Sequential(*map(copied, rho.maps)).requires_grad_(False).eval())
+    if isinstance(rho, Pushforward) and isinstance(rho.map, Keeping):  # the latent behind what is made of it
+        return replace(rho, net=rho.map.net, reference=None)
     if not isinstance(rho, (Pushforward, Particles)):
         raise BadInput(
             f"images are drawn from a Pushforward, a Chain or Particles; this flow moves {type(rho).__name__}"

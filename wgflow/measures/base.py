@@ -39,6 +39,8 @@ class Measure(Checked, ABC):
     """False for a density without a sampler."""
     labels: Tensor | None = None
     """Classes of the atoms that :meth:`take` returns, int64 (num_atoms,), where they are known."""
+    behind: int = 0
+    """Coordinates at the end of a point that belong to it and are no part of its position: a label, a latent."""
 
     @classmethod
     def example(cls) -> "Measure":
@@ -118,6 +120,11 @@ class Derived(Measure):
     def normals(self, like: Points, rng: torch.Generator) -> Points:
         """Return those of the base."""
         return self.base.normals(like, rng)
+
+    @property
+    def behind(self) -> int:  # type: ignore[override]
+        """As many as the base has."""
+        return self.base.behind
 
     def at(self, k: int, t: float) -> Self:
         """Return the measure made from the base of step ``k``."""

@@ -90,6 +90,11 @@ class OfEveryClass(Derived):
         """Shape (d + C,)."""
         return torch.Size((self.base.event_shape.numel() + self.classes,))
 
+    @property
+    def behind(self) -> int:  # type: ignore[override]
+        """C."""
+        return self.classes
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points of the base."""
         p = self.base.draw(n, rng)

@@ -83,6 +83,11 @@ class Labelled(Derived):
         return _shape(self.base, self.num_classes)
 
     @property
+    def behind(self) -> int:  # type: ignore[override]
+        """C."""
+        return self.num_classes
+
+    @property
     def num_atoms(self) -> int | None:
         """Number of the points."""
         return self.base.num_atoms
@@ -160,6 +165,11 @@ class LabelledLatent(Derived):
         """Shape (d + C,)."""
         return _shape(self.base, self.classes)
 
+    @property
+    def behind(self) -> int:  # type: ignore[override]
+        """C."""
+        return self.classes
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` draws of the base, each with a label."""
         p = self.base.draw(n, rng)
@@ -207,6 +217,11 @@ class Paired(Derived):
     def event_shape(self) -> torch.Size:  # type: ignore[override]
         """Shape (d + m,)."""
         return _shape(self.base, self.other.event_shape.numel())
+
+    @property
+    def behind(self) -> int:  # type: ignore[override]
+        """What is behind the points of the base, and m."""
+        return self.base.behind + self.other.event_shape.numel()
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` draws of the base, each with one of the other behind it."""

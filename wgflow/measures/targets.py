@@ -191,6 +191,8 @@ class GaussianMixture(Measure):
 class Smoothed(Derived):
     r"""The convolution :math:`\nu * N(0, \varepsilon_k^2 I)` at time step :math:`k`: instance noise, said as a measure.
 
+    What is behind the points of the base, such as a label, gets no noise.
+
     Parameters
     ----------
     base : Measure
@@ -234,6 +236,8 @@ class Smoothed(Derived):
 
     def _blurred(self, p: Particles, rng: torch.Generator) -> Particles:
         noise = self.base.normals(p.x, rng)
+        if self.behind:
+            noise[:, -self.behind :] = 0
         return Particles(
             p.x + number_of_step(self.std, self.k, NonNegative, "Smoothed: standard deviation") * noise, log_w=p.log_w
         )

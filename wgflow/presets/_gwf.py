@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from operator import add
+from typing import cast
 
 from torch import nn
 
@@ -125,7 +126,7 @@ def _with_outputs(critic: NetSource, outputs: int) -> NetSource:
         return critic
     takes = inspect.signature(critic).parameters.values()
     told = any(p.name == "outputs" or p.kind == p.VAR_KEYWORD for p in takes)
-    return functools.partial(critic, outputs=outputs) if told else critic
+    return functools.partial(cast(Callable[..., nn.Module], critic), outputs=outputs) if told else critic
 
 
 def _made(net: NetSource) -> nn.Module:
