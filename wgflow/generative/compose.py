@@ -49,7 +49,7 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
         if "batch" in options:
             options["batch"] = here.share_of(options["batch"])
     if recipe.encoder is not None:
-        given["encoder"] = _encoder(recipe.encoder, data, here)
+        given["encoder"] = _encoder(recipe.encoder, data.base if isinstance(data, Labelled) else data, here)
     flow = method.preset(**{name: given[name] for name in method.roles if name in given}, **options)
     if not isinstance(flow, Flow):
         raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
