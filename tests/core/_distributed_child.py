@@ -144,7 +144,7 @@ def work(rank: int, world: int, folder: Path) -> None:
     found["finished"] = weights(run(*here, callbacks=first(log), **checkpoint("parts")))
     found["timed"] = weights(run(*here, **checkpoint("timed", every_seconds=0.0, keep=99)))
     # The call for the generator in the eighth update; the looks at the imbalance before it call the critic as well.
-    found["poisoned"] = error_of(*here, poison=76 if rank == 1 else None)
+    found["poisoned"] = error_of(*here, poison=77 if rank == 1 else None)
     found["no folder"] = error_of(*here, **checkpoint("meet", every_updates=4))
     found["other run"] = error_of(*here, seed=4, **checkpoint("parts"))
     found["full"] = error_of(*here, callbacks=first(FillDisk()), **checkpoint("full", every_updates=2))
