@@ -1,6 +1,7 @@
 """The command line: any order of arguments, values as people write them, and errors of one line with exit status 2."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,57 @@ def test_a_recipe_keeps_all_that_no_option_says(asked: list[tuple[Recipe, Path]]
     changes = {"lr_floor": None, "flip": True, "batch": 16}
     assert recipe == RECIPES["f-gan"].changed(**changes)
     assert folder == Path("runs/f-gan")
+
+
+METHODS = [
+    ["fashion-mnist", "--method", "w1_fe", "--method.persistent", "4", "--critic-iters", "2", "--flip"],
+    ["--method.critic-iters=2", "--flip", "fashion-mnist", "--persistent=4", "--method=w1_fe"],
+    ["--method", "otm", "--flip", "yes", "--persistent", "4", "--method", "w1_fe", "--critic_iters", "2"],
+]
+
+
+@pytest.mark.parametrize("words", METHODS)
+def test_a_method_is_named_anywhere_and_its_options_with_and_without_prefix(
+    words: list[str], asked: list[tuple[Recipe, Path]]
+) -> None:
+    assert main(["train", *words]) == 0
+    ((recipe, _),) = asked
+    assert recipe == Recipe(method="w1_fe", persistent=4, critic_iters=2, flip=True)
+
+
+def test_a_switch_of_a_method_stands_before_the_recipe(asked: list[tuple[Recipe, Path]]) -> None:
+    assert main(["train", "--instance_noise", "cifar10-small", "--lr", "1e-3,2e-3"]) == 0
+    ((recipe, _),) = asked
+    assert recipe == RECIPES["cifar10-small"].changed(instance_noise=True, lr=(1e-3, 2e-3))
+
+
+def test_a_recipe_file_keeps_its_method_and_options(asked: list[tuple[Recipe, Path]]) -> None:
+    Path("own.yaml").write_text("method: w1_fe\npersistent: 2\nmethod.batch: 8\n")
+    assert main(["train", "own.yaml", "--critic_iters", "9"]) == 0
+    ((recipe, _),) = asked
+    assert recipe == Recipe(method="w1_fe", persistent=2, batch=8, critic_iters=9)
+
+
+def test_the_last_line_names_what_is_there(
+    asked: list[tuple[Recipe, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("r/samples").mkdir(parents=True)
+    assert main(["train", "--folder", "r"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"look at {Path('r/samples')}"
+
+
+EARLIER = Path(__file__).resolve().parents[1] / "data" / "before_the_move" / "training"
+
+
+def test_a_folder_of_before_there_were_methods_goes_on_by_the_recipe_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(EARLIER, "run")
+    words = ["train", "run/recipe.yaml", "--folder", "run", "--device", "cpu"]
+    record = Path("run/recipe.json").read_bytes()
+    assert "(method.batch is 16 here and 8 there)" in refused([*words, "--batch", "16"], capsys)
+    assert main(words) == 0
+    updates = [line.partition(",")[0] for line in Path("run/metrics.csv").read_text().splitlines()]
+    assert updates == ["update", "0", "2", "4", "6", "8"]
+    assert Path("run/recipe.json").read_bytes() == record
 
 
 def test_a_negative_number_is_a_value_and_not_an_option(capsys: pytest.CaptureFixture[str]) -> None:

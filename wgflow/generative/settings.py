@@ -49,6 +49,8 @@ _CIFAR = {
 
 READY: dict[str, dict[str, Any]] = {
     "fashion-mnist": {},
+    "fashion-mnist-chain": {"method": "classic_jko", "pca": 50},
+    "fashion-mnist-particles": {"method": "sliced_w_flow"},
     "cifar10-small": _CIFAR,
     "cifar10-small-jsd": _CIFAR | {"divergence": "js_nonsat"},
     "cifar10-large": _CIFAR | {"network": "large"},
