@@ -184,9 +184,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         name = f"{problem} | {label(method)} | {seed}"
         if name not in done:
             done[name] = train(problem, method, seed, args)
+            path = write(args.name, args.results, settings, gathered(done, args.points), torch.device("cpu"))
             print(name, f"W1 {done[name][-1]['w1']:.3f}", f"{done[name][-1]['seconds']:.0f} s", flush=True)
-            results = gathered(done, args.points)
-            path = write(args.name, args.results, settings, results, torch.device("cpu"))
     results = gathered(earlier(path, settings), args.points)
     record = json.loads(path.read_text())  # a record that is only looked at keeps its machine and its commit
     path.write_text(json.dumps(record | {"results": results}, indent=1, ensure_ascii=False) + "\n")

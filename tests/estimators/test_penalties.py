@@ -44,7 +44,7 @@ def test_a_penalty_of_a_linear_critic_is_that_of_its_slope(kind: str, slope: flo
     penalty = GradientPenalty(10.0, kind)
     at = penalty.where(X, Y, rng())
     v = linear(0.6 * slope, 0.8 * slope)(at.x.requires_grad_(True))[:, 0]
-    assert float(penalty(v, at)) == pytest.approx(10 * expected, abs=1e-12)
+    assert float(penalty(v, at).detach()) == pytest.approx(10 * expected, abs=1e-12)
 
 
 def test_the_points_lie_on_segments_at_one_uniform_number_a_pair() -> None:

@@ -87,8 +87,8 @@ class GradientPenalty(Penalty):
 
     Notes
     -----
-    Pairs are independent, as many as the smaller batch has points, and a pair weighs as much as its two points together. One
-    forward pass, one backward pass and a backward pass of that one.
+    Pairs are independent, as many as the smaller batch has points, and a pair weighs as much as its two points together; of several
+    processes, each pairs the points of its own share. One forward pass, one backward pass and a backward pass of that one.
 
     A critic between two point masses at distance r has the slope :math:`1+r/2\lambda` at the optimum of ``"lp"`` and ``"gp"``: it
     overestimates :math:`W_1` by that factor, 1.05 for r = 1 and the default.
