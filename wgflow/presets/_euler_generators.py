@@ -117,7 +117,10 @@ def wgan_gp(
 @checked
 @options_of(wgan_gp, "penalty")
 def wgan_lp(target: Measure, latent: Measure, generator: NetSource, critic: NetSource, **options: Any) -> Flow:
-    """WGAN-LP (Petzka, Fischer and Lukovnikov 2018): WGAN-GP with slopes of at most 1; ``options`` are those of :func:`wgan_gp`."""
+    """WGAN-LP (Petzka, Fischer and Lukovnikov 2018): WGAN-GP with slopes of at most 1.
+
+    ``options`` are those of :func:`wgan_gp`, without ``penalty``.
+    """
     return wgan_gp(target, latent, generator, critic, penalty="lp", **options)
 
 
