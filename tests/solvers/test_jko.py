@@ -124,7 +124,7 @@ def test_a_critic_with_a_trailing_one_is_squeezed():
     "shape", [lambda v: v[:, None].expand(-1, 2), lambda v: v[:, None] - v, lambda v: v[None], lambda v: v.sum()]
 )
 def test_other_critic_shapes_are_refused(shape):
-    with pytest.raises(BadInput, match=r"must map \(2, 2\) to \(2,\) or \(2, 1\), got"):
+    with pytest.raises(BadInput, match=r"must map \(8, 2\) to \(8,\) or \(8, 1\), got"):
         one_update(Shaped(shape))
 
 
