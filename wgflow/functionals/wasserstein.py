@@ -63,8 +63,8 @@ class ExactTransport(Functional):
         """Return the distance (n,) of every particle to the nearest of its partners in the plan."""
         nu = comparable(rho, self.target)
         x, y = rho.x.flatten(1), nu.x.flatten(1)
-        rows, columns = _pairs(x, weights(rho), y, weights(nu), self.power)
-        far = (x[rows] - y[columns]).norm(dim=1)
+        rows, columns, mass = _pairs(x, weights(rho), y, weights(nu), self.power)
+        far = (x[rows] - y[columns]).norm(dim=1).masked_fill(mass <= 1e-12, torch.inf)  # less mass is rounding
         return torch.full_like(x[:, 0], torch.inf).scatter_reduce(0, rows, far, "amin")
 
     @torch.no_grad()
@@ -235,12 +235,11 @@ def _plan(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> t
     return assignment(cost) if equal else weighted(cost, a, b), cost, u, equal
 
 
-def _pairs(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> tuple[Tensor, Tensor]:
-    """Return who is sent where by the optimal plan, indices of x and of y."""
+def _pairs(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return who is sent where by the optimal plan, indices of x and of y, and how much of the mass."""
     if x.shape[1] > 1:
-        plan = _plan(x, a, y, b, p)[0]
-        rows, columns = torch.from_numpy(plan.rows), torch.from_numpy(plan.columns)
-        return rows.to(x.device), columns.to(x.device)
+        rows, columns, mass = (torch.from_numpy(part).to(x.device) for part in _plan(x, a, y, b, p)[0][:3])
+        return rows, columns, mass
     orders, levels = [], []
     for points, w in ((x, a), (y, b)):
         order = points[:, 0].argsort(stable=True)
@@ -249,9 +248,8 @@ def _pairs(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> 
         levels.append(mass.cumsum(0) / mass.sum())
     ends = torch.cat(levels).sort().values
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    middle = ((starts + ends) / 2)[ends - starts > 1e-12]  # less mass than that is rounding
-    i, j = (torch.searchsorted(level, middle).clamp(max=len(level) - 1) for level in levels)
-    return orders[0][i], orders[1][j]
+    i, j = (torch.searchsorted(level, (starts + ends) / 2).clamp(max=len(level) - 1) for level in levels)
+    return orders[0][i], orders[1][j], ends - starts
 
 
 class _Exact(torch.autograd.Function):
