@@ -10,6 +10,8 @@ matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from wgflow import Particles  # noqa: E402
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -119,7 +121,15 @@ def persistent_targets(ns):
             assert max(ends) < 0.8, (problem, method)  # from 0.94 and 1
 
 
+def every_class(ns):
+    """Each class is drawn where its data are; 200 points against as many have an energy distance of 0.01."""
+    for (_, c), points in ns["drawn"].items():
+        real = ns["x"][ns["labels"] == c]
+        assert float(ns["EnergyDistance"](Particles(real)).value(Particles(points))) < 0.1
+
+
 SCRIPTS = {
+    "plot_classes": every_class,
     "plot_classic_jko": chain_of_convex_networks,
     "plot_compare_discretizations": compared,
     "plot_film": end_of_film,
