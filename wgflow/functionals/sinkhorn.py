@@ -183,13 +183,14 @@ class SinkhornDivergence(Functional):
             gradient = _slope(x, y, log_b, cross, reg) if wants_x else torch.empty_like(x)
             if self.debias:
                 own = solve_self(x, log_a, reg)
-                target = remember(("sinkhorn", reg), (nu.x, nu.log_w), lambda: solve_self(y, log_b, reg))
+                target = remember(("sinkhorn", reg), (nu.x, nu.log_w), lambda: solve_self(y, log_b, reg).alone())
                 value = value - (dual_value(own, log_a, log_a, reg) + dual_value(target, log_b, log_b, reg)) / 2
                 potential = potential - variation(own.f, reg)
                 if wants_x:
                     gradient = gradient - _slope(x, x, log_a, own, reg)
         value, potential, gradient = (t.to(points) for t in (value, potential, gradient))
-        return SinkhornReport(value, potential, gradient.view_as(points), cross, own, target)
+        own = None if own is None else own.alone()
+        return SinkhornReport(value, potential, gradient.view_as(points), cross.alone(), own, target)
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SinkhornDivergence":
@@ -199,6 +200,10 @@ class SinkhornDivergence(Functional):
 
 def _slope(x: Tensor, y: Tensor, log_b: Tensor, dual: Dual, reg: Regularisation) -> Tensor:
     """Gradient of the first variation: displacement times the mass moved per mass."""
+    centre = y.mean(1, keepdim=True)
+    reached = None if dual.problem is None else dual.problem.target(dual.g / reg.eps, y - centre)
+    if reached is not None:
+        return marginal(dual.f, reg)[..., None] * (x - centre - reached)
     moved = displacement(reg.eps, x.double(), y.double(), log_b + dual.g / reg.eps, dual.exponents)
     return marginal(dual.f, reg)[..., None] * moved
 

@@ -7,10 +7,12 @@ from enum import Enum, auto
 import torch
 from torch import Tensor
 
-from wgflow.numerics.softmin import DOUBLE, MIXED, SINGLE, exp_, logits, rows, softmin, span
+from wgflow.numerics.softmin import DOUBLE, MIXED, SINGLE, Pairs, exp_, logits, rows, softmin, span
 
 STORED_CPU, STORED_CUDA = 2**23, 2**28
 """Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""
+LOOSE = 1e-3
+"""Tolerance from which on stored products of single precision will do for values too: to some 1e-6 of the largest exponents."""
 MANY = 8
 """Coordinates from which on the inner products of so many pairs are stored as well: they do not change with the potentials."""
 EVERY = 10
@@ -62,12 +64,13 @@ class Problem:
 
     def __init__(self, x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation) -> None:
         self.log_a, self.log_b = (w.double().clamp(min=LEAST) for w in (log_a, log_b))
-        clouds = [(z.double() / math.sqrt(reg.eps), w.exp()) for z, w in ((x, self.log_a), (y, self.log_b))]
-        centre = sum(w[:, None] @ z for z, w in clouds) / 2
-        self.x, self.y = (z - centre for z, _ in clouds)
+        a, b = self.log_a.exp(), self.log_b.exp()
+        centre = (a[:, None] @ x.double() + b[:, None] @ y.double()) / 2
+        self.x, self.y = ((z - centre).div_(math.sqrt(reg.eps)) for z in (x, y))
         self.rho, self.tol = None if reg.rho is None else reg.rho / reg.eps, reg.tol
-        ours, theirs = self.x.square().sum(2), self.y.square().sum(2)
-        moment = 1 + (clouds[0][1] * ours).sum(1) + (clouds[1][1] * theirs).sum(1)
+        ours, theirs = (torch.linalg.vector_norm(z, dim=2).square() for z in (self.x, self.y))
+        self.halves = ours / 2, theirs / 2
+        moment = 1 + (a * ours).sum(1) + (b * theirs).sum(1)
         kinds = (SINGLE, MIXED, DOUBLE) if x.dtype == torch.float32 else (DOUBLE,)
         rounding = [4 * torch.finfo(k.sums).eps + 2 * torch.finfo(k.exponents).eps * moment for k in kinds]
         squared, *worst = torch.stack([torch.cat([ours, theirs], 1).amax(), *(r.amax() for r in rounding)]).tolist()
@@ -77,14 +80,14 @@ class Problem:
         self.ridge = 1e-10 + torch.finfo(torch.float64).eps * self.diameter
         limit = STORED_CUDA if x.device.type == "cuda" else STORED_CPU
         self.storable = self.small = self.log_a.numel() * self.log_b.shape[1] <= limit
-        self.products: Tensor | None = None
+        self.pairs: Pairs | None = None
         self._ladder = list(zip(kinds, rounding, worst, strict=True))
         if len(kinds) > 1 and not worst[0] < 0.1:
             del self._ladder[0]  # single precision resolves nothing here: it is no start either
         self.raised()
-        if self.products is not None and self.rho is None:
+        if self.pairs is not None and self.rho is None:
             # All that couples two points; in many coordinates it is much less than their distances.
-            self.diameter = min(self.diameter, float(2 * self.products.abs().amax()))
+            self.diameter = min(self.diameter, float(2 * torch.linalg.vector_norm(self.pairs.products, math.inf)))
         self.measured = torch.full_like(moment, torch.inf)
         self.error = self.measured
         self.best: tuple[Tensor, ...] = ()  # what was handed to a test when it found the least error
@@ -95,19 +98,17 @@ class Problem:
             return False
         self.kind, self.rounding, self.worst = self._ladder.pop(0)
         self.kernel: Tensor | None = None
-        if (
-            self.small
-            and self.x.shape[2] >= MANY
-            and (self.products is None or self.products.dtype != self.kind.exponents)
-        ):
-            self.products = self.x.to(self.kind.exponents) @ self.y.to(self.kind.exponents).mT
+        kept = None if self.pairs is None else self.pairs.products.dtype
+        if self.small and self.x.shape[2] >= MANY and kept != self.kind.exponents:
+            x, y = (z.to(self.kind.exponents) for z in (self.x, self.y))
+            self.pairs = Pairs(x @ y.mT, *self.halves)
         self.least = torch.full_like(self.rounding, torch.inf)
         self.at = (self.log_a, self.log_b)  # potentials that the kernel is taken at
         return True
 
     def start(self) -> Tensor:
         """Return a first potential on x: the part of the cost that the other points have no say in, where marginals are hard."""
-        return torch.zeros_like(self.log_a) if self.rho is not None else self.x.square().sum(2) / 2
+        return torch.zeros_like(self.log_a) if self.rho is not None else self.halves[0]
 
     def damp(self, eps: float) -> float:
         """Return the factor of an update under soft marginals."""
@@ -116,14 +117,14 @@ class Problem:
     def to_f(self, g: Tensor, eps: float = 1.0) -> Tensor:
         """Return the potential on x that ``g`` gives."""
         if self.kernel is None:
-            return self.damp(eps) * softmin(eps, self.x, self.y, self.log_b + g / eps, self.kind, self.products)
+            return self.damp(eps) * softmin(eps, self.x, self.y, self.log_b + g / eps, self.kind, self.pairs)
         mass = self.kernel @ (self.log_b + g - self.at[1]).exp().to(self.kernel)[..., None]
         return self.damp(eps) * (self.at[0] - mass[..., 0].double().log())
 
     def to_g(self, f: Tensor, eps: float = 1.0) -> Tensor:
         """Return the potential on y that ``f`` gives."""
         if self.kernel is None:
-            across = None if self.products is None else self.products.mT
+            across = None if self.pairs is None else self.pairs.mT
             return self.damp(eps) * softmin(eps, self.y, self.x, self.log_a + f / eps, self.kind, across)
         mass = (self.log_a + f - self.at[0]).exp().to(self.kernel)[:, None] @ self.kernel
         return self.damp(eps) * (self.at[1] - mass[:, 0].double().log())
@@ -142,7 +143,19 @@ class Problem:
 
     def precisely(self, g: Tensor) -> Tensor:
         """Return the potential on x that ``g`` gives, in double precision: what a value is made of, of second order in g alone."""
+        if (
+            self.pairs is not None and self.tol >= LOOSE
+        ):  # another product of double precision would be most of the work
+            return self.to_f(g)
         return self.damp(1.0) * softmin(1.0, self.x, self.y, self.log_b + g, DOUBLE)
+
+    def target(self, g: Tensor, y: Tensor) -> Tensor | None:
+        """Return the means of ``y`` (B, m, d) under the plan that ``g`` gives, (B, n, d), from the products; None where there are none."""
+        if self.pairs is None:
+            return None
+        products = self.pairs.products
+        h = (self.log_b + g - self.pairs.columns).to(products)[:, None]
+        return torch.add(products, h).softmax(2) @ y.to(products)
 
     def measure(self, g: Tensor, new: Tensor) -> Tensor:
         """Return the sum (B,) of the relative changes of a marginal from ``g`` to its update ``new``; infinite after overflow."""
@@ -195,8 +208,8 @@ class Problem:
 
     def plan(self, f: Tensor, g: Tensor, eps: float = 1.0) -> Tensor:
         """Return the density of the plan, exp((f + g - C) / eps)."""
-        block = logits(eps, self.x, self.y, g / eps, self.kind.exponents, self.products)
-        h = ((f - self.x.square().sum(2) / 2) / eps).to(self.kind.exponents)
+        block = logits(eps, self.x, self.y, g / eps, self.kind.exponents, self.pairs)
+        h = ((f - self.halves[0]) / eps).to(self.kind.exponents)
         return torch.cat([exp_(block(i).add_(h[:, i, None]).to(self.kind.sums)) for i in rows(self.x, g.shape[1])], 1)
 
     def follow(self, g: Tensor, halvings: int) -> Tensor:

@@ -9,7 +9,7 @@ number is stored.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class Dual:
         Whether the tolerance that was asked for was met by every problem of the batch.
     exponents : torch.dtype
         What costs had to be computed in.
+    problem : Problem or None
+        What was solved, with the products of its points where they are kept; :meth:`alone` lets go of it.
     """
 
     f: Tensor
@@ -41,6 +43,11 @@ class Dual:
     error: Tensor
     converged: bool
     exponents: torch.dtype
+    problem: Problem | None
+
+    def alone(self) -> "Dual":
+        """Return the potentials without what they were found from, whose size is that of all pairs."""
+        return replace(self, problem=None)
 
 
 def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation) -> Dual:
@@ -79,7 +86,8 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
             if k == last or look is Look.OVER:
                 break
             f, g, new, lost = problem.safeguarded(f, g, new)
-            due = k + (EVERY if look is Look.GOING else 2)
+            soon = k == 0 and problem.pairs is not None  # in many coordinates a few sweeps do
+            due = k + (EVERY // 3 if soon else EVERY if look is Look.GOING else 2)
             most = torch.where(lost & (omega > 1), (1 + omega) / 2, most)
             if k >= turn and reg.rho is None and problem.small and g.shape[1] <= NEWTON:
                 g = problem.follow(new, halvings)
@@ -94,7 +102,7 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
                 )
                 since = torch.where(omega == old, since, k)
             omega = torch.where(lost, 1.0, torch.minimum(omega, most))
-            before = problem.measured[:, None] if look is Look.GOING else None
+            before = problem.measured[:, None] if look is Look.GOING and not soon else None
         g = g + omega * (new - g)
         f, g = problem.balanced(f + omega * (problem.to_f(g) - f), g)
     return _dual(problem, k, reg)
@@ -119,7 +127,9 @@ def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation) -> Dual:
 def _dual(problem: Problem, k: int, reg: Regularisation) -> Dual:
     """Return the best potentials: ``g`` the second marginal's update, and ``f`` its own."""
     new, converged = problem.best[-1], bool((problem.error <= reg.tol).all())
-    return Dual(problem.precisely(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents)
+    return Dual(
+        problem.precisely(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents, problem
+    )
 
 
 def _relaxation(omega: Tensor, rate: Tensor) -> Tensor:

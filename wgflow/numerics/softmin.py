@@ -30,6 +30,20 @@ SINGLE, MIXED, DOUBLE = (
 )
 
 
+@dataclass(frozen=True)
+class Pairs:
+    r"""What costs of all pairs are made of, kept: inner products (B, n, m) and half squares of rows (B, n) and columns (B, m)."""
+
+    products: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def mT(self) -> "Pairs":
+        """The pairs the other way round."""
+        return Pairs(self.products.mT, self.columns, self.rows)
+
+
 def rows(x: Tensor, m: int) -> list[slice]:
     """Cut the points of every problem into ranges of bounded numbers of pairs with ``m`` others."""
     block = BLOCK_CUDA if x.device.type == "cuda" else BLOCK_CPU
@@ -38,12 +52,13 @@ def rows(x: Tensor, m: int) -> list[slice]:
 
 
 def logits(
-    eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype, products: Tensor | None = None
+    eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype, pairs: Pairs | None = None
 ) -> Callable[[slice], Tensor]:
     r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block, where none are given."""
-    column = (h - y.square().sum(2) / (2 * eps)).to(dtype)[:, None]
-    if products is not None:
-        return lambda i: torch.add(column, products[:, i], alpha=1 / eps)
+    halves = y.square().sum(2) / 2 if pairs is None else pairs.columns
+    column = (h - halves / eps).to(dtype)[:, None]
+    if pairs is not None:
+        return lambda i: torch.add(column, pairs.products[:, i], alpha=1 / eps)
     row = (x / eps).to(dtype)
     yt = y.to(dtype).mT.contiguous()
     if len(x) == 1:
@@ -62,14 +77,15 @@ def exp_(s: Tensor) -> Tensor:
 
 
 def softmin(
-    eps: float, x: Tensor, y: Tensor, h: Tensor, kind: Precision = DOUBLE, products: Tensor | None = None
+    eps: float, x: Tensor, y: Tensor, h: Tensor, kind: Precision = DOUBLE, pairs: Pairs | None = None
 ) -> Tensor:
     r"""Return :math:`-\varepsilon\log\sum_je^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n), block by block.
 
-    ``products`` are the inner products of all pairs, (B, n, m), where they are kept.
+    ``pairs`` are those of the points, where they are kept.
     """
     # Written into place: small results kept between large temporaries would scatter the heap.
-    block, out = logits(eps, x, y, h, kind.exponents, products), x.square().sum(2) / 2
+    block = logits(eps, x, y, h, kind.exponents, pairs)
+    out = x.square().sum(2) / 2 if pairs is None else pairs.rows.clone()
     for i in rows(x, y.shape[1]):
         s = block(i)
         top = s.amax(2, keepdim=True)
