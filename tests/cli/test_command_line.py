@@ -126,8 +126,9 @@ def test_a_method_is_named_anywhere_and_its_options_with_and_without_prefix(
     words: list[str], asked: list[tuple[Recipe, Path]]
 ) -> None:
     assert main(["train", *words]) == 0
-    ((recipe, _),) = asked
+    ((recipe, folder),) = asked
     assert recipe == Recipe(method="w1_fe", persistent=4, critic_iters=2, flip=True)
+    assert folder == Path("runs/fashion-mnist-w1_fe")
 
 
 def test_a_switch_of_a_method_stands_before_the_recipe(asked: list[tuple[Recipe, Path]]) -> None:

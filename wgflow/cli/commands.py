@@ -39,7 +39,7 @@ def train(
     recipe
         A recipe by name (wgflow list) or a YAML file.
     folder
-        Folder of the run. Default: runs/RECIPE.
+        Folder of the run. Default: runs/RECIPE, or runs/RECIPE-METHOD for another method.
     device
         auto, cpu, cuda or cuda:N.
     checkpoint_seconds
@@ -55,8 +55,9 @@ def train(
     chosen = Recipe.load(recipe, allow_code=True)
     named = {name: None for name in ("network", "encoder") if name in overrides}
     chosen.changed(**named).trusted(recipe, allow_code)  # what the command line names is allowed
-    chosen = chosen.changed(**as_changes(overrides))
-    place = Path(folder or Path("runs") / Path(recipe).stem)
+    own, chosen = chosen.method, chosen.changed(**as_changes(overrides))
+    name = Path(recipe).stem if chosen.method == own else f"{Path(recipe).stem}-{chosen.method}"
+    place = Path(folder or Path("runs") / name)
     first = processes()[0] == 0  # torchrun starts this once a GPU
     if first:
         print("\n".join(f"{name}: {value}" for name, value in chosen.plain().items()), f"\nfolder: {place}")
