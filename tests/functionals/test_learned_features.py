@@ -173,7 +173,7 @@ def test_a_potential_of_features_depends_on_the_law() -> None:
 
 def test_several_outputs_are_for_features_only() -> None:
     start = Pushforward(StandardNormal(2), nn.Linear(2, 2))
-    with pytest.raises(BadInput, match=r"must map \(2, 2\) to \(2,\) or \(2, 1\), got \(2, 4\)"):
+    with pytest.raises(BadInput, match=r"must map .* to \(\d+,\) or \(\d+, 1\), got \(\d+, 4\)"):
         solve(KL(StandardNormal(2)), JKO(Critic(features)), start, step_size=1.0, num_steps=1)
     assert why_not(LearnedFeatures(SquaredMMD(StandardNormal(2), K)), JKO(Critic(features)), start) is None
     assert "Use JKO(estimator=Critic(net))" in why_not(LearnedFeatures(SquaredMMD(StandardNormal(2), K)), JKO(), start)

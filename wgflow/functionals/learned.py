@@ -12,6 +12,7 @@ from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, Potential, drawn, register_functional
 from wgflow.functionals.mmd import SquaredMMD
 from wgflow.functionals.sliced import SlicedWasserstein
+from wgflow.functionals.wrapped import Wrapped
 from wgflow.kernels import RBF
 from wgflow.measures import Measure, Particles, StandardNormal
 
@@ -22,7 +23,7 @@ _MOST = 2**12
 
 @register_functional("learned_features")
 @dataclass(frozen=True)
-class LearnedFeatures(Functional):
+class LearnedFeatures(Wrapped):
     r"""A distance between laws of features, for the features that tell them apart best: :math:`\sup_hF(h_\#\rho\,|\,h_\#\nu)`.
 
     ``Critic`` trains :math:`h`, a network with several outputs, and the moving measure descends :math:`F` between its features.
@@ -81,11 +82,6 @@ class LearnedFeatures(Functional):
         if isinstance(self.term, SlicedWasserstein):
             raise BadInput("LearnedFeatures(SlicedWasserstein): its directions are those of points, not of features")
 
-    @property
-    def batch(self) -> int:  # type: ignore[override]
-        """Target points a realisation of the term uses."""
-        return self.term.batch
-
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         r"""Return :math:`F(h_\#\rho\,|\,h_\#\nu)`, times the factor."""
         return self._between(net, rho, *self._at_target(net))
@@ -96,13 +92,17 @@ class LearnedFeatures(Functional):
             held = [t.detach() for t in self._at_target(net)]
         return self._between(net, rho, *held)
 
+    @property
+    def _drawn(self) -> Particles:
+        return drawn(self.term.target)  # type: ignore[attr-defined,no-any-return]
+
     def _between(self, net: Potential, rho: Particles, h: Tensor, factor: Tensor) -> Scalar:
-        theirs = Particles(h, drawn(self.data()).log_w)
+        theirs = Particles(h, self._drawn.log_w)
         return factor * replace(self.term, target=theirs).value(Particles(_features(net, rho.x), rho.log_w))  # type: ignore[type-var]
 
     def _at_target(self, net: Potential) -> tuple[Tensor, Tensor]:
         """Return the features of the target, and what their steepness leaves of the distance."""
-        nu = drawn(self.data())
+        nu = self._drawn
         if not self.damping:
             return _features(net, nu.x), nu.x.new_ones(())
         with torch.enable_grad():
@@ -122,10 +122,6 @@ class LearnedFeatures(Functional):
         slopes = [torch.autograd.grad(c.sum(), x, create_graph=True, materialize_grads=True)[0] for c in combinations]
         return torch.stack([g.flatten(1).square().sum(1) for g in slopes]).sum(0)
 
-    def at(self, k: int, t: float) -> Self:
-        """Take the term at that step."""
-        return replace(self, term=self.term.at(k, t))
-
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze the term, and draw the signs that stand for many features."""
         term, signs = self.term.freeze(rng), self._signs
@@ -133,25 +129,9 @@ class LearnedFeatures(Functional):
             signs = 2.0 * torch.randint(2, (_MOST,), generator=rng, device=rng.device) - 1
         return replace(self, term=term, _signs=signs)
 
-    def matched(self, n: int) -> Self:
-        """Match the term."""
-        return replace(self, term=self.term.matched(n))
-
     def fit(self, rho: Particles) -> Self:
         """Return itself: a bandwidth that is a rule is one of features, and applied to them."""
         return self
-
-    def data(self) -> Measure:
-        """Return the term's target."""
-        return self.term.target  # type: ignore[attr-defined,no-any-return]
-
-    def targets(self) -> list[Measure]:
-        """Return the term's."""
-        return self.term.targets()
-
-    def samples(self) -> list[Measure]:
-        """Return the term's."""
-        return self.term.samples()
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> Self:
