@@ -30,8 +30,11 @@ class ModelledKL(KL):
 
 
 def implicit(estimator: Estimator | None = None) -> JKO:
-    """Return a JKO step of particles that is solved to the end."""
-    optim = LBFGS(max_iter=500, tolerance=1e-9)
+    """Return a JKO step of particles that is solved far below the errors in time.
+
+    A line search compares values, and below the root of their rounding error they all look the same: 1e-9 is out of its reach.
+    """
+    optim = LBFGS(max_iter=500, tolerance=1e-6)
     return JKO(optim=optim, iters=1, batch=EVERY) if estimator is None else JKO(estimator, optim, iters=1, batch=EVERY)
 
 
