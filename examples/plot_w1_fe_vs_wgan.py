@@ -156,8 +156,8 @@ def realised(flow):
 
 
 for (problem, method), flows in runs.items():
-    end = np.mean([curve(flow)[2, -1] for flow in flows])
-    print(f"{problem:15} {method:22} W1 {end:.2f}, realised {np.mean([realised(flow) for flow in flows]):+.2f}")
+    last = np.mean([curve(flow)[2, -1] for flow in flows])
+    print(f"{problem:15} {method:22} W1 {last:.2f}, realised {np.mean([realised(flow) for flow in flows]):+.2f}")
 
 # %%
 # What happened

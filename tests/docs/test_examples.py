@@ -118,7 +118,7 @@ def persistent_targets(ns):
     for (problem, method), runs in ns["runs"].items():
         if "10" not in method:  # which are not stable
             ends = [ns["curve"](run)[2, -1] for run in runs]
-            assert max(ends) < 0.8, (problem, method)  # from 0.94 and 1
+            assert sum(ends) / len(ends) < 0.7, (problem, method)  # from 0.94 and 1
 
 
 def every_class(ns):
