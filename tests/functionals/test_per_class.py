@@ -1,0 +1,142 @@
+"""Functionals of every class by itself: the flow of a point is that of its class, and no label moves."""
+
+import pytest
+import torch
+from _exact import double, rng
+
+from wgflow import (
+    KL,
+    RBF,
+    Autograd,
+    BadInput,
+    Balanced,
+    Dataset,
+    GaussianMixture,
+    InFeatures,
+    Labelled,
+    LabelledLatent,
+    MeanShift,
+    OfEveryClass,
+    Particles,
+    PerClass,
+    SinkhornDivergence,
+    SquaredMMD,
+    StandardNormal,
+    TwoBatch,
+    UnitSpeed,
+    guided,
+)
+
+CLASSES, D = 3, 2
+
+
+def labelled(n, seed, shift=0.0):
+    """Points with classes in no order, and not equally many of each."""
+    x = torch.randn(n, D, generator=rng(seed), dtype=torch.float64) + shift
+    labels = torch.cat([torch.arange(CLASSES), torch.randint(CLASSES, (n - CLASSES,), generator=rng(seed + 1))])
+    return x, labels
+
+
+def behind(x, labels):
+    return torch.cat([x, torch.nn.functional.one_hot(labels, CLASSES).double()], 1)
+
+
+X, CX = labelled(11, 0)
+Y, CY = labelled(13, 5, 0.5)
+Z, CZ = labelled(12, 9)
+TERMS = {
+    "sinkhorn": lambda y: SinkhornDivergence(y, blur=0.7, tol=1e-12),
+    "mmd": lambda y: SquaredMMD(y, RBF(0.8)),
+    "features": lambda y: InFeatures(
+        SinkhornDivergence(y, blur=0.7, tol=1e-12), lambda x: [x, torch.stack([x, x.square()], 1)]
+    ),
+}
+
+
+def conditional(make):
+    """PerClass of a functional whose target is the drawn, labelled cloud Y."""
+    F = PerClass(make(Labelled(Dataset(Y, labels=CY))))
+    return F.with_measures(lambda m: Particles(behind(Y, CY)))
+
+
+def velocity(estimator, F, p, second):
+    es = estimator.init(F, rng())
+    estimator.refine(F, lambda rng: second, es, rng())
+    return estimator.velocity(F, p, es)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_value_is_the_mean_over_classes_by_their_mass(name):
+    value = conditional(TERMS[name]).value(Particles(behind(X, CX)))
+    parts = [
+        float((CX == c).double().mean()) * TERMS[name](Particles(Y[CY == c])).value(Particles(X[CX == c]))
+        for c in range(CLASSES)
+    ]
+    torch.testing.assert_close(value, sum(parts), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("estimator", [Autograd(), TwoBatch()])
+def test_a_point_moves_with_its_class_and_keeps_its_label(name, estimator):
+    second = Particles(
+        behind(Z[: len(Y)], CZ[: len(Y)]) if isinstance(estimator, Autograd) else behind(*labelled(13, 20))
+    )
+    v = velocity(estimator, conditional(TERMS[name]), Particles(behind(X, CX)), second)
+    assert float(v[:, D:].abs().max()) == 0
+    for c in range(CLASSES):
+        F, own = TERMS[name](Particles(Y[CY == c])), second.x[second.x[:, D + c] == 1][:, :D]
+        if isinstance(estimator, TwoBatch):
+            expected = Autograd().velocity(F.contrast(Particles(own)), Particles(X[CX == c]), None)
+        else:
+            expected = estimator.velocity(F, Particles(X[CX == c]), None)
+        torch.testing.assert_close(v[CX == c, :D], expected, rtol=0, atol=1e-8)
+
+
+def test_a_mean_shift_is_that_of_the_class():
+    F, second = conditional(lambda y: KL(y)), Particles(behind(Z, CZ))
+    v = velocity(MeanShift(RBF(0.7)), F, Particles(behind(X, CX)), second)
+    for c in range(CLASSES):
+        one = velocity(MeanShift(RBF(0.7)), KL(Particles(Y[CY == c])), Particles(X[CX == c]), Particles(Z[CZ == c]))
+        torch.testing.assert_close(v[CX == c, :D], one, rtol=0, atol=1e-12)
+    assert bool(velocity(UnitSpeed(MeanShift(RBF(0.7))), F, Particles(behind(X, CX)), second).isfinite().all())
+
+
+def test_points_of_every_class_are_of_each():
+    """Guided away from the whole: the same in every class as guided there by hand."""
+    whole = torch.randn(9, D, generator=rng(30), dtype=torch.float64)
+    F = PerClass(
+        guided(
+            SquaredMMD(Labelled(Dataset(Y, labels=CY)), RBF(0.8)),
+            SquaredMMD(OfEveryClass(Dataset(whole), CLASSES), RBF(0.8)),
+            0.5,
+        )
+    )
+    clouds = iter([Particles(behind(Y, CY)), OfEveryClass(Particles(whole), CLASSES).draw(9, rng())])
+    v = Autograd().velocity(F.with_measures(lambda m: next(clouds)), Particles(behind(X, CX)), None)
+    for c in range(CLASSES):
+        one, all_ = (SquaredMMD(Particles(y), RBF(0.8)) for y in (Y[CY == c], whole))
+        expected = Autograd().velocity(1.5 * one - 0.5 * all_, Particles(X[CX == c]), None)
+        torch.testing.assert_close(v[CX == c, :D], expected, rtol=0, atol=1e-10)
+
+
+def test_balanced_draws_take_the_classes_in_turn_and_every_point_of_a_class():
+    data = Labelled(Dataset(Y, labels=CY))
+    x = Balanced(data).draw(3000, rng()).x
+    assert torch.equal(x[:, D:].argmax(1), torch.arange(3000) % CLASSES)
+    for c in range(CLASSES):
+        seen = {tuple(p) for p in x[c::CLASSES, :D].tolist()}
+        assert seen == {tuple(p) for p in Y[CY == c].tolist()}
+    z = Balanced(data.latent(StandardNormal(4))).draw(7, rng()).x
+    assert z.shape == (7, 4 + CLASSES)
+    assert torch.equal(z[:, 4:].argmax(1), torch.arange(7) % CLASSES)
+    assert Balanced(LabelledLatent(StandardNormal(4), CLASSES)).num_classes == CLASSES
+
+
+def test_targets_without_labels_and_empty_classes_are_refused():
+    with pytest.raises(BadInput, match=r"a GaussianMixture and has no labels. Give it Balanced"):
+        PerClass(SquaredMMD(GaussianMixture(torch.zeros(1, 2), 1.0), RBF(1.0)))
+    F = conditional(TERMS["mmd"]).with_measures(lambda m: Particles(behind(Y[CY != 1], CY[CY != 1])))
+    with pytest.raises(BadInput, match=r"none of class 1\. Take a larger batch, or Balanced"):
+        F.value(Particles(behind(X, CX)))
+    with pytest.raises(BadInput, match="no point of class 1"):
+        Labelled(Dataset(double([[0.0], [1.0]]), labels=torch.tensor([0, 2])))
