@@ -69,7 +69,7 @@ def velocity(estimator, F, p, second):
 def test_the_value_is_the_mean_over_classes_by_their_mass(name):
     value = conditional(TERMS[name]).value(Particles(behind(X, CX)))
     parts = [
-        float((CX == c).double().mean()) * TERMS[name](Particles(Y[CY == c])).value(Particles(X[CX == c]))
+        float((c == CX).double().mean()) * TERMS[name](Particles(Y[c == CY])).value(Particles(X[c == CX]))
         for c in range(CLASSES)
     ]
     torch.testing.assert_close(value, sum(parts), rtol=1e-9, atol=1e-10)
@@ -84,20 +84,20 @@ def test_a_point_moves_with_its_class_and_keeps_its_label(name, estimator):
     v = velocity(estimator, conditional(TERMS[name]), Particles(behind(X, CX)), second)
     assert float(v[:, D:].abs().max()) == 0
     for c in range(CLASSES):
-        F, own = TERMS[name](Particles(Y[CY == c])), second.x[second.x[:, D + c] == 1][:, :D]
+        F, own = TERMS[name](Particles(Y[c == CY])), second.x[second.x[:, D + c] == 1][:, :D]
         if isinstance(estimator, TwoBatch):
-            expected = Autograd().velocity(F.contrast(Particles(own)), Particles(X[CX == c]), None)
+            expected = Autograd().velocity(F.contrast(Particles(own)), Particles(X[c == CX]), None)
         else:
-            expected = estimator.velocity(F, Particles(X[CX == c]), None)
-        torch.testing.assert_close(v[CX == c, :D], expected, rtol=0, atol=1e-8)
+            expected = estimator.velocity(F, Particles(X[c == CX]), None)
+        torch.testing.assert_close(v[c == CX, :D], expected, rtol=0, atol=1e-8)
 
 
 def test_a_mean_shift_is_that_of_the_class():
     F, second = conditional(lambda y: KL(y)), Particles(behind(Z, CZ))
     v = velocity(MeanShift(RBF(0.7)), F, Particles(behind(X, CX)), second)
     for c in range(CLASSES):
-        one = velocity(MeanShift(RBF(0.7)), KL(Particles(Y[CY == c])), Particles(X[CX == c]), Particles(Z[CZ == c]))
-        torch.testing.assert_close(v[CX == c, :D], one, rtol=0, atol=1e-12)
+        one = velocity(MeanShift(RBF(0.7)), KL(Particles(Y[c == CY])), Particles(X[c == CX]), Particles(Z[c == CZ]))
+        torch.testing.assert_close(v[c == CX, :D], one, rtol=0, atol=1e-12)
     assert bool(velocity(UnitSpeed(MeanShift(RBF(0.7))), F, Particles(behind(X, CX)), second).isfinite().all())
 
 
@@ -114,9 +114,9 @@ def test_points_of_every_class_are_of_each():
     clouds = iter([Particles(behind(Y, CY)), OfEveryClass(Particles(whole), CLASSES).draw(9, rng())])
     v = Autograd().velocity(F.with_measures(lambda m: next(clouds)), Particles(behind(X, CX)), None)
     for c in range(CLASSES):
-        one, all_ = (SquaredMMD(Particles(y), RBF(0.8)) for y in (Y[CY == c], whole))
-        expected = Autograd().velocity(1.5 * one - 0.5 * all_, Particles(X[CX == c]), None)
-        torch.testing.assert_close(v[CX == c, :D], expected, rtol=0, atol=1e-10)
+        one, all_ = (SquaredMMD(Particles(y), RBF(0.8)) for y in (Y[c == CY], whole))
+        expected = Autograd().velocity(1.5 * one - 0.5 * all_, Particles(X[c == CX]), None)
+        torch.testing.assert_close(v[c == CX, :D], expected, rtol=0, atol=1e-10)
 
 
 def test_balanced_draws_take_the_classes_in_turn_and_every_point_of_a_class():
@@ -125,7 +125,7 @@ def test_balanced_draws_take_the_classes_in_turn_and_every_point_of_a_class():
     assert torch.equal(x[:, D:].argmax(1), torch.arange(3000) % CLASSES)
     for c in range(CLASSES):
         seen = {tuple(p) for p in x[c::CLASSES, :D].tolist()}
-        assert seen == {tuple(p) for p in Y[CY == c].tolist()}
+        assert seen == {tuple(p) for p in Y[c == CY].tolist()}
     z = Balanced(data.latent(StandardNormal(4))).draw(7, rng()).x
     assert z.shape == (7, 4 + CLASSES)
     assert torch.equal(z[:, 4:].argmax(1), torch.arange(7) % CLASSES)
