@@ -42,14 +42,14 @@ ring = GaussianMixture(torch.stack([angle.cos(), angle.sin()], 1), 0.1, stratifi
 middle = GaussianMixture(torch.zeros(1, 2), 0.05, stratified=True)
 rng = torch.Generator().manual_seed(0)
 start, end = middle.draw(200, rng), ring.draw(200, rng)
-flows = {
+exact = {
     "forward Euler": solve(W1(end), ForwardEuler(), start, step_size=0.12, num_steps=14),
     "bounded steps": solve(W1(end), BoundedEuler(), start, step_size=0.12, num_steps=14),
 }
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained", width_ratios=[1, 1.3])
-plotting.trajectories(flows["bounded steps"], ax=axes[0])
-plotting.energy(flows, W1(end), ylabel="$W_1$", ax=axes[1])
+plotting.trajectories(exact["bounded steps"], ax=axes[0])
+plotting.energy(exact, W1(end), ylabel="$W_1$", ax=axes[1])
 plt.show()
 
 # %%
