@@ -128,11 +128,20 @@ def every_class(ns):
         assert float(ns["EnergyDistance"](Particles(real)).value(Particles(points))) < 0.1
 
 
+def same_time(ns):
+    assert len(ns["curves"]) == 5
+    for curve in ns["curves"].values():
+        assert ns["SECONDS"] <= curve[-1][0] < 1.5 * ns["SECONDS"]
+        assert curve[-1][1] < 0.5 * curve[0][1]
+    assert min(ns["covered"](ns["ends"][name]) for name in ("S-JKO", "W1-FE")) >= 6
+
+
 SCRIPTS = {
     "plot_classes": every_class,
     "plot_classic_jko": chain_of_convex_networks,
     "plot_compare_discretizations": compared,
     "plot_film": end_of_film,
+    "plot_five_methods": same_time,
     "plot_your_own": own_parts,
     "plot_momentum_and_reaction": masses,
     "plot_two_modes": frozen_and_moving,
