@@ -34,7 +34,8 @@ def test_a_table_fits_and_loses_no_column(result, width):
     assert "refused" in heads
 
 
-def test_a_table_says_what_it_is_of(result):
+def test_a_table_says_what_it_is_of(result, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # set where tests run in parallel
     text = str(result.table())
     assert text == repr(result.table()) == str(result)
     assert result.problem in text

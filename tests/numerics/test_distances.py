@@ -21,13 +21,13 @@ from wgflow import (
     SquaredMMD,
     Stein,
     Unnormalised,
-    _distances,
 )
 from wgflow.functionals import KL
 from wgflow.kernels import InverseMultiquadric, Laplace, PowerLaw
 from wgflow.kernels.stein_blocks import stein_pairs
 from wgflow.kernels.sums import kernel_energy
 from wgflow.measures import StandardNormal
+from wgflow.numerics import distances
 from wgflow.numerics.distances import Distances
 
 N = 60
@@ -83,9 +83,9 @@ def test_every_distance_is_right_to_its_own_size(name, smooth, d):
     s, e = Distances(x, x, smooth).block(ALL, ALL).double(), exact(x, x)
     assert torch.equal(s == 0, e == 0), "0 for coincident points, and for no others"
     assert not bool(s.diagonal().any())
-    part = min(_distances.NEAR_SMOOTH if smooth else _distances.NEAR, 2 ** (-30 / d))
+    part = min(distances.NEAR_SMOOTH if smooth else distances.NEAR, 2 ** (-30 / d))
     # A product of d + 2 terms of at most |x|² each; below `part` of |x|² nothing cancels.
-    allowed = 4 * EPS if d <= (_distances.DIRECT_SMOOTH if smooth else _distances.DIRECT) else 6 * EPS / part
+    allowed = 4 * EPS if d <= (distances.DIRECT_SMOOTH if smooth else distances.DIRECT) else 6 * EPS / part
     assert float(((s - e).abs() / e)[e > 0].max()) < allowed
 
 
@@ -111,7 +111,7 @@ def test_double_precision_keeps_its_own(d):
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("d", [2, 6])
 def test_what_a_gpu_does_reads_nothing_and_keeps_coincident_points_at_0(monkeypatch, smooth, d):
-    monkeypatch.setattr(_distances, "readable", lambda t: False)
+    monkeypatch.setattr(distances, "readable", lambda t: False)
     for name in ("normal", "cauchy", "two far clusters", "every point twice"):
         x = CLOUDS[name](d)
         s, e = Distances(x, x, smooth).block(ALL, ALL).double(), exact(x, x)

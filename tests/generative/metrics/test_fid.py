@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from wgflow import BadInput, DataNotFound
-from wgflow.generative import fid as fid_module
-from wgflow.generative import inception as inception_module
 from wgflow.generative.data import ImageData, ImageSet, to_unit
+from wgflow.generative.metrics import fid as fid_module
+from wgflow.generative.metrics import inception as inception_module
 from wgflow.generative.metrics.features import (
     CifarResNetFeatures,
     ModuleFeatures,
