@@ -103,6 +103,14 @@ def test_the_recipe_may_stand_anywhere(words: list[str], file: bool, asked: list
     assert folder == Path("r")
 
 
+def test_the_earlier_names_of_the_learning_rates_are_read(asked: list[tuple[Recipe, Path]]) -> None:
+    assert main(["train", "fashion-mnist", "--lr_critic", "1e-4"]) == 0
+    assert main(["train", "--lr-generator=3e-4", "--lr_critic", "1e-4", "cifar10-small"]) == 0
+    (one, _), (both, _) = asked
+    assert one.options["lr"] == (RECIPES["fashion-mnist"].options["lr"][0], 1e-4)
+    assert both.options["lr"] == (3e-4, 1e-4)
+
+
 def test_a_recipe_keeps_all_that_no_option_says(asked: list[tuple[Recipe, Path]]) -> None:
     assert (
         main(["train", "f-gan", "--lr-floor", "None", "--flip", "--download", "no", "--batch", "8", "--batch", "16"])
@@ -215,7 +223,9 @@ BAD = [
     (["train", "--method", "mmd_flow", "--kernel", "rbf(1"], "expected a name with its numbers"),
     (["train", "--method", "mmd_flow", "--kernel", "__import__('os')"], "no kernel is called '__import__'"),
     (["train", "--method", "ula"], "method ula cannot be trained on images"),
-    (["train", "--lr_critic", "1e-4"], "lr_critic is part of lr now: --lr GENERATOR,CRITIC"),
+    (["train", "--lr_critic", "-1"], "lr_critic=-1.0: expected a positive"),
+    (["train", "--lr", "1e-3,5e-4", "--lr_critic", "1e-4"], "leave out lr_generator and lr_critic"),
+    (["train", "--method", "otm", "--lr_critic", "1e-4"], "lr_critic is part of lr now: --lr GENERATOR,CRITIC"),
     (["train", "--lr", "1e-4"], "lr='1e-4': expected 2 values with commas between them"),
     (["train", "--lr", "1e-4,-1"], "lr=-1.0: expected a positive"),
     (["train", "--pca", "100000"], "directions only"),

@@ -11,12 +11,13 @@ import click
 from wgflow.cli.arguments import Section, Word, option
 from wgflow.core.docstrings import descriptions
 from wgflow.core.errors import BadInput, WgflowError
+from wgflow.core.fields import Positive
 from wgflow.core.words import kinds
 from wgflow.generative import RECIPES, Recipe
+from wgflow.generative.earlier import EARLIER_RATES, FIRST_METHOD
 from wgflow.generative.methods import METHOD, Method, Option, method, methods
 
 _FIRST = "fashion-mnist"
-_LR = ("lr_generator", "lr_critic")
 _SWITCHES = {"allow_code", "h", "help"}
 
 
@@ -55,6 +56,10 @@ def sections(words: list[str]) -> Sequence[Section]:
     own = [option(name, Word(hints[name]), about.get(name, ""), shown[name]) for name in fields]
     for o in own:
         o.hidden = not m.takes(str(o.name))
+    if m.name == FIRST_METHOD:
+        own += [option(name, Word(Positive), "Earlier name of a part of lr.", None) for name in EARLIER_RATES]
+        for o in own[-len(EARLIER_RATES) :]:
+            o.hidden = True
     values = recipe.options if m.name == recipe.method else m.defaults
     ours = [_of_method(o, values[o.name], o.name not in fields) for o in m.options.values()]
     return [Section("Recipe", own), Section(f"{m.name}: {m.about} (--NAME or --method.NAME)", ours)]
@@ -101,7 +106,7 @@ def _named(words: Sequence[str]) -> str | None:
 def _check_names(words: Sequence[str], m: Method, fields: Any) -> None:
     """Raise ``BadInput`` for an option that another method has, or that there was before there were methods."""
     for name in (_spelled(word) for word, _ in _before_the_end(words)):
-        if name in _LR and "lr" in m.options:
+        if name in EARLIER_RATES and "lr" in m.options and m.name != FIRST_METHOD:
             raise BadInput(f"{name} is part of lr now: --lr GENERATOR,CRITIC, such as --lr 1e-3,5e-4")
         short = name.removeprefix(METHOD)
         others = [other.name for other in methods() if short in other.options]

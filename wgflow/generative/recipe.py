@@ -16,7 +16,7 @@ from wgflow.core.registry import near_misses
 from wgflow.core.words import read, shortened
 from wgflow.generative import pairs
 from wgflow.generative.compose import compose
-from wgflow.generative.earlier import as_method, with_both_rates
+from wgflow.generative.earlier import FIRST_METHOD, as_method, with_both_rates
 from wgflow.generative.flat_yaml import flat_yaml
 from wgflow.generative.methods import METHOD, Method, method, methods
 from wgflow.generative.runtime import Runtime
@@ -140,7 +140,7 @@ class Recipe:
     def __init__(self, **given: Any) -> None:
         own = {f.name: f.default for f in dataclasses.fields(self) if f.name != "options"}
         name = given.get("method", own["method"])
-        rates = SETTINGS["s_jko"]["lr"] if name == "s_jko" else None
+        rates = SETTINGS[name]["lr"] if name == FIRST_METHOD else None
         options = dict(given.pop("options", {}))
         if rates is not None:
             given = with_both_rates(given, options.get("lr", rates))
