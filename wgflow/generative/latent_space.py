@@ -29,9 +29,9 @@ class LatentSpace(Checked):
 
     Parameters
     ----------
-    mean : Tensor, shape (c, h, w)
+    mean : Tensor, shape (c, height, width)
         :math:`m`.
-    directions : Tensor, shape (k, c, h, w)
+    directions : Tensor, shape (k, c, height, width)
         :math:`V`, orthonormal.
     std : Tensor, shape (k,)
         Square roots of :math:`\Lambda`, the variances along them, largest first.

@@ -38,7 +38,7 @@ class ImageSet(Checked):
 
     Attributes
     ----------
-    images : Tensor, uint8, shape (n, c, h, w)
+    images : Tensor, uint8, shape (n, c, height, width)
         Grey levels or RGB, 0 to 255.
     labels : Tensor, int64, shape (n,), or None
         Class of each image, an index into ``classes`` where these are known.

@@ -22,7 +22,7 @@ class ImageData(Measure):
 
     Parameters
     ----------
-    images : Tensor, uint8, shape (n, c, h, w)
+    images : Tensor, uint8, shape (n, c, height, width)
         The images; not copied.
     flip : bool
         Mirror each drawn image left to right with probability 1/2: the measure is then the equal mixture of

@@ -94,7 +94,7 @@ class FID(Checked):
     ----------
     features : FeatureExtractor
         The network, on the device where it shall compute.
-    reference : Tensor uint8 (n, c, h, w), ImageSet or ReferenceStats
+    reference : Tensor uint8 (n, c, height, width), ImageSet or ReferenceStats
         Real images, all of which are used, or saved statistics of them. Images are passed through the network once,
         at the first call.
     n : int
