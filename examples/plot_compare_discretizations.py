@@ -43,5 +43,5 @@ print(result.table(width=100))
 # -------------
 # On the left errors against step size, whose slopes are the orders; on the right the same errors against what they cost.
 
-figure = result.plot()
+result.plot(figure=plt.figure(figsize=(8.4, 3.9), layout="constrained"))
 plt.show()

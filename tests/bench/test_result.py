@@ -157,6 +157,14 @@ def test_the_picture_has_a_curve_for_every_method_with_errors(result):
         assert drawn.get_ydata() == pytest.approx([row.error() for row in result.of("forward Euler")])
 
 
+def test_a_picture_may_be_drawn_in_a_figure_that_is_there(result):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    assert result.plot(figure=figure) is figure
+    assert len(figure.axes) == 2
+    with pytest.raises(wg.BadInput, match="expected a figure of matplotlib"):
+        result.plot(figure=figure.axes[0])
+
+
 def test_a_picture_of_nothing_is_refused(result):
     with pytest.raises(wg.BadInput, match="nothing to draw"):
         replace(result, rows=result.of("W1 only")).plot()

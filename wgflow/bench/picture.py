@@ -1,10 +1,14 @@
 """A comparison as a picture."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wgflow.bench.order import ABOVE_FLOOR
 from wgflow.core.errors import BadInput
-from wgflow.plotting._style import COLOURS, GREY, drawing
+from wgflow.core.imports import require
+from wgflow.core.instead import shown
+from wgflow.plotting._style import COLOURS, GREY, drawing, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,13 +19,13 @@ _MARKERS = "osD^vP"
 _DASHES = ("-", "--", ":")
 
 
-def picture(result: "Result", time: float | None = None) -> "Figure":
+def picture(result: "Result", time: float | None = None, figure: "Figure | None" = None) -> "Figure":
     """Draw errors against step size, with the slopes that orders are and the floors that matter, and against seconds.
 
     Raises
     ------
     BadInput
-        When no method has an error to draw.
+        When no method has an error to draw, or ``figure`` is none.
     """
     i = result.index(time)
     curves = {}
@@ -33,7 +37,7 @@ def picture(result: "Result", time: float | None = None) -> "Figure":
             curves[method] = kept
     if not curves:
         raise BadInput("nothing to draw: no method of this comparison has an error above 0 that is not unstable")
-    with drawing(None, columns=2, size=(4.2, 3.9)) as (figure, (against_step, against_time)):
+    with _panels(figure) as (figure, (against_step, against_time)):
         for j, (method, rows) in enumerate(curves.items()):
             error, bars = [row.error(i) for row in rows], [row.spread(i) for row in rows]
             style: dict[str, Any] = {
@@ -69,6 +73,19 @@ def picture(result: "Result", time: float | None = None) -> "Figure":
             handles, labels, loc="outside lower center", ncols=min(3, len(labels)), title="observed order in brackets"
         )
     return figure
+
+
+@contextmanager
+def _panels(figure: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Give two panels, of a new figure or of the one that is given."""
+    if figure is None:
+        with drawing(None, columns=2, size=(4.2, 3.9)) as panels:
+            yield panels
+        return
+    if not isinstance(figure, require("matplotlib.figure", extra="plot").FigureBase):
+        raise BadInput(f"figure={shown(figure)}: expected a figure of matplotlib, as plt.figure() makes one")
+    with styled():
+        yield figure, list(figure.subplots(1, 2))
 
 
 def _clock(result: "Result") -> str:

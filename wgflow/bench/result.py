@@ -171,9 +171,9 @@ class Result(Checked):
         """
         return table(self, time, width or terminal())
 
-    def plot(self, time: float | None = None) -> "Figure":
-        """Draw errors against step size and against seconds; returns a figure of matplotlib (extra ``plot``)."""
-        return picture(self, time)
+    def plot(self, time: float | None = None, *, figure: "Figure | None" = None) -> "Figure":
+        """Draw errors against step size and seconds, in a new figure of matplotlib (extra ``plot``) or in ``figure``; returns it."""
+        return picture(self, time, figure)
 
     def __str__(self) -> str:
         """Return the table."""
