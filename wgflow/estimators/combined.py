@@ -1,5 +1,6 @@
 """Estimators made of others: at unit speed, and added up."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ class _Asks(Estimator):
     gives_potential = False
     is_function = False
 
+    @abstractmethod
     def _asked(self) -> tuple[Estimator, ...]:
-        raise NotImplementedError
+        """Return the estimators it is made of."""
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -12,7 +12,7 @@ from typing import Any
 from wgflow import Estimator, Functional, Kernel, Measure, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
 from wgflow.maps import TransportMap
-from wgflow.testing import _duality  # noqa: F401  its checks join those of functionals
+from wgflow.testing import _duality, _orders  # noqa: F401  their checks join those of functionals and solvers
 from wgflow.testing._checks import Check, Report, Suite, run_all
 from wgflow.testing._estimators import ESTIMATOR, EstimatorCase
 from wgflow.testing._functionals import FUNCTIONAL, FunctionalCase

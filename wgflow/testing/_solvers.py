@@ -1,9 +1,8 @@
 """What a solver owes its callers."""
 
-import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,9 @@ from wgflow import (
     Checkpoint,
     Functional,
     Grid,
-    InteractionEnergy,
     MovingMeasure,
     Particles,
     PotentialEnergy,
-    PowerLaw,
     Pushforward,
     Regression,
     Solver,
@@ -40,8 +37,7 @@ from wgflow.core.rng import generator, global_generators
 from wgflow.maps import Affine
 from wgflow.storage.state import load_state, state_dict, tensors
 from wgflow.testing._arguments import refuses_wrong_arguments
-from wgflow.testing._checks import Suite, applies, close
-from wgflow.testing._precision import double_precision
+from wgflow.testing._checks import Suite, close
 from wgflow.testing._worlds import global_state_kept, points, through_a_file, untouched
 
 
@@ -101,7 +97,7 @@ def _functionals() -> list[Functional]:
     banana = lambda x: -0.5 * (x[:, 0].square() + (x[:, 1] - x[:, 0].square() / 4).square())  # noqa: E731
     return [
         KL(Unnormalised(banana, 2)),
-        _quadratic(),
+        quadratic(),
         KL(StandardNormal(2, dtype=torch.float32), 64),
         W1(StandardNormal(2, dtype=torch.float32), 64),
     ]
@@ -261,66 +257,9 @@ def inputs_are_left_as_they_were(case: SolverCase) -> None:
     untouched(held, lambda: case.flow(num_steps=2), "a flow changes what it is given")
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """A flow of particles whose end at time 1 is known."""
-
-    name: str
-    F: Functional
-    start: Particles
-    end: Tensor
-
-
-def _problems() -> list[_Problem]:
-    with double_precision():
-        x = torch.tensor([[0.1], [-0.6]])
-        well = PotentialEnergy(lambda x: (x.square() - 1).square().sum(1) / 4)
-        ends = x * math.e / (1 + x * x * math.expm1(2.0)).sqrt()
-        cloud = Particles(torch.tensor([[0.0, 1.0], [2.0, 0.5], [-1.0, 3.0]]), torch.tensor([0.2, 0.3, 0.5]).log())
-        mean = (cloud.w[:, None] * cloud.x).sum(0)
-        attraction = InteractionEnergy(1.5 * PowerLaw(2))
-        return [
-            _Problem("the double well (x²-1)²/4", well, Particles(x), ends),
-            _Problem("quadratic attraction", attraction, cloud, mean + math.exp(-1.5) * (cloud.x - mean)),
-            _Problem("a quadratic potential", _quadratic(), Particles(x), x / math.e),
-        ]
-
-
-def _quadratic() -> PotentialEnergy:
+def quadratic() -> PotentialEnergy:
+    """Return half of the squared distance from the origin, with its closed form of an implicit step."""
     return PotentialEnergy(lambda x: x.square().sum(1) / 2, proximal=lambda x, h: x / (1 + h))
-
-
-def _observed(case: SolverCase, errors: Callable[[list[Tensor], _Problem], list[Tensor]], against: str) -> None:
-    """Hold a solver to its order by the errors that are made of its ends at successively halved steps."""
-    solver, order = case.solver, case.solver.order
-    applies(order is not None, "it declares no order")
-    assert order is not None
-    problems = [q for q in _problems() if why_not(q.F, solver, q.start) is None]
-    applies(problems, "it accepts no smooth problem of particles whose solution is known")
-    coarsest = 5 if solver.implicit else 16
-    for q in problems[:2]:
-        flows = [
-            solve(q.F, solver, q.start, step_size=1 / n, num_steps=n) for n in (coarsest, 2 * coarsest, 4 * coarsest)
-        ]
-        sizes = [float(e.norm()) for e in errors([flow.measure.x for flow in flows], q)]  # type: ignore[attr-defined]
-        orders = [math.log2(a / b) if a > 0 < b else math.inf for a, b in itertools.pairwise(sizes)]
-        advice = " An implicit solver shows it with an exact inner minimiser only, such as optim=LBFGS(), iters=1."
-        assert all(abs(s - order) <= 0.15 for s in orders), (
-            f"order = {order} is declared, and {against} on {q.name}, {', '.join(f'{e:.2g}' for e in sizes)} with halved steps, shows "
-            f"{', '.join(f'{s:.2f}' for s in orders)}.{advice if solver.implicit else ''}"
-        )
-
-
-@SOLVER.check
-def order_shows_against_the_exact_flow(case: SolverCase) -> None:
-    """Halving the step divides the error to the exact gradient flow by 2^order, on smooth problems of particles."""
-    _observed(case, lambda ends, q: [x - q.end for x in ends], "the error to the exact flow")
-
-
-@SOLVER.check
-def order_shows_between_its_own_steps(case: SolverCase) -> None:
-    """Halving the step divides its effect by 2^order, whatever flow the solver converges to."""
-    _observed(case, lambda ends, q: [y - x for x, y in itertools.pairwise(ends)], "the effect of halving the step")
 
 
 @SOLVER.check
