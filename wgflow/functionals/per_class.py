@@ -18,7 +18,8 @@ class PerClass(Wrapped):
     r"""The functional :math:`\rho\mapsto\sum_c\rho(c)\,F(\rho(\cdot|c)\,|\,\nu(\cdot|c))` of points with their class behind them.
 
     A particle is moved by the flow of its class, however many points that has: no label is moved, and no mass between
-    classes. All classes, and all places of all features, are solved at once.
+    classes. All classes, and all places of all features, are solved at once. How many points a class has in a batch is read from
+    the device, twice a cloud and not once a class.
 
     Parameters
     ----------
@@ -73,15 +74,17 @@ class PerClass(Wrapped):
         rho = clouds[0]
         x, ours = self._parted(rho.x)
         w, found = rho.w, []
-        theirs = {id(m): (m, *self._parted(drawn(m[0]).x)) for m in self.term.targets()}  # type: ignore[index]
-        for c in range(ours.shape[1]):
-            index = _of_class(ours, c)
+        theirs = {}
+        for m in self.term.targets():
+            y, labels = self._parted(drawn(m[0]).x)  # type: ignore[index]
+            theirs[id(m)] = m, y, _by_class(labels)
+        for c, index in enumerate(_by_class(ours)):
             if len(index) == 0:
                 continue
 
             def seen(m: Measure, c: int = c) -> Stack:
-                held, y, labels = theirs[id(m)]
-                return Stack.of(_picked(held[0], y, _of_class(labels, c), c))  # type: ignore[index]
+                held, y, classes = theirs[id(m)]
+                return Stack.of(_picked(held[0], y, classes[c], c))  # type: ignore[index]
 
             one = Stack.of(_picked(rho, x, index, c))
             mass = w[index].sum()
@@ -94,8 +97,10 @@ class PerClass(Wrapped):
         return parted(points, self._event_shape)
 
 
-def _of_class(labels: Tensor, c: int) -> Tensor:
-    return (labels[:, c] > 0.5).nonzero()[:, 0]
+def _by_class(labels: Tensor) -> tuple[Tensor, ...]:
+    """Return the numbers of the points of every class, in their order; a point may be of several."""
+    belongs = labels.T > 0.5
+    return belongs.nonzero()[:, 1].split(belongs.sum(1).tolist())
 
 
 def _picked(p: Particles, x: Tensor, index: Tensor, c: int) -> Particles:
