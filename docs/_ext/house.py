@@ -107,9 +107,9 @@ def _box(ax: Any, x: float, y: float, width: float, name: str) -> None:
     ax.add_patch(_rounded((x + 0.004, y + 0.06), width - 0.008, 0.86, colour))
     text = "The public names: all that import wgflow as wg offers." if name == "wgflow" else says(name)
     text = text.replace(r":math:`k(x,y)=\kappa(|x-y|^2)`", "k(|x − y|²)")
-    lines = textwrap.wrap(text, int(158 * width))
+    lines = textwrap.wrap(text, int(146 * width))
     ax.text(x + 0.014, y + 0.75, name, fontsize=10, fontweight="bold", color=colour, va="center")
-    ax.text(x + 0.014, y + 0.58, "\n".join(lines), fontsize=7.6, color="0.2", va="top", linespacing=1.15)
+    ax.text(x + 0.014, y + 0.58, "\n".join(lines), fontsize=7.4, color="0.2", va="top", linespacing=1.15)
 
 
 def _rounded(corner: tuple[float, float], width: float, height: float, colour: str) -> Any:
