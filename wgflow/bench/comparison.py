@@ -3,11 +3,10 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wgflow import Callback, Functional, Grid, MovingMeasure, Particles, Save, solve, why_not
 from wgflow.bench.counting import Counts, counted
@@ -17,7 +16,11 @@ from wgflow.bench.problem import Method, Problem, as_method
 from wgflow.bench.result import Result, Row, Status
 from wgflow.core.errors import BadInput, Diverged, NotConverged, WgflowError
 from wgflow.core.fields import Count, Positive, Whole, checked
+from wgflow.core.progress import progress_bar
 from wgflow.core.rng import generator
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _ITERATIONS = "/iterations"
 _SAME = 1e-3
@@ -58,13 +61,15 @@ def compare(
     Raises
     ------
     BadInput
-        For no method, no step size, one that does not fit into the times of the problem, or an error that is no number.
+        For no method, no step size, one that does not fit into the times of the problem, a method that takes none of them, or an error
+        of the start that is no number.
 
     Notes
     -----
     Every method first makes one step that is not measured, or two on particles: imports and allocations are then nobody's, and it is
     seen whether seeds make a difference. Errors are taken outside of the clock. What a user's function raises on its own account ends
-    the comparison.
+    the comparison, and so does Ctrl-C: the exception has a note of the method and the step size, and the ``Result`` of all rows before
+    as its attribute ``result`` where there are any.
     """
     ways = {label: as_method(m, label) for label, m in (problem.methods if methods is None else methods).items()}
     sizes = tuple(problem.step_sizes if step_sizes is None else step_sizes)
@@ -80,26 +85,39 @@ def compare(
     jobs = [(label, m, h) for label, m in ways.items() for h in sizes if m.takes(h)]
     for _, method, h in jobs:
         method.with_step(h)
+    for label, method in ways.items():
+        if not any(method.takes(h) for h in sizes):
+            raise BadInput(
+                f"methods[{label!r}] takes none of the step sizes {list(sizes)}: it has its own, {list(method.step_sizes or ())}"
+            )
     judge, start = Judge.of(problem), start_of(problem.initial, which[0])
     start_errors = judge.start_errors(start)
     rows, floors = list[Row](), dict[str, float]()
-    with tqdm(
-        total=sum(len(which[: m.seeds]) for _, m, _ in jobs), disable=not progress, mininterval=0.5, leave=False
-    ) as bar:
+
+    def result() -> Result:
+        return Result(
+            problem=problem.title,
+            times=problem.times,
+            step_sizes=sizes,
+            seeds=which,
+            start_errors=start_errors,
+            rows=tuple(rows),
+            about=record(start.device),
+        )
+
+    with progress_bar(total=sum(len(which[: m.seeds]) for _, m, _ in jobs), disable=not progress, leave=False) as bar:
         for label, method, h in jobs:
             bar.set_description_str(f"{label}, h = {h:g}")
-            if label not in floors:
-                floors[label] = _floor(problem, method, h, which[0], judge)
-            rows.append(_row(problem, label, method, h, which[: method.seeds], judge, floors[label], bar))
-    return Result(
-        problem=problem.title,
-        times=problem.times,
-        step_sizes=sizes,
-        seeds=which,
-        start_errors=start_errors,
-        rows=tuple(rows),
-        about=record(start.device),
-    )
+            try:
+                if label not in floors:
+                    floors[label] = _floor(problem, method, h, which[0], judge)
+                rows.append(_row(problem, label, method, h, which[: method.seeds], judge, floors[label], bar))
+            except BaseException as error:
+                error.add_note(f"in the comparison of {problem.title!r}, method {label!r}, step size {h:g}")
+                if rows:  # hours, it may be
+                    vars(error)["result"] = result()
+                raise
+    return result()
 
 
 @dataclass
@@ -161,7 +179,10 @@ def _floor(problem: Problem, method: Method, h: float, seed: int, judge: Judge) 
             if not isinstance(begun, Particles) or not isinstance(end, Particles):
                 break
             ends.append((begun.x, end.x))
-    return judge.floor(method, start, noisy=len(ends) == 2 and _differ(*ends))
+    try:
+        return judge.floor(method, start, noisy=len(ends) == 2 and _differ(*ends))
+    except WgflowError:  # as above, where its measure is none that the error is taken of
+        return 0.0
 
 
 def _differ(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
@@ -230,11 +251,12 @@ def _run(problem: Problem, method: Method, h: float, seed: int, judge: Judge) ->
                 F, solver, start, step_size=h, num_steps=problem.steps(h), seed=seed, save=Save(0), callbacks=[watch]
             )
             seconds = clock()[0] - begun - watch.away
+        after = peak_memory_mb(device)
+        errors = (*watch.errors, judge.at(flow.measure, problem.horizon))
     except Diverged as error:
         return _Outcome("diverged", str(error))
     except WgflowError as error:
         return _Outcome("refused", str(error))
-    after = peak_memory_mb(device)
     inner = [row[key] for row in flow.history for key in row if key.endswith(_ITERATIONS)]
     missed = ", ".join(
         f"{name} missed its tolerance in {share:.0%} of the steps" for name, share in flow.unconverged.items()
@@ -242,7 +264,7 @@ def _run(problem: Problem, method: Method, h: float, seed: int, judge: Judge) ->
     return _Outcome(
         "unconverged" if flow.unconverged else "done",
         missed,
-        (*watch.errors, judge.at(flow.measure, problem.horizon)),
+        errors,
         seconds,
         counts.gradients,
         counts.networks,

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from wgflow.core.errors import BadInput, MissingDependency
 from wgflow.core.fields import Count, checked
 from wgflow.core.imports import require
+from wgflow.core.progress import progress_bar
 from wgflow.driver.solution import Solution
 from wgflow.plotting._curves import Quantity, energy
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
@@ -126,7 +126,7 @@ def animate(
         panels = figure.subplots(1, columns, squeeze=False)[0]
         mark = None if quantity is None else _energy_panel(panels[1], solution, quantity, exact)
         film = _Film(canvas, panels[0], stage, color, line_top(stage, shown), mark)
-        bar = tqdm(shown, desc=target.name, unit="frame", disable=not progress)
+        bar = progress_bar(shown, desc=target.name, unit="frame", disable=not progress)
         write = _write_gif if target.suffix == ".gif" else _write_mp4
         with replacing(target) as file:
             return Movie(target, write(file, film.picture(shown[-1]), (film.picture(frame) for frame in bar), fps))

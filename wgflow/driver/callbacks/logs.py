@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from wgflow.core.errors import BadInput, CannotWrite
 from wgflow.core.fields import checked
+from wgflow.core.progress import progress_bar
 from wgflow.core.typing import Info
 from wgflow.driver.callbacks.base import Callback
 from wgflow.storage.files import open_own, reason
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """A progress bar over the updates, with a few of the reported quantities.
+    """A progress bar over the updates, with a few of the reported quantities; a line a minute where it goes to a file.
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ class Progress(Callback):
 
     def on_start(self, run: "Run") -> None:
         """Open the bar where the run stands."""
-        self.bar = tqdm(total=run.total_updates, initial=run.updates, disable=self.disable, mininterval=0.5)
+        self.bar = progress_bar(total=run.total_updates, initial=run.updates, disable=self.disable)
         self.begun = None if run.updates else 0  # where the step in progress began; unknown in the middle of a run
 
     def on_update(self, run: "Run", info: Info) -> None:
