@@ -129,3 +129,14 @@ def test_moments_of_a_start_are_those_of_its_law():
     torch.testing.assert_close(found.mean, start.mean)
     torch.testing.assert_close(found.cov, start.cov)
     assert found.mean.dtype == double([0.0]).dtype
+
+
+def test_the_error_of_a_mixture_sees_weights():
+    """A point without weight is none, and the distance of many is that of exact transport."""
+    exact = wg.Particles(torch.linspace(-2, 3, 600, dtype=torch.float64)[:, None])
+    x, w = double([[0.5], [-1.0], [7.0], [2.0]]), double([1.0, 1.0, 0.0, 1.0])
+    few = bench.ready.quantile_error(wg.Particles(x, w.log()), exact)
+    assert few == pytest.approx(bench.ready.quantile_error(wg.Particles(x[[0, 1, 3]]), exact))
+    many = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weighted = wg.Particles(many, -many[:, 0].square())
+    assert bench.ready.quantile_error(weighted, exact) == pytest.approx(bench.w2_error(weighted, exact), rel=0.01)

@@ -134,13 +134,19 @@ def mixture_pair() -> tuple[Gaussian, GaussianMixture]:
 
 
 def quantile_error(measure: MovingMeasure, exact: Particles) -> float:
-    r"""Return :math:`W_2` on a line, of as many quantiles as there are points, which then have no error for being few."""
+    r"""Return :math:`W_2` on a line, of as many quantiles as there are points, which then have no error for being few.
+
+    A point stands for the quantile in the middle of its mass.
+    """
     if isinstance(measure, Grid):
-        mine = Line(measure.low[0], measure.high[0], len(measure.mass)).quantiles(measure.mass.cpu().numpy(), DRAWS)
+        line = Line(measure.low[0], measure.high[0], len(measure.mass))
+        mine = Particles(line.quantiles(measure.mass.cpu().numpy(), DRAWS)[:, None])
     else:
-        mine = cloud(measure).x[:, 0].sort()[0].cpu()
-    theirs = np.interp(levels(len(mine)), levels(len(exact)), exact.x[:, 0])
-    return math.sqrt(float((mine - torch.from_numpy(theirs)).square().mean()))
+        mine = cloud(measure)
+    x, order = mine.x[:, 0].cpu().sort()
+    w = mine.w.cpu()[order]
+    theirs = np.interp(w.cumsum(0) - w / 2, levels(len(exact)), exact.x[:, 0])
+    return math.sqrt(float(w @ (x - torch.from_numpy(theirs)).square()))
 
 
 @checked
