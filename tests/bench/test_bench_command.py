@@ -29,6 +29,14 @@ def with_methods():
 def nothing():
     return 3
 
+def stopped():
+    def error(measure, exact):
+        if abs(float(measure.x[0]) - 0.9**10) < 1e-9:  # the end at step size 0.1
+            raise KeyboardInterrupt
+        return wg.bench.path_error(measure, exact)
+
+    return wg.bench.Problem(V, wg.Particles(X), lambda t: math.exp(-t) * X, error)
+
 def of_something(x):
     return PROBLEM
 """
@@ -74,6 +82,25 @@ def test_a_problem_and_a_solver_of_ones_own_by_their_names(module, capsys):
     assert "Errors at time 0.4" in shown
     assert "Errors at time 1;" in shown
     assert str(Path.cwd()) not in sys.path
+
+
+def test_a_comparison_that_is_stopped_keeps_what_there_is(module, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    words = ["--solvers", "forward_euler", "--step-sizes", "0.2,0.1", "--save", str(path)]
+    assert main(["bench", "--problem", f"{module}:stopped", *words]) == 130
+    kept = bench.load(path)
+    assert [(row.step_size, row.status) for row in kept.rows] == [(0.2, "done")]
+    assert capsys.readouterr().out.strip() == str(kept.table())
+
+
+def test_a_comparison_that_cannot_be_written_is_printed(module, tmp_path, monkeypatch, capsys):
+    def refused(self, path):
+        raise wg.CannotWrite("the disk is full")
+
+    monkeypatch.setattr(bench.Result, "save", refused)
+    words = ["--solvers", "forward_euler", "--step-sizes", "0.2", "--save", str(tmp_path / "mine.json")]
+    assert main(["bench", "--problem", f"{module}:PROBLEM", *words]) == 2
+    assert "one of my own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,7 @@ def test_a_problem_is_checked_when_it_is_made(change: dict, words: str) -> None:
         ({"step_sizes": []}, "at least one"),
         ({"step_sizes": [0.1, 0.1]}, "each once"),
         ({"step_sizes": [0.07]}, "does not divide"),
+        ({"methods": {"it": bench.Method(wg.Heun(), step_sizes=(0.25,))}}, r"takes none of the step sizes \[0\.2"),
         ({"seeds": 0}, "seeds"),
         ({"seeds": [1, 1]}, "each once"),
     ],
@@ -289,6 +290,49 @@ def test_a_comparison_is_checked_before_it_runs(options: dict, words: str) -> No
 def test_what_a_user_returns_is_looked_at(reference: object, error: object, words: str) -> None:
     with pytest.raises(wg.BadInput, match=words):
         compare(replace(quadratic(), reference=reference, error=error), {"Euler": wg.ForwardEuler()})
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("mine"), KeyboardInterrupt()], ids=["an error", "Ctrl-C"])
+def test_what_ends_a_comparison_says_where_and_keeps_what_there_is(error: BaseException) -> None:
+    def far(measure: wg.Particles, exact: torch.Tensor) -> float:
+        if abs(float(measure.x[0]) - (1 - 0.1 + 0.005) ** 10) < 1e-12:  # the end of Heun at 0.1
+            raise error
+        return bench.path_error(measure, exact)
+
+    methods = {"Euler": wg.ForwardEuler(), "Heun": wg.Heun()}
+    with pytest.raises(type(error)) as caught:
+        compare(replace(quadratic(), error=far), methods)
+    assert caught.value.__notes__ == ["in the comparison of 'PotentialEnergy', method 'Heun', step size 0.1"]
+    kept = caught.value.result
+    whole = compare(quadratic(), methods)
+    assert [(r.method, r.step_size, r.errors) for r in kept.rows] == [
+        (r.method, r.step_size, r.errors) for r in whole.rows[:4]
+    ]
+    assert kept.order("Euler") == whole.order("Euler")
+    assert "Heun" in kept.table()
+
+
+@pytest.mark.parametrize("times", [(1.0,), (0.4, 1.0)])
+def test_a_measure_that_the_error_is_not_taken_of_is_a_row_with_the_reason(times: tuple[float, ...]) -> None:
+    """Positions of two particles cannot be compared with those of four, at no time; other methods go on."""
+    methods = {
+        "four": bench.Method(wg.ForwardEuler(), initial=wg.Particles(X.repeat(2, 1))),
+        "Euler": wg.ForwardEuler(),
+    }
+    result = compare(quadratic(times=times), methods)
+    assert [row.status for row in result.rows] == ["refused"] * 3 + ["done"] * 3
+    assert "exact positions (2, 1), one a particle, and the flow has (4, 1)" in result.rows[0].reason
+
+
+def test_a_law_without_draws_has_the_floor_of_its_start() -> None:
+    """A flow that contracts to a point: its last covariance is singular."""
+    law = lambda t: wg.reference.Moments(double([0.0]), double([[1.0 - t]]))  # noqa: E731
+    draw = lambda rng: wg.Particles(torch.randn(20, 1, generator=rng, dtype=torch.float64))  # noqa: E731
+    (row,) = compare(
+        replace(quadratic(), initial=draw, reference=law), {"Euler": wg.ForwardEuler()}, step_sizes=[0.5], seeds=2
+    ).rows
+    start = draw(torch.Generator().manual_seed(0))
+    assert 0 < row.floor < bench.moment_error(start, wg.reference.Moments(double([0.0]), double([[0.0]])))
 
 
 def test_the_error_goes_by_what_the_reference_is() -> None:

@@ -2,12 +2,12 @@
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from wgflow import MovingMeasure, Particles
 from wgflow.bench.problem import Initial, Method, Problem
-from wgflow.bench.scores import Error, error_for, exact_draws
+from wgflow.bench.scores import Error, drawable, error_for
 from wgflow.core.errors import BadInput, WgflowError
 from wgflow.core.outputs import number
 from wgflow.core.rng import generator, mixed
@@ -74,12 +74,13 @@ class Judge:
 
     def _floor_of_noise(self, start: MovingMeasure) -> float:
         """Mean error of as many draws of the exact law itself, where they can be made."""
-        if not isinstance(start, Particles):
+        exact, found = self.exact[self.problem.horizon], list[float]()
+        law = drawable(exact)
+        if law is None or not isinstance(start, Particles):
             return 0.0
-        exact, rng, found = self.exact[self.problem.horizon], generator(mixed(0, 1), start.device), list[float]()
+        rng = generator(mixed(0, 1), law.device)  # of the reference, which need not be where the flow is
         for _ in range(_FLOOR_DRAWS):
-            drawn = exact_draws(exact, len(start), rng)
-            if drawn is None:
-                return 0.0
-            found.append(self(replace(drawn, x=drawn.x.to(start.x.dtype)), exact))
+            drawn = law.draw(len(start), rng)
+            log_w = None if drawn.log_w is None else drawn.log_w.to(start.x)
+            found.append(self(Particles(drawn.x.to(start.x), log_w), exact))
         return sum(found) / len(found)

@@ -21,13 +21,13 @@ class Clock:
     """Seconds of work: CPU time of this process on a CPU, waited-for wall time on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.device, self.cuda = device, device.type == "cuda"
         self.name = "wall time, device waited for" if self.cuda else "CPU time of the process"
 
     def __call__(self) -> tuple[float, float]:
         """Return work seconds and wall seconds."""
         if self.cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
             now = time.perf_counter()
             return now, now
         return time.process_time(), time.perf_counter()

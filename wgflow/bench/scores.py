@@ -77,8 +77,11 @@ def error_for(exact: Any) -> Error:
     )
 
 
-def exact_draws(exact: Any, n: int, rng: torch.Generator) -> Particles | None:
-    """Return n draws of the exact law itself, or None where it cannot be drawn from."""
+def drawable(exact: Any) -> Measure | None:
+    """Return the exact law itself, or None where it cannot be drawn from."""
     if isinstance(exact, Moments):
-        exact = exact.gaussian()
-    return exact.draw(n, rng) if isinstance(exact, Measure) and exact.can_draw else None
+        try:
+            exact = exact.gaussian()
+        except BadInput:  # a singular covariance
+            return None
+    return exact if isinstance(exact, Measure) and exact.can_draw else None

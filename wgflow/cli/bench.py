@@ -17,7 +17,7 @@ from wgflow.core.rules import rule_of
 from wgflow.core.words import read
 
 if TYPE_CHECKING:
-    from wgflow.bench import Problem
+    from wgflow.bench import Problem, Result
 
 
 def bench(
@@ -112,10 +112,22 @@ def compare(
     if methods is None and not problem.methods:
         raise BadInput(f"{problem.title} names no methods of its own: say which solvers, --solvers forward_euler,heun")
     sizes = None if step_sizes is None else [_size(word) for word in _words(step_sizes, "step_sizes")]
-    result = run(problem, methods, step_sizes=sizes, seeds=seeds)
-    if save is not None:
-        result.save(save)
-    print("\n\n".join(str(result.table(time)) for time in result.times))
+    try:
+        result = run(problem, methods, step_sizes=sizes, seeds=seeds)
+    except BaseException as error:  # Ctrl-C, or an error of the user's own function
+        if (found := getattr(error, "result", None)) is not None:
+            _keep(found, save, plot)
+        raise
+    _keep(result, save, plot)
+
+
+def _keep(result: "Result", save: str | None, plot: str | None) -> None:
+    """Write and print a comparison; what cannot be written is printed all the same."""
+    try:
+        if save is not None:
+            result.save(save)
+    finally:
+        print("\n\n".join(str(result.table(time)) for time in result.times))
     if plot is not None:
         result.plot().savefig(plot, dpi=150)
 
