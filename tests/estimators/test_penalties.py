@@ -66,10 +66,22 @@ def test_pairs_are_independent_of_the_order_of_the_points() -> None:
     assert not torch.equal(one, two)
 
 
-def test_a_pair_weighs_as_much_as_its_points() -> None:
-    heavy = Particles(X.x, double([0.0, -torch.inf]))
-    at = GradientPenalty().where(heavy, Y, rng())
-    assert sorted(at.w.tolist()) == [0.0, 1.0]
+@pytest.mark.parametrize("seed", range(5))
+def test_points_without_weight_are_in_no_pair(seed: int) -> None:
+    """Also where most have none: of pairs that weigh as much as both points together, all might have none, and their mean is NaN."""
+    x, y = (Particles(p.x[:2], double([0.0, -torch.inf])) for p in (X, Y))
+    penalty = GradientPenalty(1.0)
+    at = penalty.where(x, y, rng(seed))
+    torch.testing.assert_close(at.x, at.x[:, :1] * double([[1.0, 0.0]]))  # from (0, 0) to (4, 0)
+    v = linear(3.0, 0.0)(at.x.requires_grad_(True))[:, 0]
+    assert float(penalty(v, at).detach()) == pytest.approx(4, abs=1e-12)
+
+
+def test_points_are_paired_by_weight() -> None:
+    n = 1000
+    x = Particles(torch.arange(2.0).repeat(n)[:, None], torch.tensor([0.9, 0.1]).log().repeat(n))
+    at = GradientPenalty().where(x, Particles(torch.full((2 * n, 1), 0.5)), rng())
+    assert float((at.w[:, None] * (at.x > 0.5)).sum()) == pytest.approx(0.1, abs=0.027)  # four standard errors
 
 
 def test_the_gradient_reaches_the_parameters_through_the_slope() -> None:

@@ -87,7 +87,7 @@ class GradientPenalty(Penalty):
 
     Notes
     -----
-    Pairs are independent, as many as the smaller batch has points, and a pair weighs as much as its two points together; of several
+    Pairs are independent, as many as the smaller batch has points; points that have weights are drawn by them. Of several
     processes, each pairs the points of its own share. One forward pass, one backward pass and a backward pass of that one.
 
     A critic between two point masses at distance r has the slope :math:`1+r/2\lambda` at the optimum of ``"lp"`` and ``"gp"``: it
@@ -109,11 +109,9 @@ class GradientPenalty(Penalty):
     def where(self, rho: Particles, nu: Particles, rng: torch.Generator) -> Particles:
         """Return one point on the segment of every pair."""
         k = min(len(rho), len(nu))
-        i, j = (torch.randperm(len(p), generator=rng, device=rng.device)[:k] for p in (rho, nu))
-        x, y = rho.x.detach()[i], nu.x.detach()[j]
+        x, y = (p.resampled(k, rng).x.detach() for p in (rho, nu))
         a = torch.rand(k, *[1] * (x.dim() - 1), generator=rng, device=rng.device, dtype=x.dtype)
-        logs = [p.log_w.detach()[index] for p, index in ((rho, i), (nu, j)) if p.log_w is not None]
-        return Particles(torch.lerp(x, y, a), torch.stack(logs).sum(0) if logs else None)
+        return Particles(torch.lerp(x, y, a))
 
     def __call__(self, v: Tensor, at: Particles) -> Scalar:
         """Penalty from the critic's values ``v`` at the points ``at``, which require gradient."""
