@@ -133,6 +133,18 @@ def test_the_potential_of_a_critic_is_the_first_variation_of_a_multiple():
         torch.testing.assert_close(phi - rho.mean(phi), centred)
 
 
+def test_the_potential_of_a_critic_holds_the_potential_energies_of_a_sum():
+    critic, (_, F) = Critic(Table(ATOMS)), on_atoms("kl")
+    es = critic.init(F, rng())
+    es.net.v.data = double([0.4, -0.3, 0.1])
+    own = critic.potential(F, ATOMS, es)
+    torch.testing.assert_close(critic.potential(3 * (F + V), ATOMS, es), 3 * (own + V.at_points(ATOMS)))
+    rho = Particles(ATOMS, RHO.log())
+    centred, _ = critic.gradient(F + V, rho, es)
+    phi = critic.potential(F + V, ATOMS, es)
+    torch.testing.assert_close(phi - rho.mean(phi), centred)
+
+
 @dataclass(frozen=True)
 class Entropic(Functional):
     """Declares an energy and a temperature."""

@@ -148,8 +148,10 @@ class Critic(Estimator):
             raise Unsupported(
                 f"the potential of {type(F).__name__} depends on the law: take gradient(F, rho, state) at one"
             )
+        rho = Particles(x)
         with torch.no_grad():
-            return F.witness(_evaluated(F, es)(x))
+            mean = self.surrogate(F, rho, es)
+        return mean + self.gradient(F, rho, es)[0]
 
 
 class _Looked(NamedTuple):
