@@ -50,6 +50,17 @@ def test_the_potential_of_the_plan_attains_the_squared_w2() -> None:
     assert float(F.value(rho)) == pytest.approx(10, rel=1e-12)
 
 
+@pytest.mark.parametrize("n", [20, 100])
+def test_no_critic_exceeds_the_squared_w2_of_far_clusters(n: int) -> None:
+    """In float32, where squared distances as a product would be wrong by more than they are."""
+    centres = torch.tensor([[-1e4, 0.0], [1e4, 0.0]]).repeat(n // 2, 1)
+    x, y = (centres + torch.randn(n, 2, generator=rng(seed)) for seed in (1, 2))
+    F = SquaredW2(Particles(y))
+    critic = lambda p: 0.3 * p[:, 1]  # noqa: E731
+    exact = float(SquaredW2(Particles(y.double())).variational(critic, Particles(x.double())))
+    assert float(F.variational(critic, Particles(x))) == pytest.approx(exact, abs=1e-5)
+
+
 def test_the_multiple_of_a_dual_is_the_dual_of_the_multiple() -> None:
     rho, F = cloud(7, 3), SquaredW2(cloud(5, 8))
     net = lambda y: y.square().sum(1).sin()  # noqa: E731

@@ -138,6 +138,26 @@ def test_of_several_partners_the_nearest_counts(d: int) -> None:
     assert W1(Particles(y)).remaining(heavy).min() == 0
 
 
+@pytest.mark.parametrize("log_w", [-20.0, -30.0, -45.0, -300.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 2])
+def test_light_particles_land_and_stay_too(d: int, dtype: torch.dtype, log_w: float) -> None:
+    x, y = (torch.randn(n, d, generator=rng(n)).to(dtype) for n in (9, 8))
+    weights = torch.zeros(9, dtype=dtype)
+    weights[4] = log_w
+    flow = solve(W1(Particles(y)), BoundedEuler(), Particles(x, weights), step_size=0.3, num_steps=40)
+    landed = flow.measure.x[4]
+    assert float((y - landed).norm(dim=1).min()) < 1e-6
+    assert float((flow.saved[-2].x[4] - landed).norm()) < 1e-6
+
+
+def test_a_particle_without_weight_has_no_distance_to_go() -> None:
+    for d in (1, 2):
+        p = Particles(torch.ones(2, d, dtype=torch.float64), double([0.0, -torch.inf]))
+        remaining = W1(Particles(torch.zeros(2, d, dtype=torch.float64))).remaining(p)
+        assert remaining.tolist() == pytest.approx([math.sqrt(d), math.inf])
+
+
 def test_bounded_steps_are_refused_where_no_distance_is_known() -> None:
     x = Particles(torch.zeros(3, 2))
     for F in (

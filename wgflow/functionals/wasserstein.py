@@ -15,9 +15,10 @@ from wgflow.functionals.base import Functional, Potential, drawn, register_funct
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.measures import Measure, Particles, StandardNormal
 from wgflow.numerics.cache import remember
+from wgflow.numerics.distances import stacked_squares
 from wgflow.numerics.exact_transport import Plan, assignment, distances, unit, weighted
 from wgflow.numerics.once import Derivatives, differentiable_once
-from wgflow.numerics.quantiles import Line, projected_cost
+from wgflow.numerics.quantiles import LIGHT, Line, projected_cost
 
 MAX_PAIRS = 2**24
 """Largest product of the counts of the two clouds in two or more dimensions, where costs are a dense matrix."""
@@ -60,11 +61,13 @@ class ExactTransport(Functional):
 
     @torch.no_grad()
     def remaining(self, rho: Particles) -> Tensor:
-        """Return the distance (n,) of every particle to the nearest of its partners in the plan."""
+        """Return the distance (n,) of every particle to the nearest of its partners in the plan; infinite for one without weight."""
         nu = comparable(rho, self.target)
         x, y = rho.x.flatten(1), nu.x.flatten(1)
         rows, columns, mass = _pairs(x, weights(rho), y, weights(nu), self.power)
-        far = (x[rows] - y[columns]).norm(dim=1).masked_fill(mass <= 1e-12, torch.inf)  # less mass is rounding
+        whole = mass.new_zeros(len(x)).index_add_(0, rows, mass)
+        rounding = (1e-6 * whole[rows]).clamp(max=1e-12)  # of a light particle all is little
+        far = (x[rows] - y[columns]).norm(dim=1).masked_fill(mass <= rounding, torch.inf)
         return torch.full_like(x[:, 0], torch.inf).scatter_reduce(0, rows, far, "amin")
 
     @torch.no_grad()
@@ -164,10 +167,11 @@ class SquaredW2(ExactTransport):
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         r"""Return :math:`E_\rho\varphi+E_\nu\varphi^c`, with the c-transform over the points of both batches."""
         nu = comparable(rho, self.target)
-        points = [(p.x.flatten(1) - nu.x.flatten(1).mean(0), self.witness(net(p.x))) for p in (rho, nu)]
-        y = points[1][0]
-        least = torch.stack([(torch.cdist(z, y).square() - phi[:, None]).amin(0) for z, phi in points]).amin(0)
-        return self.surrogate(net, rho) + nu.mean(least)
+        y, least = nu.x.flatten(1)[None], []
+        for p in (rho, nu):
+            cost = stacked_squares(p.x.flatten(1)[None], y)[0]
+            least.append((cost - self.witness(net(p.x))[:, None]).amin(0))
+        return self.surrogate(net, rho) + nu.mean(torch.stack(least).amin(0))
 
 
 @register_functional("w1")
@@ -249,7 +253,15 @@ def _pairs(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> 
     ends = torch.cat(levels).sort().values
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     i, j = (torch.searchsorted(level, (starts + ends) / 2).clamp(max=len(level) - 1) for level in levels)
-    return orders[0][i], orders[1][j], ends - starts
+    mass = ends - starts
+    if a is not None:
+        # A particle so light that its mass is no difference of levels goes to its own level, as its slope does.
+        own = a[orders[0]].double() / a.sum(dtype=torch.float64)
+        light = own < LIGHT
+        i = torch.cat([i, torch.arange(len(own), device=i.device)])
+        j = torch.cat([j, torch.searchsorted(levels[1], levels[0]).clamp(max=len(y) - 1)])
+        mass = torch.cat([mass.masked_fill(light[i[: len(mass)]], 0.0), own.masked_fill(~light, 0.0)])
+    return orders[0][i], orders[1][j], mass
 
 
 class _Exact(torch.autograd.Function):

@@ -16,8 +16,8 @@ from wgflow.numerics.once import Derivatives, differentiable_once
 
 # Entries (lines x points) handled at once: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
-# Levels are right to some 1e-16: the mass of a lighter point, a difference of two, would be right to less than 1e-6.
-_LIGHT = 1e-10
+LIGHT = 1e-10
+"""Levels are right to some 1e-16: the mass of a lighter point, a difference of two, would be right to less than 1e-6."""
 KEPT = 2**23
 """Entries of a sorted target that are kept for the next evaluation rather than sorted again."""
 
@@ -126,7 +126,7 @@ class _ProjectedCost(torch.autograd.Function):
         value, total = x.new_zeros(()), len(target.theta)
         x = x - target.centre
         steps = _Steps(len(x), len(target.y), x.device) if a is None and target.b is None else None
-        light = x.new_zeros(0) if a is None else a < _LIGHT
+        light = x.new_zeros(0) if a is None else a < LIGHT
         lights = light.is_cuda or bool(light.any())  # a GPU is not asked
         for lines in blocks(total, max(len(x), len(target.y)), x.device):
             theta = target.theta[lines]

@@ -10,6 +10,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Finite
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.estimators import Autograd, Estimator
+from wgflow.estimators.base import with_mass
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.optim.descent import rows
@@ -85,7 +86,7 @@ class RungeKutta(Explicit):
                 x = _ahead(p.x, h, row, stages)
                 G = F.at(state.k, state.t + sum(row) * h) if row else F
                 stages.append(self.estimator.velocity(G, replace(p, x=x), state.estimator))
-            info["flow/dissipation"] = squared_speed(p, stages[0])
+            info.setdefault("flow/dissipation", squared_speed(p, stages[0]))
             return _ahead(p.x, h, self.tableau.b, stages)
 
         return advance(state, state.measure.follow(move, state.rng), h), info
@@ -204,9 +205,9 @@ class BoundedEuler(Explicit):
 
         def move(p: Particles) -> Points:
             v = self.estimator.velocity(F, p, state.estimator)
-            info["flow/dissipation"] = squared_speed(p, v)
+            info.setdefault("flow/dissipation", squared_speed(p, v))
             speed = v.flatten(1).norm(dim=1)
-            time = torch.where(speed > 0, F.remaining(p) / speed, torch.inf).clamp(max=h)
+            time = torch.where(speed > 0, F.remaining(with_mass(p)) / speed, torch.inf).clamp(max=h)
             return p.x + rows(time, v) * v
 
         return advance(state, state.measure.follow(move, state.rng), h), info
