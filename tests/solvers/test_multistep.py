@@ -10,6 +10,7 @@ from wgflow import (
     W1,
     Adam,
     AdamsBashforth,
+    BoundedEuler,
     Chain,
     Critic,
     ForwardEuler,
@@ -17,11 +18,13 @@ from wgflow import (
     PotentialEnergy,
     Pushforward,
     Regression,
+    SquaredW2,
     StandardNormal,
     maps,
     solve,
     why_not,
 )
+from wgflow.solvers.explicit import Explicit
 
 WELL = PotentialEnergy(lambda x: (x.square() - 1).square().sum(1) / 4)
 START = Particles(double([[0.1], [-0.6], [2.0]]))
@@ -61,6 +64,15 @@ def test_a_network_that_realises_every_step_follows_the_points(control: str | No
     one = solve(WELL, AdamsBashforth(), net, step_size=0.1, num_steps=6).measure.map.y.detach()
     two = solve(WELL, AdamsBashforth(), START, step_size=0.1, num_steps=6).measure.x
     torch.testing.assert_close(one, two, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("solver", [ForwardEuler(), BoundedEuler(), AdamsBashforth()])
+def test_a_control_that_asks_again_leaves_the_dissipation_that_of_the_start(solver: Explicit) -> None:
+    F = 0.5 * SquaredW2(Particles(torch.zeros_like(START.x)))
+    net = mlp(1, 1, seed=3)
+    moving = Pushforward(START, net, regression=Regression(SGD(0.5), 4, batch=3, control="naive"))
+    first = solve(F, solver, moving, step_size=0.5, num_steps=1).history[-1]
+    assert first["flow/dissipation"] == pytest.approx(float(net(START.x).square().mean().detach()), rel=1e-12)
 
 
 def test_the_velocity_before_is_that_of_the_critic_and_the_generator_before() -> None:

@@ -107,7 +107,7 @@ class AdamsBashforth(Explicit):
                     memory = v
                 else:  # now: the network is trained after this
                     earlier = load_state(earlier, state_dict(Earlier(state.measure, state.estimator)))
-            info["flow/dissipation"] = squared_speed(p, v)
+            info.setdefault("flow/dissipation", squared_speed(p, v))
             return p.x + h * (v + ahead * change)
 
         measure = state.measure.follow(move, state.rng)
