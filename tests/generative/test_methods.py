@@ -1,6 +1,8 @@
 """Every preset as the method of a recipe: trained, killed and gone on with, drawn from and measured; also one of another package."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import wgflow as wg
-from wgflow import BadInput, Checkpoint, Incompatible
+from wgflow import BadInput, Checkpoint, CheckpointError, Incompatible
 from wgflow.cli import main
 from wgflow.generative import Recipe, evaluate, image_methods, load_generator, sample, train
 from wgflow.generative.methods import method
@@ -128,6 +130,44 @@ def test_an_encoder_that_does_not_fit_is_refused(changes: dict[str, Any], messag
         train(recipe, pictures.parent / "never", device="cpu", progress=False)
     with pytest.raises(BadInput, match="encoder='x' is not for method s_jko: it compares no features"):
         Recipe(encoder="x")
+
+
+MODULE = """
+from wgflow.generative import NetworkPair
+from wgflow.generative.nets import ConvCritic, ConvGenerator
+
+class Mine(ConvGenerator):
+    def forward(self, *inputs):
+        return super().forward(*inputs) * SCALE
+
+SCALE = 1.0
+PAIR = NetworkPair(Mine, ConvCritic)
+
+def encoder():
+    return lambda x: x.flatten(1) * SCALE
+"""
+
+
+@pytest.mark.parametrize("what", ["network", "encoder"])
+def test_a_run_does_not_go_on_with_changed_code_of_the_users(
+    what: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"network": "edited_nets:PAIR", "encoder": "edited_nets:encoder"}
+    recipe = tiny("energy_drift", pictures, num_steps=2, **{what: named[what]})
+
+    def run(text: str) -> str:
+        (tmp_path / "edited_nets.py").write_text(text)
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_nets", None)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "dont_write_bytecode", True)
+            return train(recipe, tmp_path / "r", device="cpu", progress=False).status
+
+    assert run(MODULE) == "done"
+    assert run(f"# A comment is no change.\n{MODULE}") == "done"
+    with pytest.raises(CheckpointError, match=f"{what} of code"):
+        run(MODULE.replace("SCALE = 1.0", "SCALE = 0.5"))
 
 
 def plugin(

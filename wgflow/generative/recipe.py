@@ -21,6 +21,7 @@ from wgflow.generative.flat_yaml import flat_yaml
 from wgflow.generative.methods import METHOD, Method, method, methods
 from wgflow.generative.runtime import Runtime
 from wgflow.generative.settings import READY, SETTINGS
+from wgflow.storage.describe import digest
 from wgflow.storage.files import write_text
 
 _HALF_LIFE, _PARTICLES = 5_000.0, 1_000
@@ -171,14 +172,20 @@ class Recipe:
 
     @property
     def made_of(self) -> str:
-        """What code decides of a run, in words: the name of its checkpoints."""
-        return f"{self.method}, network {self.network}, channels {self.channels}, {self.precision}"
+        """What code decides of a run, in words: the name of its checkpoints. Code of the user's is imported and counts by a digest."""
+        known = f"{self.method}, network {self.network}, channels {self.channels}, {self.precision}"
+        own = [f"{what} of code {digest(pairs.named_object(name, what))}" for what, name in self._named.items()]
+        return ", ".join([known, *own])
 
     @property
     def code(self) -> str:
         """What of a recipe is code to be imported, as ``name='package.module:NAME'``; empty for names that wgflow knows."""
+        return ", ".join(f"{what}={name!r}" for what, name in self._named.items())
+
+    @property
+    def _named(self) -> dict[str, str]:
         named = {"network": self.network, "encoder": self.encoder}
-        return ", ".join(f"{what}={name!r}" for what, name in named.items() if name is not None and ":" in name)
+        return {what: name for what, name in named.items() if name is not None and ":" in name}
 
     def trusted(self, origin: str | Path, allow_code: bool) -> Self:
         """Return this recipe, read from ``origin``; raises ``BadInput`` when it names code that was not allowed."""

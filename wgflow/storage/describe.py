@@ -44,6 +44,11 @@ def describe(obj: Any) -> Any:
     return _Description().of(obj)
 
 
+def digest(obj: Any) -> str:
+    """Return the digest of a description: what stands for code in a name."""
+    return _digest(repr(describe(obj)).encode())
+
+
 class _Description:
     """A description in progress: what it is inside of, and what it has described already."""
 
