@@ -9,7 +9,7 @@ import torch
 
 from wgflow import BadInput, Labelled
 from wgflow.cli import main
-from wgflow.generative import ImageData, Recipe, evaluate, load_generator, load_images, runtime, sample, train
+from wgflow.generative import ImageData, Recipe, Runtime, evaluate, load_generator, load_images, runtime, sample, train
 from wgflow.generative.methods import methods
 from wgflow.generative.sample import class_rows, of_class
 
@@ -124,6 +124,13 @@ def test_every_method_with_a_generator_takes_labels_or_says_why_not(name: str, i
         end = made.flow(data, here).solve()
     points = end.measure.inference().draw(12, torch.Generator().manual_seed(0)).x
     assert torch.equal(points[:, 64:].sum(1), torch.ones(12)), "the label is kept"
+
+
+def test_a_drift_with_labels_says_that_it_is_of_one_process(images: Path) -> None:
+    pictures = load_images(images)
+    data = Labelled(ImageData(pictures.images, labels=pictures.labels))
+    with pytest.raises(BadInput, match=r"over 2 processes it compares .* train in one process"):
+        recipe(images, method="energy_drift", batch=8).flow(data, Runtime(torch.device("cpu"), world=2))
 
 
 def test_labels_go_with_codes_in_a_latent_space(images: Path, tmp_path: Path) -> None:

@@ -54,9 +54,11 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     if not isinstance(flow, Flow):
         raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
     if recipe.labels and not _by_class(flow.functional):
+        # A rank's part of a draw has not every class, so that drifts do not compare it class by class.
+        over = f"over {here.world} processes " if here.world > 1 else ""
         raise BadInput(
-            f"labels=True is not for method {method.name}: it compares points by their distance, in which a label hardly counts. "
-            "Leave it out, or take a method with a critic"
+            f"labels=True is not for method {method.name}: {over}it compares points by their distance, in which a label hardly "
+            f"counts. Leave it out, {'train in one process, ' if over else ''}or take a method with a critic"
         )
     reason = why_not(flow.functional, flow.solver, flow.initial)
     if reason is not None:
