@@ -61,7 +61,14 @@ def test_errors_are_taken_at_every_time() -> None:
 
 @pytest.mark.parametrize(
     ("solver", "calls"),
-    [(wg.ForwardEuler(), 1), (wg.Heun(), 2), (wg.RK4(), 4), (wg.Langevin(), 1), (wg.MetropolisLangevin(), 2)],
+    [
+        (wg.ForwardEuler(), 1),
+        (wg.Heun(), 2),
+        (wg.RK4(), 4),
+        (wg.ODE(), 4),
+        (wg.Langevin(), 1),
+        (wg.MetropolisLangevin(), 2),
+    ],
     ids=lambda v: getattr(type(v), "registered_name", None),
 )
 def test_gradients_of_a_step(solver: wg.Solver, calls: int) -> None:

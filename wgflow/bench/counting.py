@@ -15,6 +15,8 @@ from wgflow.solvers import langevin
 
 _LOCK = RLock()
 _GRADIENTS = ("surrogate", "gradient", "velocity")
+_DISGUISED = "torchdiffeq"
+"""A package that calls what it integrates through modules of its own, which are no networks."""
 _MAPS = ("forward", "with_logdet", "inverse", "inverse_with_logdet")
 
 
@@ -82,7 +84,7 @@ def _count(stack: ExitStack, owner: Any, name: str, inside: _Depth, add: Callabl
 
     @wraps(original)
     def counting(*arguments: Any, **options: Any) -> Any:
-        if get_ident() != inside.thread:
+        if get_ident() != inside.thread or type(arguments[0]).__module__.startswith(_DISGUISED):
             return original(*arguments, **options)
         if not inside.depth:
             add()
