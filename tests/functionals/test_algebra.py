@@ -23,6 +23,7 @@ from wgflow import (
     Pushforward,
     Scaled,
     Smoothed,
+    SquaredW2,
     StandardNormal,
     Sum,
     Unsupported,
@@ -234,3 +235,14 @@ def test_a_sum_that_would_need_two_critics_says_so():
     two = KL(StandardNormal(1)) + 2 * KL(StandardNormal(1))
     reason = why_not(two, JKO(Critic(mlp(1))), Particles(torch.zeros(3, 1)))
     assert "exactly one term of a sum, and KL, Scaled would each need one" in reason
+
+
+def test_a_negative_multiple_gives_no_number_for_what_it_does_not_have():
+    F, rho = -1 * SquaredW2(Particles(ATOMS)), Particles(ATOMS + 1)
+    net = lambda y: y[:, 0]  # noqa: E731
+    for ask in (lambda: F.prox(rho, 0.1), lambda: F.remaining(rho), lambda: F.variational(net, rho)):
+        with pytest.raises(Unsupported, match="concave"):
+            ask()
+    with pytest.raises(Unsupported, match="concave"):
+        (-2 * on_atoms("kl")[1]).conjugate(net)
+    assert float(F.value(rho)) < 0

@@ -27,6 +27,8 @@ class Scaled(Wrapped):
     ------
     BadInput
         Unless ``c`` is finite and not 0.
+    Unsupported
+        From what a negative multiple does not have.
     """
 
     c: Finite
@@ -35,6 +37,12 @@ class Scaled(Wrapped):
     def __post_init__(self) -> None:
         if self.c == 0:
             raise BadInput("a functional times 0 has no flow, and its conjugate is infinite: leave the term out")
+
+    @property
+    def _convex(self) -> Functional:
+        if self.c < 0:
+            raise Unsupported(f"{self.c:g} times {type(self.term).__name__} is concave: it has a value and no more")
+        return self.term
 
     @property
     def has_witness(self) -> bool:
@@ -47,15 +55,15 @@ class Scaled(Wrapped):
 
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`c\,F^*(\varphi/c)`."""
-        return self.c * self.term.conjugate(lambda y: phi(y) / self.c)
+        return self.c * self._convex.conjugate(lambda y: phi(y) / self.c)
 
     def prox(self, rho: Particles, h: float) -> Points:
         """Return the term's, over ``c`` times the time."""
-        return self.term.prox(rho, self.c * h)
+        return self._convex.prox(rho, self.c * h)
 
     def remaining(self, rho: Particles) -> Tensor:
         """Return the term's: a multiple has the same destinations."""
-        return self.term.remaining(rho)
+        return self._convex.remaining(rho)
 
     def witness(self, v: Tensor) -> Tensor:
         """Return ``c`` times the term's."""
@@ -63,7 +71,7 @@ class Scaled(Wrapped):
 
     def variational(self, net: Potential, rho: Particles) -> Scalar:
         """Return ``c`` times the term's: one critic output stands for the term's own witness."""
-        return self.c * self.term.variational(net, rho)
+        return self.c * self._convex.variational(net, rho)
 
     def surrogate(self, net: Potential, rho: Particles) -> Scalar:
         """Return ``c`` times the term's."""
