@@ -49,7 +49,7 @@ def distances(x: Tensor, y: Tensor, unit: float = 1.0) -> np.ndarray:
 
 
 def assignment(cost: np.ndarray) -> Plan:
-    """Return an optimal permutation: by POT's network simplex where it is installed, up to six times as fast as scipy."""
+    """Return an optimal permutation: by POT's network simplex where it is installed, which is faster than scipy."""
     n = len(cost)
     even = np.full(n, 1 / n)
     if find_spec("ot") is not None:
