@@ -329,6 +329,23 @@ def test_unit_speed_is_one_in_every_term():
     torch.testing.assert_close(total, parts[0][1][0] + 3 * parts[1][1][0], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("unit", [1e-16, 1e-5, 1e18])
+def test_unit_speed_is_one_in_all_units(unit):
+    x, y = (unit * p.float() for p in (X, Y))
+    e = UnitSpeed(MeanShift(RBF(unit), own=True))
+    assert float(velocity(e, KL(Particles(y)), x).double().square().sum(1).mean()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_field_that_is_zero_stays_so_at_unit_speed():
+    assert bool((velocity(UnitSpeed(TwoBatch()), sinkhorn(Y), X, Y) == 0).all())
+
+
+@pytest.mark.parametrize(("normalized", "expected"), [("rows", Y.mean(0) - X[0]), ("sides", 0.0), ("joint", 0.0)])
+def test_a_single_point_repels_nothing(normalized, expected):
+    v = velocity(MeanShift(RBF(1e6), normalized, own=True), KL(Particles(Y)), X[:1])
+    torch.testing.assert_close(v[0], torch.zeros(D, dtype=v.dtype) + expected, rtol=0, atol=1e-10)
+
+
 # --- guidance ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from wgflow import (
     Labelled,
     LabelledLatent,
     MeanShift,
+    MixedNegatives,
     OfEveryClass,
     Particles,
     PerClass,
@@ -99,6 +100,52 @@ def test_a_mean_shift_is_that_of_the_class():
         one = velocity(MeanShift(RBF(0.7)), KL(Particles(Y[c == CY])), Particles(X[c == CX]), Particles(Z[c == CZ]))
         torch.testing.assert_close(v[c == CX, :D], one, rtol=0, atol=1e-12)
     assert bool(velocity(UnitSpeed(MeanShift(RBF(0.7))), F, Particles(behind(X, CX)), second).isfinite().all())
+
+
+@pytest.mark.parametrize("normalized", ["rows", "sides", "joint"])
+def test_what_is_mixed_in_counts_against_the_other_points_of_the_class(normalized):
+    counts = torch.tensor([2, 4, 5])
+    x, cx, classes = X[:11], torch.arange(3).repeat_interleave(counts), range(3)
+    extra = Dataset(torch.tensor([[0.4, -0.3]], dtype=torch.float64))
+
+    def e(mixed):
+        return MeanShift(RBF(0.7), normalized, own=True, negatives=MixedNegatives(mixed, 3.0, batch=1))
+
+    v = velocity(
+        e(OfEveryClass(extra, CLASSES)),
+        conditional(lambda y: KL(y)),
+        Particles(behind(x, cx)),
+        Particles(behind(Z, CZ)),
+    )
+    for c in classes:
+        p = Particles(x[c == cx])
+        one = velocity(e(extra), KL(Particles(Y[c == CY])), p, p)
+        torch.testing.assert_close(v[c == cx, :D], one, rtol=0, atol=1e-12)
+
+
+def test_what_is_mixed_in_counts_in_every_class_as_in_that_alone():
+    extra = Dataset(torch.tensor([[0.4, -0.3]], dtype=torch.float64))
+
+    def e(mixed):
+        return TwoBatch(negatives=MixedNegatives(mixed, 3.0, batch=1))
+
+    F = PerClass(SquaredMMD(Balanced(Labelled(Dataset(Y, labels=CY))), RBF(0.8), batch=len(Y)))
+    F = F.with_measures(lambda m: Particles(behind(Y, CY)))
+    second, labels = Y.flip(0) + 0.3, CY
+    v = velocity(e(OfEveryClass(extra, CLASSES)), F, Particles(behind(X, CX)), Particles(behind(second, labels)))
+    for c in range(CLASSES):
+        es = e(extra).init(F, rng())
+        e(extra).refine(F, lambda rng, c=c: Particles(second[c == labels]), es, rng())
+        against = SquaredMMD(Particles(Y[c == CY]), RBF(0.8)).contrast(e(extra).repelling(es.second, es))
+        one = Autograd().velocity(against, Particles(X[c == CX]), None)
+        torch.testing.assert_close(v[c == CX, :D], one, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_class_without_mass_is_no_part_of_the_value(name):
+    F, p = conditional(TERMS[name]), behind(X, CX)
+    value = F.value(Particles(p, torch.where(CX == 0, -torch.inf, 0.0).double()))
+    torch.testing.assert_close(value, F.value(Particles(p[CX != 0])), rtol=0, atol=1e-10)
 
 
 def test_points_of_every_class_are_of_each():

@@ -135,5 +135,7 @@ class Total(_Asks):
 
 def _over_its_size(view: View, v: Points) -> Points:
     share = view.weight.abs() / view.weight.abs().sum()
+    tiny = torch.finfo(v.dtype).tiny  # a field of no size stays 0
+    v = v / v.abs().amax().clamp(min=tiny)  # no unit is so small or large that a square is lost
     square = (share * (view.clouds.w.detach() * v.square().flatten(2).sum(2)).sum(1)).sum()
-    return v / square.clamp(min=1e-8).sqrt()
+    return v / square.clamp(min=tiny).sqrt()

@@ -109,13 +109,9 @@ class MeanShift(Opposed):
         own = Particles(rho.x.detach(), None if rho.log_w is None else rho.log_w.detach()) if self.own else es.second
         if own is None:
             raise BadInput("MeanShift has no second batch yet: call refine(F, draw, state, rng) first, as solvers do")
-        against = F.contrast(self.repelling(own, es, self._counted(len(own))))
+        against = F.contrast(self.repelling(own, es))
         kernel = self.kernel if isinstance(self.kernel, Kernel) else self.kernel(max(es.k, 0))
         return [(view, self._drift(kernel, view, len(own))) for view in views_of(against, rho)]
-
-    def _counted(self, n: int) -> float:
-        """Mass of the moving law that repels a point of it: the point itself does not."""
-        return (n - 1) / n if self.own else 1.0
 
     def _drift(self, kernel: Kernel, view: View, own: int) -> Points:
         pair = view.functional
@@ -130,23 +126,45 @@ class MeanShift(Opposed):
             if self.own:
                 away.diagonal(dim1=1, dim2=2)[:, :own] = -torch.inf
             centre = y.mean(1, keepdim=True)
-            mixed = 0.0 if self.negatives is None else (self.negatives.alpha - 1) * self._counted(own)
-            repelling = negative.log_weights + math.log1p(mixed)
-            v = self._shift(near, positive.log_weights, away, repelling, clouds.log_weights, y - centre, z - centre)
+            repelling = self._repelling(negative, clouds)
+            v = self._shift(
+                near, positive.log_weights, away, repelling, clouds.log_weights, x - centre, y - centre, z - centre
+            )
         return v.view_as(clouds.x)
 
-    def _shift(self, near: Tensor, b: Tensor, away: Tensor, c: Tensor, a: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def _repelling(self, negative: Stack, clouds: Stack) -> Tensor:
+        """Return logarithms (B, m) of weights in units of the moving law's; a batch that repels itself comes first."""
+        log = negative.log_weights
+        if self.negatives is None:
+            return log
+        log = log + math.log(self.negatives.alpha)
+        if not self.own:
+            return log
+        # A point does not repel itself: of n points n - 1 do, and what is mixed in counts against those, in every class by itself.
+        n = (clouds.log_weights > -torch.inf).sum(1, keepdim=True)
+        mixed_in = torch.arange(log.shape[1], device=log.device) >= n
+        return torch.where(mixed_in, log + ((n - 1) / n).to(log).log(), log)
+
+    def _shift(
+        self, near: Tensor, b: Tensor, away: Tensor, c: Tensor, a: Tensor, x: Tensor, y: Tensor, z: Tensor
+    ) -> Tensor:
         """Return the drift from logarithms of kernels (B, n, m) and of weights, of y and z (B, m) and of x (B, n)."""
         rows = [near + b[:, None], away + c[:, None]]
         if self.normalized == "rows":
-            return rows[0].softmax(2) @ y - rows[1].softmax(2) @ z
+            to, off = (_shares(row, 2).exp() for row in rows)
+            return to @ y - off @ z - (1 - off.sum(2, keepdim=True)) * x  # the last where nothing repels
         if self.normalized == "joint":
-            shares = torch.cat(rows, 2).log_softmax(2).split([y.shape[1], z.shape[1]], 2)
+            shares = _shares(torch.cat(rows, 2), 2).split([y.shape[1], z.shape[1]], 2)
         else:
-            shares = tuple(row.log_softmax(2) for row in rows)
-        columns = [(log + a[..., None]).log_softmax(1) for log in (near, away)]
+            shares = tuple(_shares(row, 2) for row in rows)
+        columns = [_shares(log + a[..., None], 1) for log in (near, away)]
         to, off = (self._affinity(row + column) for row, column in zip(shares, columns, strict=True))
         return off.sum(2, keepdim=True) * (to @ y) - to.sum(2, keepdim=True) * (off @ z)
 
     def _affinity(self, log: Tensor) -> Tensor:
         return (0.5 * log).exp() if self.floor == 0 else log.exp().clamp(min=self.floor).sqrt()
+
+
+def _shares(log: Tensor, dim: int) -> Tensor:
+    """Logarithms of shares that sum to 1; of nothing, as of the other points where there is one only, all are 0."""
+    return torch.where((log == -torch.inf).all(dim, keepdim=True), log, log.log_softmax(dim))

@@ -90,10 +90,10 @@ class Opposed(Estimator):
             es.mixed_x, es.mixed_log_w = extra.x, extra.log_w
         return {}
 
-    def repelling(self, own: Particles, es: Any, of: float = 1.0) -> Particles:
-        """Return the points that repel, ``own`` with those mixed in; ``of`` is the mass of ``own`` that counts."""
+    def repelling(self, own: Particles, es: Any) -> Particles:
+        """Return the points that repel, ``own`` with those mixed in behind."""
         mixed, extra = self.negatives, es.extra
         if mixed is None or extra is None:
             return own
-        weights = [own.log_weights, extra.log_weights.to(own.x) + math.log((mixed.alpha - 1) * of)]
+        weights = [own.log_weights, extra.log_weights.to(own.x) + math.log(mixed.alpha - 1)]
         return Particles(torch.cat([own.x, extra.x.to(own.x)]), torch.cat(weights))

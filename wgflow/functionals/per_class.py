@@ -25,7 +25,8 @@ class PerClass(Wrapped):
     ----------
     term : Functional
         :math:`F`, whose targets are ``Labelled``, best ``Balanced`` (as many points of every class in every draw), or
-        ``OfEveryClass``. It sees the points without their labels.
+        ``OfEveryClass``. It sees the points without their labels. Points of every class that are mixed into a labelled law have the
+        same part of each class.
 
     Raises
     ------
@@ -73,21 +74,24 @@ class PerClass(Wrapped):
         """Return the views of the term, each with the clouds of all classes."""
         rho = clouds[0]
         x, ours = self._parted(rho.x)
-        w, found = rho.w, []
+        log_w, w, found = _weights(rho, ours), rho.w, []
         theirs = {}
         for m in self.term.targets():
-            y, labels = self._parted(drawn(m[0]).x)  # type: ignore[index]
-            theirs[id(m)] = m, y, _by_class(labels)
+            p = drawn(m[0])  # type: ignore[index]
+            y, labels = self._parted(p.x)
+            theirs[id(m)] = y, _weights(p, labels), _by_class(labels)
         for c, index in enumerate(_by_class(ours)):
             if len(index) == 0:
                 continue
 
             def seen(m: Measure, c: int = c) -> Stack:
-                held, y, classes = theirs[id(m)]
-                return Stack.of(_picked(held[0], y, classes[c], c))  # type: ignore[index]
+                y, log_w, classes = theirs[id(m)]
+                return Stack.of(_picked(y, log_w, classes[c], c))
 
-            one = Stack.of(_picked(rho, x, index, c))
-            mass = w[index].sum()
+            own, mass = _picked(x, log_w, index, c), w[index].sum()
+            if own.log_w is not None:  # of points without weight each counts as much in their class, whose mass is 0
+                own = Particles(own.x, torch.where((own.log_w > -torch.inf).any(), own.log_w, 0.0))
+            one = Stack.of(own)
             views = self.term.with_measures(seen).views(one)
             found.append([replace(view, weight=mass * view.weight) for view in views])
         return [_joined(same) for same in zip(*found, strict=True)]
@@ -103,13 +107,25 @@ def _by_class(labels: Tensor) -> tuple[Tensor, ...]:
     return belongs.nonzero()[:, 1].split(belongs.sum(1).tolist())
 
 
-def _picked(p: Particles, x: Tensor, index: Tensor, c: int) -> Particles:
+def _weights(p: Particles, labels: Tensor) -> Tensor | None:
+    """Return logarithms of weights (n, C) in every class: a point of several classes is shared out as the other points are."""
+    if p.log_w is None:
+        return None
+    belongs = labels > 0.5
+    one = belongs.sum(1, keepdim=True) == 1
+    mass = (p.w.detach()[:, None] * (belongs & one)).sum(0)
+    tiny = torch.finfo(mass.dtype).tiny
+    share = (mass / mass.sum().clamp(min=tiny)).clamp(min=tiny)
+    return p.log_w[:, None] + torch.where(one, 0.0, share.log())
+
+
+def _picked(x: Tensor, log_w: Tensor | None, index: Tensor, c: int) -> Particles:
     if len(index) == 0:
         raise BadInput(
-            f"PerClass: there are {len(p)} target points in a batch and none of class {c}. Take a larger batch, or Balanced(...), "
+            f"PerClass: there are {len(x)} target points in a batch and none of class {c}. Take a larger batch, or Balanced(...), "
             "which draws the classes in turn"
         )
-    return Particles(x[index], None if p.log_w is None else p.log_w[index])
+    return Particles(x[index], None if log_w is None else log_w[index, c])
 
 
 def _joined(views: tuple[View, ...]) -> View:

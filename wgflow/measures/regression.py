@@ -44,7 +44,8 @@ class Regression(Checked):
     -----
     A flow reports ``regression/realised``, the fraction of the step that the network has made,
     :math:`1-E\lVert\zeta-G_\theta(z)\rVert^2/E\lVert\zeta-y\rVert^2` with :math:`y` the points before: 1 for the whole step, near 0 where
-    the optimiser's steps are small against it; one more forward pass. Running statistics of batch normalisation see the batch
+    the optimiser's steps are small against it, and below 0 where they overshoot, as Adam's do, whose length is the learning rate
+    however near the targets are; one more forward pass. Running statistics of batch normalisation see the batch
     as often as with ``persistent=1``, so that they mean the same.
     """
 
