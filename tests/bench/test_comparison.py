@@ -342,6 +342,16 @@ def test_a_law_without_draws_has_the_floor_of_its_start() -> None:
     assert 0 < row.floor < bench.moment_error(start, wg.reference.Moments(double([0.0]), double([[0.0]])))
 
 
+@pytest.mark.gpu
+def test_a_flow_on_a_gpu_has_the_floor_of_draws_of_a_reference_on_the_cpu() -> None:
+    V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    draw = lambda rng: wg.Particles(torch.randn(20, 1, generator=rng, dtype=torch.float64).cuda())  # noqa: E731
+    law = lambda t: wg.reference.Moments(double([0.0]), double([[math.exp(-2 * t)]]))  # noqa: E731
+    (row,) = compare(bench.Problem(V, draw, law), {"Euler": wg.ForwardEuler()}, step_sizes=[0.5], seeds=2).rows
+    assert row.status == "done"
+    assert row.floor > 0
+
+
 def test_the_error_goes_by_what_the_reference_is() -> None:
     """A shift by 3 is 3 in each of them."""
     there = X + 3
