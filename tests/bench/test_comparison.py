@@ -343,9 +343,9 @@ def test_a_law_without_draws_has_the_floor_of_its_start() -> None:
 
 
 @pytest.mark.gpu
-def test_a_flow_on_a_gpu_has_the_floor_of_draws_of_a_reference_on_the_cpu() -> None:
+def test_a_flow_on_a_device_has_the_floor_of_draws_of_a_reference_on_the_cpu(device: torch.device) -> None:
     V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
-    draw = lambda rng: wg.Particles(torch.randn(20, 1, generator=rng, dtype=torch.float64).cuda())  # noqa: E731
+    draw = lambda rng: wg.Particles(torch.randn(20, 1, generator=rng, dtype=torch.float64).to(device))  # noqa: E731
     law = lambda t: wg.reference.Moments(double([0.0]), double([[math.exp(-2 * t)]]))  # noqa: E731
     (row,) = compare(bench.Problem(V, draw, law), {"Euler": wg.ForwardEuler()}, step_sizes=[0.5], seeds=2).rows
     assert row.status == "done"
