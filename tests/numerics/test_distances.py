@@ -159,6 +159,14 @@ def test_the_energy_distance_of_single_precision(name, d):
     assert float(value) == pytest.approx(float(value64), rel=1e-4)
 
 
+@pytest.mark.parametrize("d", [3, 17, 64])
+def test_one_far_point_of_a_stack_changes_no_other_distance(d):
+    x, y = torch.randn(2, 30, d, generator=rng()), torch.randn(2, 30, d, generator=rng(1))
+    y[:, 3] += 1e4
+    found, exact = distances.stacked_squares(x, y), (x.double()[:, :, None] - y.double()[:, None]).square().sum(3)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("d", [2, 5])
 def test_one_far_particle_moves_no_other(d):
     """Clouds that share it: their distance is what it is without it, times a factor."""

@@ -52,8 +52,8 @@ def readable(t: Tensor) -> bool:
 
 
 def middle(points: Tensor) -> Tensor:
-    """Return a centre of points (n, d), shape (d,): a mean would follow one far point away from all others."""
-    return points[:: -(-len(points) // CENTRED_ON)].median(0)[0]
+    """Return a centre of points (..., n, d), shape (..., d): a mean would follow one far point away from all others."""
+    return points[..., :: -(-points.shape[-2] // CENTRED_ON), :].median(-2)[0]
 
 
 class Cloud:
@@ -271,11 +271,11 @@ class Distances:
 def stacked_squares(x: Tensor, y: Tensor) -> Tensor:
     r"""Return :math:`|x_{ci}-y_{cj}|^2`, shape (B, n, m), of clouds (B, n, d) and (B, m, d), all at once.
 
-    In few coordinates from differences; in many as a product around the mean of the second cloud, with its rounding error.
+    In few coordinates from differences; in many as a product around a median of the second cloud, with its rounding error.
     """
     if x.shape[2] <= FEW:
         return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-    centre = y.mean(1, keepdim=True)
+    centre = middle(y)[:, None]
     x, y = x - centre, y - centre
     lengths = x.square().sum(2, keepdim=True) + y.square().sum(2)[:, None]
     return torch.baddbmm(lengths, x, y.mT, alpha=-2).clamp_(min=0)
