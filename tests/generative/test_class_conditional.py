@@ -133,6 +133,24 @@ def test_a_drift_with_labels_says_that_it_is_of_one_process(images: Path) -> Non
         recipe(images, method="energy_drift", batch=8).flow(data, Runtime(torch.device("cpu"), world=2))
 
 
+def test_a_batch_without_a_point_of_every_class_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="batch=2 has not a point of every class, and there are 3"):
+        train(recipe(images, batch=2), tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_law_in_training_is_drawn_with_the_classes_of_the_data(images: Path, tmp_path: Path) -> None:
+    def classes_of(rho, rng) -> dict[str, float]:
+        latent = rho.latent.draw(400, rng).x[:, -3:].mean(0)
+        return {f"class{c}": float(part) for c, part in enumerate(latent)}
+
+    run = train(recipe(images), tmp_path / "run", device="cpu", metrics=[classes_of], progress=False)
+    expected = [0.25, 0.25, 0.5]
+    assert [run.history[-1][f"class{c}"] for c in range(3)] == pytest.approx(expected, abs=0.08)
+    alone = sample(run.measure.inference(), 400, seed=2)[:, 64:].mean(0)
+    assert alone.tolist() == pytest.approx(expected, abs=0.08)
+
+
 def test_labels_go_with_codes_in_a_latent_space(images: Path, tmp_path: Path) -> None:
     made = recipe(images, pca=5, network=None, channels=8)
     train(made, tmp_path / "run", device="cpu", progress=False)

@@ -9,7 +9,6 @@ from wgflow import (
     Flow,
     Functional,
     Labelled,
-    LabelledLatent,
     Measure,
     Particles,
     PerClass,
@@ -45,6 +44,11 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
         given: dict[str, Any] = {"target": data, "initial": _cloud(recipe, data, here)}
     else:
         target = Balanced(data) if isinstance(data, Labelled) else data
+        if isinstance(target, Balanced) and options.get("batch", target.num_classes) < target.num_classes:
+            raise BadInput(
+                f"batch={options['batch']} has not a point of every class, and there are {target.num_classes}: with labels a batch takes "
+                "the classes in turn, and the last ones would never be trained"
+            )
         given = {"target": here.share(target), **_networks(recipe, method, data, here)}
         if "batch" in options:
             options["batch"] = here.share_of(options["batch"])
@@ -85,7 +89,7 @@ def _networks(recipe: "Recipe", method: Method, data: Measure, here: Runtime) ->
     source = StandardNormal(*outline.source_shape, device=here.device)
     return found | {
         "generator": lambda: here.network(recipe.networks(shape, classes)[0]),
-        "latent": here.share(Balanced(LabelledLatent(source, classes)) if labelled else source),
+        "latent": here.share(Balanced(labelled.latent(source)) if labelled else source),
         "noise": outline.noise_shape and normal(*outline.noise_shape),
         "reference": outline.reference(),
     }

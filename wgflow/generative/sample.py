@@ -5,19 +5,19 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow import LabelledLatent, Measure, Particles, Pushforward
+from wgflow import Measure, Particles, Pushforward
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.imports import require
 from wgflow.core.rng import generator
 from wgflow.generative.data import to_uint8
 from wgflow.generative.data._images import cut_off, other_range
+from wgflow.generative.shown import labels_of
 from wgflow.storage.files import replacing
 
 _LARGEST_PICTURE = 89_000_000  # Pillow takes more pixels for an attack when it opens them
@@ -48,14 +48,16 @@ def sample(measure: Measure, n: int, *, seed: int = 0, first: int = 0, batch: in
     _check_count(n, first, batch)
     if isinstance(measure, Particles) and measure.log_w is None:
         return _distinct(measure, n, seed, first)
-    images = []
+    images, labelled = [], labels_of(measure)
     with torch.no_grad():
         for begin in range(first, first + n, batch):
             numbers = range(begin, min(begin + batch, first + n))
             if not isinstance(measure, Pushforward):
                 images.append(_seeded_draws(measure, seed, numbers, stream=0).cpu())
                 continue
-            x = _seeded_draws(measure.latent, seed, numbers, stream=0)
+            # A batch takes the classes in turn; alone, every image would be of the first one.
+            latent = measure.latent if labelled is None else labelled
+            x = _seeded_draws(latent, seed, numbers, stream=0)
             inputs = (x,) if measure.noise is None else (x, _seeded_draws(measure.noise, seed, numbers, stream=1))
             images.append(measure.apply(inputs).cpu())
     return torch.cat(images)
@@ -79,14 +81,6 @@ def _seeded_draws(latent: Measure, seed: int, numbers: range, stream: int) -> Te
         rng.manual_seed(((seed * 2 + stream) * 0x9E3779B97F4A7C15 + i * 0xBF58476D1CE4E5B9) % 2**62)
         draws.append(latent.draw(1, rng).x)
     return torch.cat(draws)
-
-
-def labels_of(measure: Measure) -> LabelledLatent | None:
-    """Return the latent with labels that a generator maps, None for one without."""
-    held: Any = measure.latent if isinstance(measure, Pushforward) else None
-    while held is not None and not isinstance(held, LabelledLatent):
-        held = getattr(held, "base", None)
-    return held
 
 
 @checked

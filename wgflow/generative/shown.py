@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from wgflow import Chain, Measure, Particles, Pushforward
+from wgflow import Chain, LabelledLatent, Measure, Particles, Pushforward
 from wgflow.core.behind import Keeping
 from wgflow.core.errors import BadInput
 from wgflow.core.imports import require
@@ -32,7 +32,17 @@ def present(run: "Run") -> Measure:
         return plain(state.present.inference())
     rho = state.successor.measure(state.measure) if isinstance(state, JKOState) else state.measure
     assert isinstance(rho, Pushforward)
-    return plain(replace(rho, reference=None).inference())
+    rho = replace(rho, reference=None).inference()
+    latent = labels_of(rho)  # as often as in the data: training takes the classes in turn
+    return plain(rho if latent is None else replace(rho, latent=latent))
+
+
+def labels_of(measure: Measure) -> LabelledLatent | None:
+    """Return the latent with labels that a generator maps, None for one without."""
+    held: Any = measure.latent if isinstance(measure, Pushforward) else None
+    while held is not None and not isinstance(held, LabelledLatent):
+        held = getattr(held, "base", None)
+    return held
 
 
 def plain(rho: Measure) -> Measure:

@@ -17,7 +17,8 @@ from wgflow.measures.particles import Particles
 class Balanced(Derived):
     r"""Labelled points with every class equally often: a draw takes the classes in turn, and independent points of each.
 
-    Two draws of n points then have as many points of every class, as the terms of a conditional two-batch field must.
+    Two draws of n points then have as many points of every class, as the terms of a conditional two-batch field must. Of n that is no
+    multiple of the number of classes the first ones have one more; of fewer points the last classes have none.
 
     Parameters
     ----------
