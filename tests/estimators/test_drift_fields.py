@@ -271,7 +271,7 @@ def test_an_independent_batch_leaves_no_drift_at_equal_laws_and_the_own_batch_co
     """At d = 16 and eps = 0.1 d; published: 0.003 and -0.57, where a scale 10 % wrong makes a signal of 0.08."""
     make = lambda y: sinkhorn(y, 1.6, tol=1e-6)  # noqa: E731
     assert abs(slope(TwoBatch(), make, 16)) < 0.02
-    assert slope(PLAIN, make, 16, batches=5) < -0.3
+    assert slope(PLAIN, make, 16, batches=5) == pytest.approx(-0.57, abs=0.04)
 
 
 @pytest.mark.parametrize("normalized", ["rows", "joint"])
