@@ -101,6 +101,7 @@ MADE: dict[str, Any] = {
     "save": Save,
     "moments": metrics.Moments,
     "functional value": lambda: metrics.FunctionalValue(EnergyDistance(NORMAL)),
+    "memorization": lambda: metrics.Memorization(torch.eye(7), n=7),
     "sinkhorn metric": lambda: metrics.SinkhornMetric(NORMAL, n=4, blur=1.0),
     "tableau": lambda: wgflow.Tableau(((0.5,),), (0.0, 1.0)),
     "flow": lambda: presets.ula(NORMAL, CLOUD),

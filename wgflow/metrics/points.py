@@ -1,0 +1,70 @@
+"""Clouds that metrics compare: all points of a finite measure, and clouds made comparable."""
+
+import torch
+from torch import Tensor
+
+from wgflow.core.errors import BadInput
+from wgflow.core.finite import first_nonfinite_index
+from wgflow.measures.base import Measure
+from wgflow.measures.particles import Particles
+
+
+def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
+    """Return the points of a finite measure, flat and with their weights, without those of no mass; None for another measure."""
+    if isinstance(law, Tensor):
+        law = Particles(law)
+    x, log_w = (getattr(law, name, None) for name in ("x", "log_w"))
+    if isinstance(x, Tensor) and x.shape[1:] == law.event_shape:
+        cloud = Particles(x.detach(), log_w)
+    elif law.num_atoms is not None:
+        cloud = law.take(torch.arange(law.num_atoms, device=rng.device), rng)
+    else:
+        return None
+    return with_mass(cloud)
+
+
+def with_mass(cloud: Particles) -> Particles:
+    """Return the particles of a cloud that weigh something."""
+    held = masses(cloud) > 0
+    if cloud.log_w is None or bool(held.all()):
+        return cloud
+    return Particles(cloud.x[held], cloud.log_w[held])
+
+
+def masses(cloud: Particles) -> Tensor:
+    """Return weights that need not sum to 1, float64 (n,): ones where all are equal, so that a mean of ones is 1."""
+    if cloud.log_w is None:
+        return torch.ones(len(cloud), dtype=torch.float64, device=cloud.device)
+    log_w = cloud.log_w.detach().double()
+    return (log_w - log_w.max()).exp()
+
+
+def mean(w: Tensor, f: Tensor) -> float:
+    """Return the mean of ``f`` (n,) with weights ``w`` (n,)."""
+    return float(w @ f.to(w)) / float(w.sum())
+
+
+def same_kind(**clouds: Particles | Tensor) -> tuple[Particles, ...]:
+    """Return clouds with flat points of one floating-point type and on the device of the last one.
+
+    Raises
+    ------
+    BadInput
+        When points are of other shapes or not finite: the message has the name of the cloud.
+    """
+    held = {name: with_mass(c if isinstance(c, Particles) else Particles(c)) for name, c in clouds.items()}
+    shapes = {name: tuple(c.event_shape) for name, c in held.items()}
+    if len(set(shapes.values())) > 1:
+        raise BadInput("points must have one shape, got " + ", ".join(f"{s} of {name}" for name, s in shapes.items()))
+    dtype = torch.float32
+    for name, c in held.items():
+        dtype = torch.promote_types(dtype, c.x.dtype)
+        if not bool(torch.isfinite(c.x).all()):
+            raise BadInput(
+                f"{name} has points that are not finite: the first is number {first_nonfinite_index(c.x)[0]} of {len(c)}"
+            )
+    device = c.x.device
+    return tuple(
+        Particles(c.x.detach().flatten(1).to(device, dtype), None if c.log_w is None else c.log_w.detach().to(device))
+        for c in held.values()
+    )
