@@ -225,6 +225,18 @@ def test_clipping_holds_every_weight_during_training_and_moves_the_particles() -
     assert float(flow.measure.x.mean()) > 0.1
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(3, 6), nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(3, 6, 3)])
+def test_every_linear_layer_has_spectral_norm_one(layer: nn.Module) -> None:
+    # Power iteration starts at random and gains one step an evaluation in training mode.
+    net = spectral_norm(nn.Sequential(layer))
+    x = torch.randn(2, 3) if isinstance(layer, nn.Linear) else torch.randn(2, 3, 5, 5)
+    for _ in range(50):
+        net(x)
+    weight = net[0].weight.detach()
+    outputs_first = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+    assert torch.linalg.matrix_norm(outputs_first.flatten(1), 2).item() == pytest.approx(1.0, abs=1e-3)
+
+
 def test_a_network_without_layers_has_no_spectral_norm() -> None:
     with pytest.raises(BadInput, match="no linear"):
         spectral_norm(nn.ReLU())

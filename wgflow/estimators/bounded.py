@@ -7,7 +7,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Positive, checked
 from wgflow.core.networks import copied
 
-_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class Clipped(nn.Module):
