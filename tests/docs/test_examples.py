@@ -136,6 +136,13 @@ def same_time(ns):
     assert min(ns["covered"](ns["ends"][name]) for name in ("S-JKO", "W1-FE")) >= 6
 
 
+def game_in_one_picture(ns):
+    """Mass is kept, smoothed data lead back to the data, and a wrong start comes nearer all the way."""
+    assert ns["masses"] == pytest.approx([1.0] * 5, abs=1e-12)
+    assert ns["error"] < 1e-6
+    assert all(a > b > 0 for a, b in zip(ns["divergence"], ns["divergence"][1:], strict=False))
+
+
 SCRIPTS = {
     "plot_classes": every_class,
     "plot_classic_jko": chain_of_convex_networks,
@@ -143,6 +150,7 @@ SCRIPTS = {
     "plot_film": end_of_film,
     "plot_five_methods": same_time,
     "plot_your_own": own_parts,
+    "plot_mean_field_game": game_in_one_picture,
     "plot_momentum_and_reaction": masses,
     "plot_two_modes": frozen_and_moving,
     "plot_interaction": known_shapes,

@@ -1,4 +1,4 @@
-"""Solutions in closed form, to measure discretizations against: Gaussians, Barenblatt profiles, transport on the line."""
+"""Known solutions, to measure discretizations against: Gaussians, Barenblatt profiles, the line, a game on a grid."""
 
 from wgflow.reference.barenblatt import Barenblatt
 from wgflow.reference.fit import GaussianFit
@@ -13,10 +13,12 @@ from wgflow.reference.gaussian import (
     symmetric_root,
 )
 from wgflow.reference.line import w1_flow
+from wgflow.reference.mean_field_game import MeanFieldGame
 
 __all__ = [
     "Barenblatt",
     "GaussianFit",
+    "MeanFieldGame",
     "Moments",
     "OrnsteinUhlenbeck",
     "geodesic",

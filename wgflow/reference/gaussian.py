@@ -190,6 +190,41 @@ class OrnsteinUhlenbeck(Checked):
         q = self._potential_step(p, h)
         return Moments(q.mean, q.cov + 2 * h * self.temperature * self._eye)
 
+    def wasserstein_proximal(self, p: Moments, time: float, metric: Tensor | None = None) -> Moments:
+        r"""Return the regularised Wasserstein proximal of the potential over a time T, with noise of the temperature.
+
+        .. math:: m_T=m_*+P(m-m_*),\qquad C_T=PCP^\top+2\tau T\,PM,\qquad P=(I+TMA)^{-1},
+
+        with M = I unless a metric is given. From the stationary law of :meth:`brwp` it leads to the target :math:`\tau A^{-1}` itself.
+
+        Raises
+        ------
+        BadInput
+            When :math:`M^{-1}+TA` is not positive definite: no kernel can be normalised then.
+        """
+        M = self._eye if metric is None else metric
+        precision = _inverse(M, "the metric of a proximal") + time * self.A
+        if not bool(torch.linalg.eigvalsh(precision)[0] > 0):
+            raise BadInput(f"time={time}: the proximal needs I + T A positive definite; take a shorter time")
+        spread = torch.linalg.inv(precision)  # PM, symmetric
+        P = self._eye - time * spread @ self.A
+        return Moments(
+            self.center + P @ (p.mean - self.center), P @ p.cov @ P.mT + 2 * self.temperature * time * spread
+        )
+
+    def brwp(self, p: Moments, h: float, time: float, metric: Tensor | None = None) -> Moments:
+        r"""Return the explicit step along :math:`-M(\nabla V+\tau\nabla\log\rho_T)`, the score taken from the proximal over a time T.
+
+        Infinitely many particles of ``ForwardEuler(ProximalScore(time))`` go so. Stationary at the covariance
+        :math:`\tau(A^{-1}-T^2MAM)` for every stable h; that is positive where T is below the inverse of every eigenvalue of MA.
+        """
+        q = self.wasserstein_proximal(p, time, metric)
+        M = self._eye if metric is None else metric
+        thermal = self._thermal(q)
+        G = self._eye - h * M @ (self.A - thermal)
+        mean = p.mean - h * M @ (self.A @ (p.mean - self.center) - thermal @ (p.mean - q.mean))
+        return Moments(mean, G @ p.cov @ G.mT)
+
     def velocity(self, p: Moments, x: Points) -> Points:
         r"""Return :math:`-A(x-m_*)+\tau C^{-1}(x-m)`, (n, d)."""
         return -(x - self.center) @ self.A + (x - p.mean) @ self._thermal(p)
