@@ -19,6 +19,7 @@ from wgflow import (
     Unsupported,
     solve,
 )
+from wgflow.numerics.quantiles import groups
 
 ALL = 10**9
 
@@ -99,14 +100,56 @@ def test_equal_weights_take_a_short_cut_to_the_same_numbers():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    rho, nu, theta = clouds(33, 47, weighted=(True, True))
-    whole = [Autograd().velocity(SlicedWasserstein(nu, 2, t, ALL), rho, None) for t in (theta, theta.clone())]
-    assert torch.equal(*whole)
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("weighted", [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize(("projected", "kept"), [(2**23, 0), (100, 0), (200, 2**23)])
+def test_chunks_change_nothing(monkeypatch, projected, kept, weighted, p):
+    """Groups of 3, 4 or all 12 directions; blocks of these; targets sorted again. Far from the origin."""
+    rho, nu, theta = clouds(33, 47, weighted=weighted)
+    rho, nu = (Particles(p.x + 100.0, p.log_w) for p in (rho, nu))
+
+    def found() -> list[torch.Tensor]:
+        F = SlicedWasserstein(nu, p, theta.clone(), ALL)
+        v, weight = F.value(rho), torch.zeros(len(rho), dtype=rho.x.dtype).requires_grad_()
+        by_weight = torch.autograd.grad(F.value(Particles(rho.x, weight)), weight)[0]
+        return [v, Autograd().velocity(F, rho, None), Autograd().gradient(F, rho, None)[0], by_weight]
+
+    whole = found()
     monkeypatch.setattr("wgflow.numerics.quantiles.BLOCK_CPU", 100)
-    monkeypatch.setattr("wgflow.numerics.quantiles.KEPT", 0)
-    pieces = Autograd().velocity(SlicedWasserstein(nu, 2, theta.clone(), ALL), rho, None)
-    torch.testing.assert_close(pieces, whole[0], rtol=0, atol=1e-13)
+    monkeypatch.setattr("wgflow.numerics.quantiles.PROJECTED", projected)
+    monkeypatch.setattr("wgflow.numerics.quantiles.KEPT", kept)
+    for ours, theirs in zip(found(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-11)
+
+
+def test_chunks_share_out_the_same_among_points_on_one_another(monkeypatch):
+    """Which of two is taken first is left open; what both get is not."""
+    rho, nu, theta = clouds(16, 33)
+    rho, nu = Particles(rho.x.repeat(2, 1)), Particles(torch.cat([nu.x[:16], nu.x[:16]]))
+    both = lambda: Autograd().velocity(SlicedWasserstein(nu, 2, theta.clone(), ALL), rho, None).view(2, 16, 3).sum(0)  # noqa: E731
+    whole = both()
+    for name in ("BLOCK_CPU", "PROJECTED"):
+        monkeypatch.setattr(f"wgflow.numerics.quantiles.{name}", 32)
+    torch.testing.assert_close(both(), whole, rtol=0, atol=1e-13)
+
+
+def test_inner_products_take_no_more_room_than_is_said():
+    """All directions at once up to 2²³ numbers, or as many as the points are."""
+    place = torch.device("cpu")
+    for n, d in ((100_000, 64), (1_000_000, 2), (1_000_000, 64), (20_000_000, 3)):
+        parts = groups(50, n, d, place)
+        assert [k for part in parts for k in range(part.start, part.stop)] == list(range(50))
+        assert max(part.stop - part.start for part in parts) * n <= max(2**23, n * d)
+    assert len(groups(50, 100_000, 64, place)) == len(groups(50, 1_000_000, 64, place)) == 1
+
+
+def test_a_second_backward_pass_finds_the_same_slope():
+    rho, nu, theta = clouds(9, 9)
+    x = rho.x.requires_grad_()
+    value = SlicedWasserstein(nu, 2, theta, ALL).value(Particles(x))
+    (once,) = torch.autograd.grad(value, x, retain_graph=True)
+    (again,) = torch.autograd.grad(3 * value, x)
+    torch.testing.assert_close(again, 3 * once)
 
 
 def test_single_precision_agrees_with_double():

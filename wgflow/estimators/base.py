@@ -103,8 +103,7 @@ class Estimator(Checked, ABC):
         r"""Return :math:`-\nabla\varphi` at the particles, shape (n, \*event)."""
         rho = with_mass(rho)
         x = rho.x.detach().requires_grad_(True)
-        (d_x,) = torch.autograd.grad(self.surrogate(F, replace(rho, x=x), es), x)
-        return _per_mass(d_x, rho, -1.0)
+        return _slope(self.surrogate(F, replace(rho, x=x), es), x, rho, -1.0)
 
 
 suggest(
@@ -154,14 +153,22 @@ def energy_slope(energy: Functional | None, rho: Particles) -> Points:
     with torch.enable_grad():
         x = rho.x.detach().requires_grad_(True)
         value = scalar(energy.value(replace(rho, x=x)), x, f"{type(energy).__name__}.value")
-        (d_x,) = torch.autograd.grad(value, x, materialize_grads=True)
-    return _per_mass(d_x, rho)
+    return _slope(value, x, rho, unused=True)
 
 
 def linear(rho: Particles, slope: Points) -> Scalar:
     r"""Return a scalar whose Wasserstein gradient at the particles is ``slope`` (n, \*event), held fixed; its value is 0."""
     moved = rho.x - rho.x.detach()
     return (rho.w.detach() * (moved * slope.detach()).flatten(1).sum(1)).sum()
+
+
+def _slope(s: Scalar, x: Points, rho: Particles, sign: float = 1.0, unused: bool = False) -> Points:
+    """Differentiate in the points and divide by their weights; 0 where ``unused`` and nothing depends on them."""
+    if rho.log_w is not None:
+        return _per_mass(torch.autograd.grad(s, x, materialize_grads=unused)[0], rho, sign)
+    # Equal weights are a factor of the scalar: large clouds are not gone through once more.
+    (d_x,) = torch.autograd.grad(s, x, torch.full_like(s, sign * len(rho)), materialize_grads=unused)
+    return d_x.contiguous()  # that of a sum is one number, seen everywhere
 
 
 def _per_mass(derivative: Tensor, rho: Particles, sign: float = 1.0) -> Tensor:

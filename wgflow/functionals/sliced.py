@@ -50,9 +50,11 @@ class SlicedWasserstein(Functional):
 
     Notes
     -----
-    Exact on every line, with weights on both sides. Cost O(L (n d + n log n)), memory O(n) beyond the sorted target,
-    which is kept (L m numbers, up to 2²³) for the next evaluation on the same directions. One sort gives value and
-    gradient; the fastest case is equal weights with one count a multiple of the other.
+    Exact on every line, with weights on both sides. Cost O(L (n d + n log n)): one product of the points with all directions, L
+    sorts, one product back. One sort gives value and gradient; the fastest case is equal weights with one count a multiple of the
+    other. Memory is that of the inner products, L n numbers beside the n d of the points. Where these are more than 2²³ and more than
+    n d, directions are taken by groups that are not. The sorted target is kept (L m numbers, up to 2²³) for the next evaluation on
+    the same directions.
 
     Differentiable once, in positions and weights of the particles, not in the target. At p = 1 a particle that coincides
     with its partner along a direction gets no force from it. Particles with equal projections are taken one after

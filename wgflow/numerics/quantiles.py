@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow.core.context import full_precision
 from wgflow.core.typing import Scalar
 from wgflow.numerics.once import Derivatives, differentiable_once
 
@@ -20,6 +21,8 @@ LIGHT = 1e-10
 """Levels are right to some 1e-16: the mass of a lighter point, a difference of two, would be right to less than 1e-6."""
 KEPT = 2**23
 """Entries of a sorted target that are kept for the next evaluation rather than sorted again."""
+PROJECTED = 2**23
+"""Inner products that are held at once; more, where the points themselves are more numbers."""
 
 
 def sort_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +42,12 @@ def sort_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.gather(1, index), index
 
 
-def _sorted_values(x: Tensor) -> Tensor:
-    return torch.sort(x, dim=1)[0] if x.device.type != "cpu" else torch.from_numpy(np.sort(x.numpy(), axis=1))
+def _sort_values_(x: Tensor) -> Tensor:
+    """Sort every row, on a CPU in place, and return it."""
+    if x.device.type != "cpu":
+        return torch.sort(x, dim=1)[0]
+    x.numpy().sort(axis=1)
+    return x
 
 
 def _levels(w: Tensor) -> Tensor:
@@ -66,32 +73,59 @@ class Line:
         y, self.b, self.theta = y.detach(), None if b is None else b.detach(), theta
         # Inner products are as inexact as points are far from the origin. A median: one far point must not move it far.
         self.centre = y[:: len(y) // 1000 + 1].median(0).values if y.shape[1] > 1 else y.new_zeros(1)
-        self.y = y - self.centre
+        self.y = y
 
     def rows(self, lines: slice) -> tuple[Tensor, Tensor | None]:
         """Return sorted values (l, m) and levels (l, m), None for equal weights, on a range of the directions."""
-        if self.theta.shape[0] * len(self.y) > KEPT:
+        if len(self.theta) * len(self.y) > KEPT:
             return self._sort(lines)
         values, levels = self._all
         return values[lines], None if levels is None else levels[lines]
 
     @cached_property
     def _all(self) -> tuple[Tensor, Tensor | None]:
-        parts = [self._sort(lines) for lines in blocks(len(self.theta), len(self.y), self.y.device)]
-        levels = None if self.b is None else torch.cat([levels for _, levels in parts if levels is not None])
-        return torch.cat([values for values, _ in parts]), levels
+        return self._sort(slice(0, len(self.theta)))
 
     def _sort(self, lines: slice) -> tuple[Tensor, Tensor | None]:
-        projected = self.theta[lines] @ self.y.T
-        if self.b is None:
-            return _sorted_values(projected), None
-        values, index = sort_rows(projected)
-        return values, _levels(self.b[index])
+        values = self.project(self.y, lines)
+        levels = None if self.b is None else torch.empty_like(values, dtype=torch.float64)
+        for block in blocks(*values.shape, values.device):
+            if self.b is None or levels is None:
+                values[block] = _sort_values_(values[block])
+            else:
+                values[block], index = sort_rows(values[block])
+                levels[block] = _levels(self.b[index])
+        return values, levels
+
+    def project(self, x: Tensor, lines: slice) -> Tensor:
+        """Return inner products (l, n) of points (n, d), seen from the centre, with a range of the directions.
+
+        Points are read once for all of them, a block at a time: no second tensor (n, d).
+        """
+        theta = self.theta[lines]
+        out = x.new_empty(len(theta), len(x))
+        size = max(1, _block(x.device) // x.shape[1])
+        for i in range(0, len(x), size):
+            out[:, i : i + size] = theta @ (x[i : i + size] - self.centre).T
+        return out
+
+
+def _block(device: torch.device) -> int:
+    return BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU
 
 
 def blocks(lines: int, points: int, device: torch.device) -> list[slice]:
-    """Cut the directions into ranges of bounded size."""
-    size = max(1, (BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU) // points)
+    """Cut the directions into ranges that are sorted at once, of bounded size."""
+    return _cut(lines, _block(device) // points)
+
+
+def groups(lines: int, points: int, d: int, device: torch.device) -> list[slice]:
+    """Cut the directions into ranges that points are projected on at once."""
+    return _cut(lines, max(PROJECTED, _block(device), points * d) // points)
+
+
+def _cut(lines: int, size: int) -> list[slice]:
+    size = max(1, size)
     return [slice(k, min(k + size, lines)) for k in range(0, lines, size)]
 
 
@@ -122,39 +156,52 @@ class _ProjectedCost(torch.autograd.Function):
         wants_x, wants_a = ctx.needs_input_grad[:2]
         inputs = (x, a)
         x, a = x.detach(), None if a is None else a.detach()
-        dx, da = torch.zeros_like(x), None if a is None else torch.zeros_like(a)
-        value, total = x.new_zeros(()), len(target.theta)
-        x = x - target.centre
+        slopes = theta = dx = None
+        da = None if a is None else torch.zeros_like(a)
+        value, total, longest = x.new_zeros(()), len(target.theta), max(len(x), len(target.y))
         steps = _Steps(len(x), len(target.y), x.device) if a is None and target.b is None else None
         light = x.new_zeros(0) if a is None else a < LIGHT
         lights = light.is_cuda or bool(light.any())  # a GPU is not asked
-        for lines in blocks(total, max(len(x), len(target.y)), x.device):
-            theta = target.theta[lines]
-            ys, V = target.rows(lines)
-            projected = theta @ x.T
-            if not any(ctx.needs_input_grad) and steps is not None:
-                value += steps.pair(_sorted_values(projected), ys, p)[0]
-                continue
-            xs, index = sort_rows(projected)
-            U = None if a is None else _levels(a[index])
-            cost, slope = steps.pair(xs, ys, p) if steps is not None else _pair(xs, U, ys, V, p)
-            value += cost
-            if lights and a is not None and U is not None:
-                slope = torch.where(light[index], a[index] * _slope_at_level(xs, U, ys, V, p), slope)
-            if wants_x:
-                # In place, and scaled where it is small: no second tensor (n, d).
-                dx.addmm_(torch.empty_like(slope).scatter_(1, index, slope / total).T, theta)
-            if wants_a and da is not None and U is not None:
-                f = _potential(xs, U, ys, V, p)
-                da += torch.empty_like(f).scatter_(1, index, f).sum(0)
-        ctx.save_for_backward(*inputs, dx if wants_x else None, da / total if wants_a and da is not None else None)
+        for lines in groups(total, longest, x.shape[1], x.device):
+            if wants_x and slopes is not None:
+                dx = _pulled(slopes, theta, dx)
+            theta, slopes = target.theta[lines], target.project(x, lines)
+            targets, levels = target.rows(lines)
+            for block in blocks(len(theta), longest, x.device):
+                ys, V, projected = targets[block], None if levels is None else levels[block], slopes[block]
+                if not any(ctx.needs_input_grad) and steps is not None:
+                    value += steps.pair(_sort_values_(projected), ys, p)[0]
+                    continue
+                xs, index = sort_rows(projected)
+                U = None if a is None else _levels(a[index])
+                cost, slope = steps.pair(xs, ys, p) if steps is not None else _pair(xs, U, ys, V, p)
+                value += cost
+                if lights and a is not None and U is not None:
+                    slope = torch.where(light[index], a[index] * _slope_at_level(xs, U, ys, V, p), slope)
+                if wants_x:
+                    projected.scatter_(1, index, slope.div_(total))  # in the place of what has been sorted
+                if wants_a and da is not None and U is not None:
+                    f = _potential(xs, U, ys, V, p)
+                    da += torch.empty_like(f).scatter_(1, index, f).sum(0)
+        # The last product is left to the backward pass, where a factor costs least on the side of the lines.
+        kept = (slopes, theta, dx) if wants_x else (None, None, None)
+        ctx.save_for_backward(*inputs, *kept, da / total if wants_a and da is not None else None)
         return value / total
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, g: Tensor) -> Derivatives:
-        *_, dx, da = ctx.saved_tensors
-        return None if dx is None else g * dx, None if da is None else g * da, None, None
+        _, _, slopes, theta, dx, da = ctx.saved_tensors
+        d_x = None
+        if slopes is not None:
+            with full_precision(slopes.device):
+                d_x = _pulled(g * slopes, theta, None if dx is None else g * dx)
+        return d_x, None if da is None else g * da, None, None
+
+
+def _pulled(slopes: Tensor, theta: Tensor, dx: Tensor | None) -> Tensor:
+    """Carry derivatives (l, n) along directions back to the points, and add them to those of others."""
+    return slopes.T @ theta if dx is None else dx.addmm_(slopes.T, theta)
 
 
 def _cost(d: Tensor, p: int) -> Tensor:
