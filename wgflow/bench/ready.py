@@ -51,6 +51,7 @@ from wgflow.bench.problem import Method, Problem
 from wgflow.bench.scores import DRAWS, cloud
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, checked
+from wgflow.core.registry import Named
 from wgflow.optim.tridiagonal import TridiagonalNewton
 from wgflow.reference import Barenblatt, GaussianFit, OrnsteinUhlenbeck, w1_flow
 
@@ -279,12 +280,15 @@ def sliced_gaussians(d: Count = 2, n: Count = 500, directions: Count = 100) -> P
     )
 
 
-PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "ou": ornstein_uhlenbeck,
-    "mixture": mixture,
-    "porous_medium": porous_medium,
-    "attraction": attraction,
-    "w1": w1,
-    "sliced_gaussians": sliced_gaussians,
-}
+PROBLEMS: dict[str, Callable[[], Problem]] = Named(
+    "problem",
+    {
+        "ou": ornstein_uhlenbeck,
+        "mixture": mixture,
+        "porous_medium": porous_medium,
+        "attraction": attraction,
+        "w1": w1,
+        "sliced_gaussians": sliced_gaussians,
+    },
+)
 """Ready problems by the names that the command line knows them by."""

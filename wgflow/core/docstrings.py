@@ -4,10 +4,12 @@ import inspect
 import re
 from typing import Any
 
+from wgflow.core.tex import plain
+
 
 def summary(obj: Any) -> str:
     """Return the first line of a docstring, empty where there is none."""
-    return _plain((inspect.getdoc(obj) or "").partition("\n")[0])
+    return plain((inspect.getdoc(obj) or "").partition("\n")[0])
 
 
 def descriptions(obj: Any) -> dict[str, str]:
@@ -15,10 +17,4 @@ def descriptions(obj: Any) -> dict[str, str]:
     doc = inspect.getdoc(obj) or ""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+\n|\Z)", doc, re.MULTILINE | re.DOTALL)
     entries = re.findall(r"^(\w[\w, ]*?)(?: :.*)?\n((?:    .*\n?)+)", section[1] if section else "", re.MULTILINE)
-    return {name: " ".join(_plain(text).split()) for names, text in entries for name in names.split(", ")}
-
-
-def _plain(text: str) -> str:
-    """Leave out the marks of reStructuredText and TeX: a formula keeps its letters."""
-    text = re.sub(r"\\[lr]V?ert|\\[,;!]", "|", re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", text))
-    return re.sub(r"\\tfrac\\?(\w)\\?(\w)", r"\1/\2", text).replace("\\", "")
+    return {name: " ".join(plain(text).split()) for names, text in entries for name in names.split(", ")}

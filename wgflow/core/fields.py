@@ -16,6 +16,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from wgflow.core.brief import Brief
 from wgflow.core.rules import REFUSED, Range, Rule, resolved, rule_of
 
 P = ParamSpec("P")
@@ -55,7 +56,7 @@ FloatingPoint = Annotated[
 Device = Annotated[torch.device | str, Rule(_device, "a device that torch has here, such as 'cpu' or 'cuda:0'")]
 
 
-class Checked:
+class Checked(Brief):
     """A dataclass below this one has its fields checked against their annotations before its ``__post_init__``.
 
     ``checks=False`` leaves one out that is made in every step and looks at its fields itself.

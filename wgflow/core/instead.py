@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from wgflow.core.brief import Brief, fitting
+
 _SENTENCES: dict[type, tuple[tuple[Any, str], ...]] = {}
 ARRAYS = (np.ndarray, list, tuple)
 
@@ -25,6 +27,8 @@ def shown(value: Any) -> str:
         kind = "tensor" if isinstance(value, Tensor) else "array"
         return f"<{kind} of shape {tuple(value.shape)}, {value.dtype}>"
     try:
+        if isinstance(value, Brief):
+            return fitting(value, 70)
         text = repr(value)
     except Exception:  # an integer of too many digits, or a foreign object
         return f"<{type(value).__name__}>"

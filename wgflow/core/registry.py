@@ -1,11 +1,15 @@
 """Named families (functionals, estimators, solvers, kernels, maps, measures) with near misses and plugins from other packages."""
 
 import difflib
+import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from wgflow.core.brief import LINES, WIDTH, table
+from wgflow.core.docstrings import summary
 from wgflow.core.errors import BadInput
 
 T = TypeVar("T")
@@ -18,7 +22,46 @@ def near_misses(name: str, known: list[str]) -> str:
     return f"{hint}known: {', '.join(known)}"
 
 
-class Registry(Generic[T]):
+class Listed:
+    """What is known by name: shown as its names, in a notebook as a table of them with what each is."""
+
+    kind: str
+    """What the entries are, in the singular."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+
+    @abstractmethod
+    def __getitem__(self, name: str) -> Any:
+        """Return the entry called ``name``."""
+
+    def about(self, name: str) -> str:
+        """Return what an entry is, in one line."""
+        return summary(self[name])
+
+    def __repr__(self) -> str:
+        """Return the names, in at most ten lines."""
+        names = list(self)
+        text = f"{len(names)} {self.kind}s: {', '.join(names)}"
+        lines = textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        return "\n".join(lines if len(lines) <= LINES else [*lines[: LINES - 1], "  ..."])
+
+    def _repr_html_(self) -> str:
+        return table((self.kind, "what it is"), [(name, self.about(name)) for name in self])
+
+
+class Named(dict[str, Any], Listed):
+    """A dictionary of what is known by name."""
+
+    __repr__ = Listed.__repr__
+
+    def __init__(self, kind: str, entries: Mapping[str, Any]) -> None:
+        super().__init__(entries)
+        self.kind = kind
+
+
+class Registry(Listed, Generic[T]):
     """Classes by name.
 
     Names are for the border only (command line, recipes, the docs table, test parametrisation); in code one passes

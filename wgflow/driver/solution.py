@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from wgflow.core.brief import WIDTH, Brief, fitting, shortened, table
 from wgflow.core.fields import Checked, Whole
 from wgflow.core.inner import UNCONVERGED
 from wgflow.core.instead import suggest
@@ -50,8 +51,8 @@ suggest(
 
 
 @dataclass
-class Solution:
-    """A solved flow.
+class Solution(Brief):
+    """A solved flow. It is shown in a few lines, in a notebook as a table of its path.
 
     Attributes
     ----------
@@ -92,3 +93,58 @@ class Solution:
         names = {key for row in self.history for key in row if key.endswith(UNCONVERGED)}
         missed = {name: sum(row.get(name, 0) > 0 for row in self.history) / len(self.history) for name in sorted(names)}
         return {name.removesuffix(UNCONVERGED): share for name, share in missed.items() if share}
+
+    def __repr__(self) -> str:
+        """Return how far the flow has come, where it is, and what was kept on the way."""
+        keys = self._recorded()
+        of = f" of {', '.join(keys[:_KEYS])}{f', ... {len(keys)} in all' * (len(keys) > _KEYS)}" if keys else ""
+        lines = [
+            self._title(),
+            f"  measure: {fitting(self.measure, WIDTH - 11)}",
+            f"  saved: {_counted(len(self.saved), 'state')}{_between(self.times)}",
+            f"  history: {_counted(len(self.history), 'record')}{of}",
+        ]
+        if self.history:
+            last = {key: self.history[-1].get(key) for key in keys}
+            shown = [f"{key} {_number(value)}" for key, value in last.items() if value is not None]
+            lines += [f"  last step: {', '.join(shown[:_KEYS])}"] if shown else []
+        missed = [f"{name} in {share:.0%} of the steps" for name, share in self.unconverged.items()]
+        return "\n".join(
+            shortened(line, WIDTH) for line in [*lines, *(f"  unconverged: {text}" for text in missed[:3])]
+        )
+
+    def _repr_html_(self) -> str:
+        keys = self._recorded()[: 2 * _KEYS]
+        count = min(len(self.history), _ROWS)
+        turns = [round(i * (len(self.history) - 1) / max(count - 1, 1)) for i in range(count)]
+        rows = [[_number(self.history[i].get(key)) for key in ("k", "t", *keys)] for i in turns]
+        return table(("step", "t", *keys), rows, self._title())
+
+    def _title(self) -> str:
+        steps, seconds = _counted(self.state.k, "step"), sum(row.get("seconds", 0.0) for row in self.history)
+        took = f" in {seconds:.3g} s" if self.history else ""
+        return f"Solution: {self.status}, {steps} to t = {self.state.t:g}{took}"
+
+    def _recorded(self) -> list[str]:
+        """Names in the history, but those that every record has."""
+        names = dict.fromkeys(key for row in self.history[:1] + self.history[-1:] for key in row)
+        return [key for key in names if key not in ("k", "t", "update", "seconds")]
+
+
+_KEYS, _ROWS = 5, 12
+"""Most quantities of a line, and most rows of a table."""
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _between(times: list[float]) -> str:
+    return f", t = {times[0]:g} to {times[-1]:g}" if times else ""
+
+
+def _number(value: Any) -> str:
+    """Return a number of the history as a person reads it; nothing where there is none."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from wgflow.core.brief import Pieces
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Finite
 from wgflow.core.typing import Info, Points, Scalar
@@ -37,6 +38,10 @@ class Scaled(Wrapped):
     def __post_init__(self) -> None:
         if self.c == 0:
             raise BadInput("a functional times 0 has no flow, and its conjugate is infinite: leave the term out")
+
+    def _pieces(self, inner: Callable[[Any], str]) -> Pieces:
+        text = inner(self.term)
+        return Pieces("", [f"{self.c:g} * {f'({text})' if isinstance(self.term, Sum) else text}"], "")
 
     @property
     def _convex(self) -> Functional:
@@ -119,6 +124,9 @@ class Sum(Functional):
     def of(cls, *terms: Functional) -> "Sum":
         """Add functionals, with nested sums made flat."""
         return cls(tuple(t for term in terms for t in (term.terms if isinstance(term, Sum) else (term,))))
+
+    def _pieces(self, inner: Callable[[Any], str]) -> Pieces:
+        return Pieces("", [inner(t) for t in self.terms], "", " + ")
 
     @property
     def batch(self) -> int:  # type: ignore[override]

@@ -3,16 +3,17 @@
 import dataclasses
 import os
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from wgflow import Flow, Measure
+from wgflow.core.brief import Brief, Pieces, brief, table
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive, Whole, checked, field_rules
 from wgflow.core.imports import require
-from wgflow.core.registry import near_misses
+from wgflow.core.registry import Listed, near_misses
 from wgflow.core.words import read, shortened
 from wgflow.generative import pairs
 from wgflow.generative.compose import compose
@@ -36,7 +37,7 @@ _WHY = {
 
 
 @dataclass(frozen=True, init=False)
-class Recipe:
+class Recipe(Brief):
     r"""Data, networks, a method with its options, and what is evaluated: everything that decides a training.
 
     Options of the method are given by name, as ``Recipe(method="s_jko", divergence="kl")``; with ``method.`` before it a name
@@ -161,6 +162,14 @@ class Recipe:
         hint = f"it is an option of {', '.join(others[:4])}" if others else near_misses(key, known)
         raise BadInput(f"a recipe by {m.name} has no {shortened(key)}: {hint}")
 
+    def _pieces(self, inner: Callable[[Any], str]) -> Pieces:
+        usual = Recipe(method=self.method).plain()
+        said = {k: v for k, v in self.plain().items() if k in ("data", "method") or v != usual[k]}
+        return Pieces("Recipe(", [f"{k.removeprefix(METHOD)}={inner(v)}" for k, v in said.items()])
+
+    def _repr_html_(self) -> str:
+        return table(("setting", "value"), [(k, brief(v)) for k, v in self.plain().items() if v is not None])
+
     @property
     def _method(self) -> Method:
         return method(self.method)
@@ -220,7 +229,9 @@ class Recipe:
             if f.name != "options":
                 found[f.name] = getattr(self, f.name)
             if f.name == "method":
-                found |= {METHOD + name: _single(value) for name, value in self.options.items()}
+                found |= {
+                    METHOD + k: ", ".join(map(str, v)) if type(v) is tuple else v for k, v in self.options.items()
+                }
         return found
 
     @checked
@@ -287,12 +298,14 @@ class Recipe:
         return compose(self, self._method, data, here)
 
 
-def _single(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-class _Ready(Mapping[str, Recipe]):
+class _Ready(Listed, Mapping[str, Recipe]):
     """The recipes of :data:`READY`, made when they are asked for: importing this looks for no plugins."""
+
+    kind = "recipe"
+
+    def about(self, name: str) -> str:
+        """Return what a recipe has of its own."""
+        return brief(self[name])
 
     def __getitem__(self, name: str) -> Recipe:
         return Recipe(**READY[name])

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from wgflow.core.brief import Pieces
 from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Checked, Finite
 from wgflow.core.instead import suggest
@@ -134,6 +136,9 @@ class KernelSum(Kernel):
     """
 
     terms: tuple[tuple[Finite, Kernel], ...]
+
+    def _pieces(self, inner: Callable[[Any], str]) -> Pieces:
+        return Pieces("", [inner(k) if c == 1 else f"{c:g} * {inner(k)}" for c, k in self.terms], "", " + ")
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]

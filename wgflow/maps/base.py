@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wgflow.core.brief import network
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Count, checked
 from wgflow.core.registry import Registry
@@ -49,6 +50,10 @@ class TransportMap(nn.Module):
         self.event_shape = torch.Size(event_shape)
         self.dim = math.prod(event_shape)
         self.register_load_state_dict_post_hook(_check_finite)
+
+    def __repr__(self) -> str:
+        """Return the class with the number of its parameters."""
+        return network(self)
 
     @classmethod
     def example(cls) -> "TransportMap":

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
+from wgflow.core.brief import Brief
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
 from wgflow.core.registry import Registry
@@ -21,7 +22,7 @@ register_solver = SOLVERS.register
 
 
 @dataclass(eq=False)
-class State:
+class State(Brief):
     """Everything that changes along a flow, and nothing else.
 
     Attributes

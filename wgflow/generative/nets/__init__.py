@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from wgflow.core.docstrings import summary
+from wgflow.core.registry import Named
 from wgflow.generative.nets.conv import ConvCritic, ConvGenerator
 from wgflow.generative.nets.labelled import LabelledCritic, LabelledGenerator
 from wgflow.generative.nets.large import LargeCritic, LargeGenerator
@@ -46,9 +48,17 @@ class NetworkPair(NamedTuple):
         )
 
 
-NETWORKS: dict[str, NetworkPair] = {
-    "toy": NetworkPair(generator=ToyGenerator, critic=ToyCritic),
-    "conv": NetworkPair(generator=ConvGenerator, critic=ConvCritic),
-    "small": NetworkPair(generator=SmallGenerator, critic=SmallCritic),
-    "large": NetworkPair(generator=LargeGenerator, critic=LargeCritic),
-}
+class _Pairs(Named):
+    def about(self, name: str) -> str:
+        return summary(self[name].generator)
+
+
+NETWORKS: dict[str, NetworkPair] = _Pairs(
+    "network",
+    {
+        "toy": NetworkPair(generator=ToyGenerator, critic=ToyCritic),
+        "conv": NetworkPair(generator=ConvGenerator, critic=ConvCritic),
+        "small": NetworkPair(generator=SmallGenerator, critic=SmallCritic),
+        "large": NetworkPair(generator=LargeGenerator, critic=LargeCritic),
+    },
+)
