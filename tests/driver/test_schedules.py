@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from _exact import double
 
 from wgflow import (
     BadInput,
+    Checkpoint,
+    EnergyDistance,
     Evaluate,
     ForwardEuler,
     Geometric,
@@ -19,6 +22,7 @@ from wgflow import (
     PotentialEnergy,
     PowerDecay,
     Save,
+    StandardNormal,
     StopAt,
     StopWhenFlat,
     solve,
@@ -123,3 +127,70 @@ def test_a_geometric_growth_ends_at_the_largest_number():
     assert Geometric(1.0, 2.0)(1023) == 2.0**1023
     assert Geometric(1.0, 2.0)(1024) == Geometric(2.0, 1e300)(5000) == sys.float_info.max
     assert Geometric(1.0, 0.5, floor=0.1)(5000) == 0.1
+
+
+def test_an_absolute_tolerance_is_for_what_goes_to_zero():
+    """Dissipation 5 · 0.81^k: the last 4 records are within 1e-3 of each other once 5 · 0.81^(k-4) (1 - 0.81³) is."""
+    first = next(k for k in range(4, 99) if 5 * 0.81 ** (k - 4) * (1 - 0.81**3) <= 1e-3)
+    assert run(StopWhenFlat("flow/dissipation", tolerance=0.0, absolute=1e-3, patience=3)).state.k == first
+
+
+@pytest.mark.parametrize("patience", [10, 40])
+def test_noise_counts_as_no_change_and_a_drift_above_it_does(patience):
+    """Records a (1 - b)^k + noise of size s: they stop when a window's drift is of the size of a window's error, not long before."""
+    generator = torch.Generator().manual_seed(0)
+    ends = []
+    for _ in range(20):
+        noise = 0.1 * torch.randn(2000, generator=generator)
+        flow = _records(lambda k: 1 + 5 * 0.97**k + float(noise[k]), patience)  # noqa: B023
+        ends.append(5 * 0.97 ** len(flow))
+    left = torch.tensor(ends)
+    error = 0.1 * (2 / patience) ** 0.5
+    assert float(left.max()) < 6 * error / (1 - 0.97**patience)  # six standard errors of a window's change
+    assert float(left.median()) < 3 * error / (1 - 0.97**patience)
+    falling = _records(lambda k: -10.0 * error * k / patience + float(noise[k]), patience)
+    assert len(falling) == 2000
+
+
+@pytest.mark.parametrize("patience", [1, 2, 10])
+def test_a_smooth_change_is_no_noise(patience):
+    for smooth in (lambda k: 1 + 0.99**k, lambda k: -0.01 * k, lambda k: 1 / (1 + k)):
+        ended = _records(smooth, patience, tolerance=1e-9)
+        assert len(ended) == 2000 or abs(smooth(len(ended)) - smooth(len(ended) - patience)) < 1e-7
+
+
+def _records(value, patience, **options):
+    """Return the records before the one at which a flow with random numbers is flat; 2000 where it never is."""
+    rule, history = StopWhenFlat("e", patience=patience, **options), []
+    rule.load_state_dict({"random": True})
+    run = SimpleNamespace(
+        solution=SimpleNamespace(history=history), state=SimpleNamespace(rng=torch.Generator()), STOP="stop"
+    )
+    while len(history) < 2000:
+        row = {"e": value(len(history))}
+        if rule._flat(run, row) == "stop":
+            break
+        history.append(row)
+    return history
+
+
+def test_a_noisy_run_that_has_stopped_stops_again_at_once(tmp_path):
+    F = EnergyDistance(StandardNormal(2), batch=32)
+    x = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+
+    def go(**options):
+        flat = StopWhenFlat("flow/dissipation", patience=5)
+        return solve(
+            F,
+            ForwardEuler(),
+            Particles(x),
+            step_size=0.1,
+            num_steps=500,
+            callbacks=[flat],
+            checkpoint=Checkpoint(tmp_path),
+            **options,
+        )
+
+    first, again = go(), go()
+    assert first.status == again.status == "stopped"
+    assert first.state.k == again.state.k < 500

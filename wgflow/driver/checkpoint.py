@@ -17,6 +17,7 @@ from wgflow.core.fields import Checked, Count, NonNegative
 from wgflow.core.instead import suggest
 from wgflow.core.ranks import anywhere, from_first, parallel, rank, world
 from wgflow.driver import first_format
+from wgflow.driver.earlier_batches import VERSION, as_earlier, give_batches, is_earlier
 from wgflow.storage.describe import describe, differences
 from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
 from wgflow.storage.saved import SavedStates
@@ -169,8 +170,8 @@ class Checkpoint(Checked):
 
     def _another(self, run: "Run", theirs: dict[str, Any]) -> str | None:
         if "version" in theirs:
-            return another(self._run, theirs)
-        return "; ".join(differences(first_format.describe_run(run), theirs)) or None
+            return another(as_earlier(self._run) if is_earlier(theirs) else self._run, theirs)
+        return "; ".join(differences(as_earlier(first_format.describe_run(run)), theirs)) or None
 
     def _fill(self, run: "Run", callbacks: Sequence["Callback"], saved: dict[str, Any], name: str) -> None:
         device = run.state.rng.device
@@ -188,6 +189,9 @@ class Checkpoint(Checked):
                 c.load_state_dict(saved["callbacks"][turn])
         run.stream.restore(saved["global_rng"])
         run.resumed_from = name
+        if is_earlier(saved["run"]):
+            give_batches(run)
+            self._run = as_earlier(self._run)
 
     def _payload(self, run: "Run", callbacks: Sequence["Callback"]) -> dict[str, Any]:
         payload = {
@@ -271,7 +275,7 @@ def describe_run(run: "Run") -> dict[str, Any]:
     """
     start = {"state": describe(run.state)} if run.initial is None else {"measure": describe(run.initial)}
     found: dict[str, Any] = as_one({"functional": describe(run.F), "solver": describe(run.solver)} | start)
-    return {"version": 2, "step_size": describe(run.step_size), "seed": run.seed} | found
+    return {"version": VERSION, "step_size": describe(run.step_size), "seed": run.seed} | found
 
 
 def _say_other_shares(processes: int) -> None:

@@ -24,6 +24,7 @@ from wgflow.driver.run import Run, StepSize
 from wgflow.driver.solution import Save, Solution
 from wgflow.driver.undefined import nonfinite_entry, outside, undefined
 from wgflow.functionals import Functional
+from wgflow.functionals.base import check_batches
 from wgflow.measures import MovingMeasure
 from wgflow.solvers import Solver, State
 
@@ -126,6 +127,7 @@ def solve(
         if checkpoint is not None:
             run.interrupts = stack.enter_context(Interrupts())
             stack.enter_context(checkpoint.opened(run, callbacks))
+        check_batches(run.F.at(run.state.k, run.state.t))  # of an earlier run they may have been found in its folder
         return _drive(run, callbacks, checkpoint, log_every, throw)
 
 

@@ -16,6 +16,7 @@ from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
 from wgflow.functionals import R1, Functional, Penalty
 from wgflow.measures import Particles
+from wgflow.measures.realised import DRAWS
 from wgflow.optim import Adam, Descent, Optim
 from wgflow.optim.balance import BATCHES, imbalance
 
@@ -78,7 +79,7 @@ class Critic(Estimator):
         net = build_pointwise(self.net, rng, "critic")
         data = F.at(0, 0.0).data()
         if data is not None and data.can_draw:
-            _look(net, data.draw(F.batch, aside(rng)).x, F.learns_features)
+            _look(net, data.draw(F.batch or DRAWS, aside(rng)).x, F.learns_features)
         return CriticState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:

@@ -13,6 +13,7 @@ from wgflow.core.typing import Info
 from wgflow.estimators.base import Draw, Estimator
 from wgflow.functionals import Functional
 from wgflow.measures import Measure, Particles
+from wgflow.measures.realised import realised_size
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Opposed(Estimator):
 
     def sees(self, F: Functional) -> int | None:
         """As many points of the moving law as of the data."""
-        return F.batch
+        compared = [m for m in F.samples() if m.can_draw]
+        return realised_size(compared[0], F.batch) if compared else F.batch
 
     def init(self, F: Functional, rng: torch.Generator) -> OpposedState:
         """Return a state without points."""

@@ -129,9 +129,10 @@ class Sum(Functional):
         return Pieces("", [inner(t) for t in self.terms], "", " + ")
 
     @property
-    def batch(self) -> int:  # type: ignore[override]
-        """Largest batch of the terms."""
-        return max(t.batch for t in self.terms)
+    def batch(self) -> int | None:  # type: ignore[override]
+        """Largest batch of the terms with a target; None where one of them has none."""
+        batches = [t.batch for t in self.terms if t.targets()]
+        return None if None in batches else max(batches, default=None)  # type: ignore[type-var]
 
     @property
     def needs_density(self) -> bool:  # type: ignore[override]
@@ -224,6 +225,10 @@ class Sum(Functional):
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze every term, in order."""
         return type(self)(tuple(term.freeze(rng) for term in self.terms))
+
+    def matched(self, n: int, only_open: bool = False) -> Self:
+        """Match every term."""
+        return type(self)(tuple(term.matched(n, only_open) for term in self.terms))
 
     def fit(self, rho: Particles) -> Self:
         """Fit every term."""

@@ -77,9 +77,9 @@ class Annealed(Wrapped):
         """Return the functional of that step."""
         return self._of(self._of_step(k).at(k, t))
 
-    def matched(self, n: int) -> Self:
+    def matched(self, n: int, only_open: bool = False) -> Self:
         """Match the functional of every step."""
-        return replace(self, make=lambda s: self.make(s).matched(n))
+        return replace(self, make=lambda s: self.make(s).matched(n, only_open))
 
     def can(self, method: str) -> bool:
         """Whether the functional of the first step does, for a value."""

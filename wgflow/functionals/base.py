@@ -11,12 +11,14 @@ from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
 from wgflow.core.linear import Linear
+from wgflow.core.parts import own_parts, parts_of
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Measure, Particles, Stack
+from wgflow.measures.realised import realised, realised_size
 
 if TYPE_CHECKING:
     from wgflow.functionals.algebra import Scaled, Sum
@@ -36,8 +38,10 @@ class Functional(Checked, Linear):
 
     Attributes
     ----------
-    batch : int
-        How many target points one realisation uses.
+    batch : int or None
+        How many target points one realisation uses. None, the default: a finite target (``Particles``, ``Dataset``, ``ImageData``) is
+        used whole, with its weights, and of one with infinitely many points 256 are drawn anew in every step. A finite target of more
+        than 10,000 points is refused without a number.
     needs_density : bool
         :meth:`value` reads ``rho.log_rho``.
     needs_samples : bool
@@ -48,7 +52,7 @@ class Functional(Checked, Linear):
         Keys of the papers it comes from, in the documentation's bibliography.
     """
 
-    batch: int = 256
+    batch: int | None = None
     needs_density: ClassVar[bool] = False
     needs_samples: ClassVar[bool] = False
     learns_features: bool = False
@@ -112,13 +116,18 @@ class Functional(Checked, Linear):
         return self.with_measures(lambda m: m.at(k, t))
 
     def freeze(self, rng: torch.Generator) -> Self:
-        """Return one random realisation: every measure it holds becomes a fixed batch of ``batch`` points."""
-        return self.with_measures(lambda m: m.draw(self.batch, rng) if m.can_draw else m)
+        """Return one realisation: in the place of every measure it holds, a fixed batch of ``batch`` points or all of them."""
+        return self.with_measures(lambda m: realised(m, self.batch, rng))
 
-    def matched(self, n: int) -> Self:
-        """Return the functional whose realisations use ``n`` target points; itself when it uses none."""
-        held = getattr(self, "__dataclass_fields__", {})
-        return dataclasses.replace(self, batch=n) if "batch" in held else self  # type: ignore[type-var]
+    def matched(self, n: int, only_open: bool = False) -> Self:
+        """Return the functional whose realisations use ``n`` target points; itself when it uses none.
+
+        ``only_open`` leaves a ``batch`` as it is where one is given.
+        """
+        has = "batch" in getattr(self, "__dataclass_fields__", {})
+        if not has or (only_open and self.batch is not None):
+            return self
+        return dataclasses.replace(self, batch=n)  # type: ignore[type-var]
 
     def fit(self, rho: Particles) -> Self:
         """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimises one function."""
@@ -235,6 +244,14 @@ suggest(
     (Kernel, "Wrap the kernel: InteractionEnergy(kernel), or SquaredMMD(target, kernel)"),
     (Callable, "Wrap a function of points: PotentialEnergy(V)"),
 )
+
+
+def check_batches(F: Functional) -> None:
+    """Refuse a functional that leaves open how much it uses of a large finite target; raises ``BadInput``."""
+    for part in parts_of(F, Functional):  # type: ignore[type-abstract]
+        for target in own_parts(part):
+            if isinstance(target, Measure) and target.can_draw:
+                realised_size(target, part.batch)
 
 
 def drawn(target: Measure) -> Particles:

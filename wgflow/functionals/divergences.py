@@ -33,12 +33,13 @@ class FDivergence(Functional):
     ----------
     target : Measure
         :math:`\nu`, the data.
-    batch : int
-        Target points in one realisation.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
     """
 
     target: Measure
-    batch: Count = 256
+    batch: Count | None = None
 
     needs_density = True
     reference = ("choi2024scalable", "caucheteux2026unifying")
@@ -266,7 +267,7 @@ class Chi2Tight(Chi2):
 
 
 @checked
-def entropy(name: str, target: Measure, batch: Count = 256) -> FDivergence:
+def entropy(name: str, target: Measure, batch: Count | None = None) -> FDivergence:
     """Return the f-divergence called ``name`` in the registry; raises ``BadInput`` for a functional of another kind."""
     cls = FUNCTIONALS[name]
     if not issubclass(cls, FDivergence):

@@ -23,7 +23,7 @@ class Guided(Functional):
     w: Positive
 
     @property
-    def batch(self) -> int:  # type: ignore[override]
+    def batch(self) -> int | None:  # type: ignore[override]
         """Target points of the conditional functional."""
         return self.conditional.batch
 
@@ -46,9 +46,9 @@ class Guided(Functional):
         """Freeze both."""
         return self._each(lambda F: F.freeze(rng))
 
-    def matched(self, n: int) -> Self:
+    def matched(self, n: int, only_open: bool = False) -> Self:
         """Match both."""
-        return self._each(lambda F: F.matched(n))
+        return self._each(lambda F: F.matched(n, only_open))
 
     def fit(self, rho: Particles) -> Self:
         """Fit both."""

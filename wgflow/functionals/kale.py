@@ -63,8 +63,9 @@ class KALE(Functional):
     iterations : int
         Newton steps of the inner problem; 10 to 20 reach rounding. A duality gap above :math:`10^{-6}(1+\text{value})` is reported as
         ``kale/unconverged``.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
 
     Notes
     -----
@@ -76,7 +77,7 @@ class KALE(Functional):
     kernel: Kernel
     penalty: Positive = 0.1
     iterations: Count = 30
-    batch: Count = 256
+    batch: Count | None = None
 
     needs_samples = True
     reference = ("glaser2021kale",)

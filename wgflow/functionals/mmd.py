@@ -32,8 +32,9 @@ class SquaredMMD(Functional):
     kernel : Kernel
         Characteristic: ``RBF``, sums of several of them, ``Laplace``, ``InverseMultiquadric``, ``Matern``, ``Riesz``. A rule
         (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow; an implicit step holds it.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
     pairs : {"distinct"}, optional
         Leave out the pairs of a point with itself, :math:`\sum_{i\ne i'}w_iw_{i'}k(x_i,x_{i'})/(1-\sum_iw_i^2)`: the U-statistic, whose
         mean over batches is the squared MMD of the laws that they are drawn from. It may be negative. For particles that are the law
@@ -62,7 +63,7 @@ class SquaredMMD(Functional):
 
     target: Measure
     kernel: Kernel
-    batch: Count = 256
+    batch: Count | None = None
     pairs: Literal["distinct"] | None = None
 
     needs_samples = True
@@ -165,7 +166,7 @@ def _root(square: Tensor) -> Tensor:
 
 
 @checked
-def EnergyDistance(target: Measure, batch: Count = 256) -> SquaredMMD:
+def EnergyDistance(target: Measure, batch: Count | None = None) -> SquaredMMD:
     r"""Return :math:`2E|X-Y|-E|X-X'|-E|Y-Y'|`, the squared MMD of the kernel :math:`-|x-y|`.
 
     ``0.5 * EnergyDistance(target)`` has unit forces :math:`-E\frac{x-X}{|x-X|}` between particles (Hertrich et al. 2024).

@@ -95,8 +95,9 @@ class SinkhornDivergence(Functional):
     backend : {"torch", "geomloss"}
         This package's solver, or geomloss at scaling 0.99: no tolerance, gradients within some 2 % where blur² is above 0.3
         for data of size 7 and worse below; for hard, debiased divergences only.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
 
     Raises
     ------
@@ -133,7 +134,7 @@ class SinkhornDivergence(Functional):
     tol: Positive = 1e-6
     max_iters: Count = 2000
     backend: Literal["torch", "geomloss"] = "torch"
-    batch: Count = 256
+    batch: Count | None = None
 
     needs_samples = True
     reference = ("feydy2019interpolating", "sejourne2019sinkhorn")

@@ -39,8 +39,9 @@ class SlicedWasserstein(Functional):
     directions : int or Tensor of shape (L, d)
         How many directions :meth:`freeze` draws, uniform on the sphere, every time; or fixed unit vectors. Fixed
         directions make local minima: where the target is matched on each of them and nowhere else.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
 
     Raises
     ------
@@ -74,7 +75,7 @@ class SlicedWasserstein(Functional):
     target: Measure
     p: Literal[1, 2] = 2
     directions: Count | Tensor = 50
-    batch: Count = 256
+    batch: Count | None = None
 
     needs_samples = True
     reference = ("rabin2012wasserstein", "bonneel2015sliced", "liutkus2019sliced")

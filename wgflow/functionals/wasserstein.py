@@ -32,8 +32,9 @@ class ExactTransport(Functional):
     ----------
     target : Measure
         :math:`\nu`.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
 
     Raises
     ------
@@ -44,7 +45,7 @@ class ExactTransport(Functional):
     """
 
     target: Measure
-    batch: Count = 256
+    batch: Count | None = None
 
     power: ClassVar[int]
     needs_samples = True
@@ -124,8 +125,9 @@ class SquaredW2(ExactTransport):
     ----------
     target : Measure
         :math:`\nu`.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
 
     Raises
     ------
@@ -191,8 +193,9 @@ class W1(ExactTransport):
     ----------
     target : Measure
         :math:`\nu`.
-    batch : int
-        Target points in one realisation; of more particles so many are drawn by weight, anew in every step.
+    batch : int, optional
+        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        infinitely many (:class:`Functional`).
 
     Raises
     ------

@@ -16,7 +16,7 @@ class Wrapped(Functional):
     term: Functional
 
     @property
-    def batch(self) -> int:  # type: ignore[override]
+    def batch(self) -> int | None:  # type: ignore[override]
         """Target points a realisation of the term uses."""
         return self.term.batch
 
@@ -41,9 +41,9 @@ class Wrapped(Functional):
         """Freeze the term."""
         return self._of(self.term.freeze(rng))
 
-    def matched(self, n: int) -> Self:
+    def matched(self, n: int, only_open: bool = False) -> Self:
         """Match the term."""
-        return self._of(self.term.matched(n))
+        return self._of(self.term.matched(n, only_open))
 
     def fit(self, rho: Particles) -> Self:
         """Fit the term."""

@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mmd_drift": {"num_steps": 4_000, "lr": 1e-3},
     "energy_drift": {"num_steps": 4_000, "lr": 1e-3},
     "drifting": {"num_steps": 4_000, "lr": 1e-3},
-    "mmd_flow": {"kernel": "riesz(1.0)", "step_size": 2.0, "num_steps": 1_000},
+    "mmd_flow": {"kernel": "riesz(1.0)", "batch": 256, "step_size": 2.0, "num_steps": 1_000},
     "sliced_w_flow": {"step_size": 50.0, "num_steps": 2_000},  # every direction of a step is matched
     "sinkhorn_flow": {"blur": 2.0, "step_size": 0.3, "num_steps": 40},
 }

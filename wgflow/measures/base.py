@@ -65,6 +65,18 @@ class Measure(Checked, ABC):
         """Return the atoms of the numbers ``index`` (n,), which a metric chooses; what blurs them is drawn with ``rng``."""
         raise Unsupported(f"{type(self).__name__} has no numbered atoms (num_atoms is None): use draw")
 
+    @property
+    def num_points(self) -> int | None:
+        """Number of points of a finite law, of equal weight or not, which :meth:`whole` returns; None for infinitely many."""
+        return self.num_atoms
+
+    def whole(self, rng: torch.Generator) -> "Particles":
+        """Return all points of a finite law with their weights, in their order; what blurs them is drawn with ``rng``."""
+        n = self.num_atoms
+        if n is None:
+            raise Unsupported(f"{type(self).__name__} has infinitely many points (num_points is None): use draw")
+        return self.take(torch.arange(n, device=self.device), rng)
+
     def log_prob(self, x: Points) -> Tensor:
         r"""Log density at ``x``, shape ``(n,)``, possibly up to a constant.
 

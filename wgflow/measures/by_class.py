@@ -18,7 +18,8 @@ class Balanced(Derived):
     r"""Labelled points with every class equally often: a draw takes the classes in turn, and independent points of each.
 
     Two draws of n points then have as many points of every class, as the terms of a conditional two-batch field must. Of n that is no
-    multiple of the number of classes the first ones have one more; of fewer points the last classes have none.
+    multiple of the number of classes the first ones have one more; of fewer points the last classes have none. Without a ``batch``
+    it counts as a law with infinitely many points.
 
     Parameters
     ----------
@@ -96,7 +97,18 @@ class OfEveryClass(Derived):
         """C."""
         return self.classes
 
+    @property
+    def num_points(self) -> int | None:
+        """Number of points of the base."""
+        return self.base.num_points
+
+    def whole(self, rng: torch.Generator) -> Particles:
+        """Return all points of the base."""
+        return self._of_all(self.base.whole(rng))
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points of the base."""
-        p = self.base.draw(n, rng)
+        return self._of_all(self.base.draw(n, rng))
+
+    def _of_all(self, p: Particles) -> Particles:
         return Particles(joined(p.x, p.x.new_ones(len(p), self.classes)), p.log_w)

@@ -18,7 +18,7 @@ from wgflow.measures.particles import Particles
 @register_measure("dataset")
 @dataclass(frozen=True, eq=False)
 class Dataset(Measure):
-    r"""The empirical measure of a tensor of points; a draw takes independent points with replacement.
+    r"""The empirical measure of a tensor of points; a draw takes independent points with replacement, :meth:`whole` all of them.
 
     Parameters
     ----------
@@ -66,6 +66,15 @@ class Dataset(Measure):
     def num_atoms(self) -> int | None:
         """Number of the points; None with weights."""
         return len(self.x) if self.log_w is None else None
+
+    @property
+    def num_points(self) -> int:
+        """Number of the points, also with weights."""
+        return len(self.x)
+
+    def whole(self, rng: torch.Generator) -> Particles:
+        """Return all points with their weights."""
+        return Particles(self.x.detach(), self.log_w)
 
     def take(self, index: Tensor, rng: torch.Generator) -> Particles:
         """Return the points of these numbers."""

@@ -139,6 +139,15 @@ class Particles(MovingMeasure, checks=False):
         """Return the particles of these numbers."""
         return Particles(self.x.detach()[index.to(self.device)])
 
+    @property
+    def num_points(self) -> int:
+        """Number of the particles."""
+        return len(self)
+
+    def whole(self, rng: torch.Generator) -> "Particles":
+        """Return all of them, with their weights."""
+        return self.draw(len(self), rng)
+
     def draw(self, n: int, rng: torch.Generator) -> "Particles":
         """Return ``n`` particles as :meth:`resampled` does, distinct at equal weights; all, with their weights, when ``n`` is as many."""
         if n >= len(self):

@@ -222,6 +222,15 @@ class Smoothed(Derived):
         return self.base.num_atoms
 
     @property
+    def num_points(self) -> int | None:
+        """Number of the points that are smoothed."""
+        return self.base.num_points
+
+    def whole(self, rng: torch.Generator) -> Particles:
+        """Return all points of the base, with independent noise on each."""
+        return self._blurred(self.base.whole(rng), rng)
+
+    @property
     def labels(self) -> Tensor | None:  # type: ignore[override]
         """Classes of the atoms that are smoothed."""
         return self.base.labels

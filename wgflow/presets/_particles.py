@@ -60,7 +60,7 @@ def mmd_flow(
     *,
     kernel: Kernel,
     noise: NonNegative | Callable[[int], float] = 0.0,
-    batch: Count = 256,
+    batch: Count | None = None,
     step_size: StepSize = 0.1,
     num_steps: Count = 1000,
 ) -> Flow:

@@ -64,7 +64,7 @@ class Proximal(Explicit):
         E, info = self.realise(Sum.of(*rest), state) if rest else (None, {})
 
         def move(p: Particles) -> Points:
-            G = closed.matched(len(p)).freeze(state.rng)
+            G = (closed if _divides(closed, len(p)) else closed.matched(len(p))).freeze(state.rng)
             x = p.x if E is None else p.x + h * self.estimator.velocity(E, p, state.estimator)
             y = G.prox(replace(p, x=x), h)
             info["flow/dissipation"] = squared_speed(p, (y - p.x) / h)
@@ -75,3 +75,9 @@ class Proximal(Explicit):
 
 def _closed(F: Functional) -> list[Functional]:
     return [t for t in (F.terms if isinstance(F, Sum) else (F,)) if t.can("prox")]
+
+
+def _divides(F: Functional, n: int) -> bool:
+    """Whether F uses its targets whole and n particles can be shared out over their points."""
+    sizes = [target.num_points for target in F.samples()]
+    return F.batch is None and all(size is not None and n % size == 0 for size in sizes)
