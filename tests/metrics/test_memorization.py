@@ -110,6 +110,16 @@ def test_independent_draws_come_out_at_chance(held_out, least):
     assert sum(inside) / len(inside) >= least
 
 
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_chance_is_that_of_a_smooth_density(d):
+    """Of many points the volumes within the two nearest are uniformly divided: P(r < t) = t^d. A torus has no edge."""
+    x = torch.rand(8000, d, generator=rng(d), dtype=torch.float64)
+    angle = 2 * math.pi * x
+    found = Memorization(torch.cat([angle.cos(), angle.sin()], 1), n=4000)(StandardNormal(2 * d), rng())
+    assert found["nn_ratio_chance"] == pytest.approx(d / (d + 1), abs=0.015)
+    assert found["memorized_chance"] == pytest.approx(3.0**-d, abs=0.02)
+
+
 def test_the_margin_is_not_wider_than_it_says():
     """Draws that are a tenth nearer to their training point are outside of it."""
     train = cloud(2000, 2)

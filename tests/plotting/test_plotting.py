@@ -46,7 +46,7 @@ from wgflow import (  # noqa: E402
     solve,
 )
 from wgflow.estimators.probe import velocity_at  # noqa: E402
-from wgflow.metrics import FunctionalValue  # noqa: E402
+from wgflow.metrics import FunctionalValue, Memorization  # noqa: E402
 from wgflow.reference import Barenblatt  # noqa: E402
 
 
@@ -464,6 +464,7 @@ def test_without_matplotlib(monkeypatch):
         lambda: plotting.energy(flow(), V),
         lambda: plotting.order([0.1, 0.05], {"a": [0.2, 0.1]}),
         lambda: plotting.training_curves([], [{"update": 1, "loss": 2.0}]),
+        lambda: plotting.memorization(Memorization(cloud().x, n=20).report(cloud(20))),
     ],
 )
 def test_pyplot_keeps_no_figure(draw, tmp_path):
@@ -506,3 +507,27 @@ def test_a_backend_that_matplotlib_does_not_know_is_named() -> None:
     last = ran.stderr.strip().splitlines()[-1]
     assert "MissingDependency" in last
     assert "MPLBACKEND='nonsense' in the environment: unset it" in last
+
+
+# Memorization -----------------------------------------------------------------------------------------------------
+
+
+def test_the_closest_pairs_stand_one_above_the_other():
+    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    drawn = torch.cat([torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(1)), x[[3]], x[[5]] * 0.99])
+    figure = plotting.memorization(Memorization(x, n=40).report(drawn), pairs=10)
+    histogram, *shown = figure.axes
+    assert histogram.get_legend_handles_labels()[1] == ["real data", "model"]
+    pictures = [ax.images[0].get_array() for ax in shown if ax.images]
+    assert len(pictures) == 20
+    for k, drawn_there in ((0, x[3]), (1, 0.99 * x[5])):
+        np.testing.assert_allclose(shown[k].images[0].get_array(), drawn_there[0] / 2 + 0.5, atol=1e-6)
+    np.testing.assert_allclose(shown[8].images[0].get_array(), x[3, 0] / 2 + 0.5, atol=1e-6)
+    assert [ax.get_title() for ax in shown[:2]] == ["0.00", "0.01"]
+
+
+def test_a_chance_level_is_a_line_among_the_curves_and_a_margin_is_none():
+    rows = [{"update": u, "nn_ratio": 0.1 * u, "nn_ratio_chance": 0.8, "nn_ratio_margin": 0.1} for u in (0, 1)]
+    titles = [ax for ax in plotting.training_curves([], rows).axes if ax.get_visible()]
+    assert len(titles) == 1
+    assert [line.get_ydata()[0] for line in titles[0].lines] == [0.0, 0.8]

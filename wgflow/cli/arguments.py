@@ -94,10 +94,15 @@ def command(
         params=params,
         callback=callback,
         help=summary(run),
-        context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},  # of options
+        context_settings={"token_normalize_func": _plain},
     )
     made.sections_of = sections
     return made
+
+
+def _plain(option: str) -> str:
+    """Return an option as it is looked up: with underscores, and -ization where somebody writes -isation."""
+    return option.replace("-", "_").replace("isation", "ization")
 
 
 def option(
@@ -141,7 +146,7 @@ class Command(click.Command):
             if word == "--":
                 joined += [word, *words]
                 break
-            if word.replace("-", "_").replace("__", "--", 1) in switches:
+            if word[:2] + _plain(word[2:]) in switches:
                 word += "=" + (words.pop(0) if words and words[0].lower() in TRUE + FALSE else "true")
             joined.append(word)
         return super().parse_args(ctx, joined)

@@ -120,6 +120,8 @@ def evaluate(
     features: str = "inception",
     weights: str | None = None,
     kid: bool = False,
+    memorization: bool = False,
+    held_out: str | None = None,
     device: str = "auto",
     allow_download: bool = False,
     allow_code: bool = False,
@@ -138,6 +140,10 @@ def evaluate(
         Weights file of the feature network.
     kid
         The kernel distance too.
+    memorization
+        Whether it copies its training images, in pixels and in features; the closest pairs as a picture in the run's folder.
+    held_out
+        Images that it was not trained on, for memorization: a name, a folder or an array. Default: the test split of its set.
     device
         auto, cpu, cuda or cuda:N.
     allow_download
@@ -153,10 +159,15 @@ def evaluate(
         features=features,
         weights=weights,
         kid=kid,
+        memorization=memorization,
+        held_out=held_out,
         device=device,
         allow_download=allow_download,
         allow_code=allow_code,
     )
+    if memorization:
+        table = Path(run) / "memorization.txt"
+        print(table.read_text(), file=sys.stderr)  # the standard output is for programs
     print(json.dumps(numbers, indent=2))
 
 

@@ -12,6 +12,7 @@ from wgflow.core.fields import checked
 from wgflow.core.registry import near_misses
 from wgflow.driver.callbacks import evaluate_all, json_numbers
 from wgflow.generative.data import ImageData, load_images
+from wgflow.generative.memorization import memorization_reports, save_reports, unseen_images
 from wgflow.generative.metrics.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
 from wgflow.generative.metrics.fid import FID
 from wgflow.generative.metrics.inception import InceptionFeatures
@@ -100,6 +101,8 @@ def evaluate(
     features: str = "inception",
     weights: str | None = None,
     kid: bool = False,
+    memorization: bool = False,
+    held_out: str | None = None,
     device: str | torch.device = "auto",
     allow_download: bool = False,
     allow_code: bool = False,
@@ -118,6 +121,12 @@ def evaluate(
         Fréchet distance is then left out and the answer says so. A file that is named must be there.
     kid : bool
         The kernel distance too.
+    memorization : bool
+        Whether it copies its training images: :class:`wgflow.metrics.Memorization` of ``n`` images in pixels (``pixel_...``) and in the
+        features (``feature_...``), also as ``memorization.txt`` and, with the closest pairs, ``memorization-*.png`` in the folder.
+    held_out : str, optional
+        Images that it was not trained on, for the chance level of ``memorization``: a name, folder or array as for
+        :func:`load_images`. Otherwise the test split of its set; without one its training images, each beside the others.
     allow_code : bool
         As for :func:`load_generator`. A network of features that you name is imported without it.
     device, seed
@@ -133,8 +142,11 @@ def evaluate(
     DataNotFound, BadInput
         As :func:`load_generator`; also when the weights that are named are not there.
     """
+    if held_out is not None and not memorization:
+        raise BadInput(f"held_out={held_out!r} is for memorization: ask for that too, or leave it out")
     folder = Path(run)
     recipe, _ = read_run(folder, allow_code)
+    unseen = unseen_images(recipe, held_out) if memorization else None
     extractor, found = None, dict[str, Any]()
     try:
         extractor = features_by_name(features, weights, allow_download)
@@ -152,5 +164,11 @@ def evaluate(
         metrics.append(FID(extractor, pictures, n=n, kid=kid))
     found |= evaluate_all(metrics, rho, seed)
     found["protocols"] = [m.protocol for m in metrics]
+    if memorization:
+        reports = memorization_reports(rho, pictures, unseen, extractor, n=n, flip=recipe.flip, seed=seed)
+        save_reports(reports, folder)
+        for report in reports.values():
+            found |= report.values
+            found["protocols"].append(report.protocol)
     write_text(folder / "evaluation.json", json.dumps(json_numbers(found), indent=2) + "\n")
     return found

@@ -56,6 +56,9 @@ class Memorization(Checked):
     ``precision``, ...     the four numbers of :func:`precision_recall` against the real points
     =====================  ======================================================================  ====================
 
+    Where the data are many and have a smooth density on a set of :math:`d` dimensions, :math:`P(r<t)=t^d` for independent draws:
+    the chance levels are about :math:`d/(d+1)` and :math:`3^{-d}`.
+
     Each of the first four has a ``_margin``: a model that draws from the law of the data is within chance ± margin with a
     probability of 95 % (normal approximation, with the errors of both samples; two observations are added to either side of a
     share). The real points are held-out ones. Without any, they are training points, each compared with all the others: one of
@@ -206,6 +209,7 @@ class Memorization(Checked):
         rng = self._rng("real")
         cloud = all_points(self.held_out, rng)
         if cloud is None:
+            assert isinstance(self.held_out, Measure)
             cloud = self.held_out.draw(self.n, rng)
         points = _some(cloud, self.n, rng)
         if points.event_shape != train.points.shape[1:]:
@@ -213,7 +217,8 @@ class Memorization(Checked):
                 f"held-out points have shape {tuple(points.event_shape)}, the training data {tuple(train.points.shape[1:])}"
             )
         features = self._embedded(points, "held_out")
-        neighbors = _neighbors(*same_kind(train=Particles(train.features), held_out=features))
+        theirs, features = same_kind(train=Particles(train.features), held_out=features)
+        neighbors = _neighbors(theirs, features)
         shared = neighbors.mean(neighbors.distance == 0)
         if shared > 0.5:
             raise BadInput(

@@ -8,6 +8,7 @@ it, and what ``plt.show()`` is to show is drawn on Axes of ``plt.subplots()``. P
 from wgflow.plotting._animation import Movie, animate
 from wgflow.plotting._curves import energy, values_along
 from wgflow.plotting._field import vector_field
+from wgflow.plotting._memorization import memorization
 from wgflow.plotting._moving import Moving
 from wgflow.plotting._order import order
 from wgflow.plotting._particles import particles
@@ -19,6 +20,7 @@ __all__ = [
     "Moving",
     "animate",
     "energy",
+    "memorization",
     "order",
     "particles",
     "training_curves",

@@ -66,11 +66,17 @@ def drawing(
         if ax is not None:
             yield ax, [ax]
             return
-        Figure = require("matplotlib.figure", extra="plot").Figure
-        _let_notebooks_show(Figure)
-        figure = Figure(figsize=(size[0] * columns, size[1]), layout="constrained")
-        require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
+        figure = blank(size[0] * columns, size[1])
         yield figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def blank(width: float, height: float) -> Any:
+    """Return a figure of a size in inches that pyplot does not know of."""
+    Figure = require("matplotlib.figure", extra="plot").Figure
+    _let_notebooks_show(Figure)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
+    return figure
 
 
 def _let_notebooks_show(Figure: type) -> None:

@@ -26,10 +26,10 @@ def training_curves(windows: Sequence[dict[str, Any]], evaluations: Sequence[dic
     Returns
     -------
     Figure
-        One row of metrics (a quantity and its ``_floor`` share axes) above one of training quantities.
+        One row of metrics (a quantity and its ``_floor`` or ``_chance`` share axes) above one of training quantities.
     """
     Figure = require("matplotlib.figure", extra="plot").Figure
-    metric_names = [n for n in _names(evaluations) if not n.endswith(("_floor", "_std"))]
+    metric_names = [n for n in _names(evaluations) if not n.endswith(("_floor", "_std", "_chance", "_margin"))]
     window_names = _names(windows)
     columns = max(len(metric_names), 4)
     rows = 1 + -(-len(window_names) // columns) if window_names else 1
@@ -40,9 +40,14 @@ def training_curves(windows: Sequence[dict[str, Any]], evaluations: Sequence[dic
     starts = [b["update"] for a, b in itertools.pairwise(windows) if b["k"] > a["k"]]
     for ax, name in zip(axes[0], metric_names, strict=False):
         _line(ax, evaluations, name, marker="o", markersize=3)
-        floors = [e[f"{name}_floor"] for e in evaluations if math.isfinite(e.get(f"{name}_floor", math.inf))]
-        if floors:
-            ax.axhline(floors[0], color="0.4", linestyle="--", linewidth=1, label="real against real")
+        real = [
+            e[key]
+            for key in (f"{name}_floor", f"{name}_chance")
+            for e in evaluations
+            if math.isfinite(e.get(key, math.inf))
+        ]
+        if real:
+            ax.axhline(real[0], color="0.4", linestyle="--", linewidth=1, label="real against real")
             ax.legend(frameon=False, fontsize=7)
         ax.set_ylim(bottom=min([0, *(e[name] for e in evaluations if name in e and math.isfinite(e[name]))]))
     for ax, name in zip(axes[1:].flat, window_names, strict=False):

@@ -107,6 +107,11 @@ def load_images(
     return data
 
 
+def has_split(name: str, split: str) -> bool:
+    """Whether a set, a folder or a file has a part of this name."""
+    return split in _SPLITS[_resolve(name, None)[0]]
+
+
 def _text(argument: str, path: str | os.PathLike[str]) -> str:
     try:
         text = os.fspath(path)

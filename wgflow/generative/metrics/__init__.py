@@ -8,12 +8,14 @@ from wgflow.generative.metrics.features import (
 )
 from wgflow.generative.metrics.fid import FID, reference_stats
 from wgflow.generative.metrics.frechet import ReferenceStats, frechet_distance
+from wgflow.generative.metrics.image_features import ImageFeatures
 from wgflow.generative.metrics.inception import InceptionFeatures
 
 __all__ = [
     "FID",
     "CifarResNetFeatures",
     "FeatureExtractor",
+    "ImageFeatures",
     "InceptionFeatures",
     "ModuleFeatures",
     "RandomConvFeatures",
