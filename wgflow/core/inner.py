@@ -6,8 +6,6 @@ keeps it in the history and says it in the status.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -20,12 +18,21 @@ RESIDUAL, UNCONVERGED = "/residual", "/unconverged"
 
 
 class Reports:
-    """What the solvers inside of one update have reported, without waiting for the device."""
+    """What the solvers inside of one update have reported, without waiting for the device: gathered within its block."""
+
+    __slots__ = ("advice", "reached", "token", "told")
 
     def __init__(self) -> None:
         self.reached: dict[str, list[tuple[Tensor, float]]] = {}
         self.told: dict[str, list[Tensor]] = {}
         self.advice: dict[str, str] = {}
+
+    def __enter__(self) -> "Reports":
+        self.token = _reports.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _reports.reset(self.token)
 
     def info(self) -> Info:
         """Return, for every solver, the largest residual and whether one of its solutions missed its tolerance (1) or not (0).
@@ -45,15 +52,9 @@ class Reports:
 _reports: ContextVar[Reports | None] = ContextVar("wgflow_inner_reports", default=None)
 
 
-@contextmanager
-def gathered() -> Iterator[Reports]:
+def gathered() -> Reports:
     """Gather what is reported in this block, and in this thread."""
-    reports = Reports()
-    token = _reports.set(reports)
-    try:
-        yield reports
-    finally:
-        _reports.reset(token)
+    return Reports()
 
 
 def tell(name: str, value: Tensor) -> None:

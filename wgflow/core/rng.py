@@ -55,17 +55,9 @@ class Stream:
         devices = [torch.device("cpu"), *([device] if device.type == "cuda" else [])]
         self.states = {d: generator(seed, d).get_state() for d in devices}
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> "_Turn":
         """Draw from this stream; it stays in place afterwards, until another one or :meth:`close` moves it."""
-        with self._lock:
-            before = Stream._present
-            self._place(self)
-            try:
-                yield
-            finally:
-                if before is not None and before is not self:  # inside of somebody's turn
-                    self._place(before)
+        return _Turn(self)
 
     def saved(self) -> dict[str, Tensor]:
         """Return where it stands, by type of device."""
@@ -96,6 +88,31 @@ class Stream:
             (old if device in old else cls._outside)[device] = _global_state(device)
             _set_global_state(device, (new if device in new else cls._outside)[device])
         Stream._present = stream
+
+
+class _Turn:
+    """The block in which a stream has its turn; every update of a flow is one."""
+
+    __slots__ = ("before", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> None:
+        Stream._lock.acquire()
+        self.before = Stream._present
+        try:
+            Stream._place(self.stream)
+        except BaseException:
+            Stream._lock.release()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if self.before is not None and self.before is not self.stream:  # inside of somebody's turn
+                Stream._place(self.before)
+        finally:
+            Stream._lock.release()
 
 
 def _global_state(device: torch.device) -> Tensor:

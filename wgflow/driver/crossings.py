@@ -15,9 +15,9 @@ def report_crossings(F: Functional, solver: Solver, before: Measure, after: Meas
 
     No flow of such an energy lets them: its gaps would have to close. A reaction may put particles elsewhere.
     """
-    if not (isinstance(before, Particles) and isinstance(after, Particles)) or isinstance(solver, WithReaction):
+    if not (isinstance(before, Particles) and isinstance(after, Particles)) or before.x.shape != after.x.shape:
         return
-    if before.x.shape != after.x.shape or before.event_shape.numel() != 1 or not _held(F, solver):
+    if before.event_shape.numel() != 1 or isinstance(solver, WithReaction) or not _held(F, solver):
         return
     order = before.x.flatten().argsort()
     crossed = (after.x.flatten()[order].diff() < 0).sum()

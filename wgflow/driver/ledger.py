@@ -7,8 +7,9 @@ import torch
 
 from wgflow.core.errors import Diverged
 from wgflow.core.inner import RESIDUAL
-from wgflow.core.ranks import anywhere
+from wgflow.core.ranks import anywhere, parallel
 from wgflow.core.typing import Info
+from wgflow.numerics.distances import readable
 
 ADVICE = (
     "Nothing after the last checkpoint is kept. A smaller step size or learning rate, a bounded entropy (softplus, "
@@ -45,15 +46,7 @@ class Ledger:
         flat = [(u, k, name, value) for u, k, info in pending for name, value in info.items()]
         if not flat:
             return
-        held = [torch.as_tensor(value).detach() for *_, value in flat]
-        device = next((t.device for t in held if t.is_cuda), held[0].device)
-        # In double precision what is finite in the flow's own precision stays finite.
-        values = torch.stack([t.to(device, torch.float64) for t in held])
-        # An inner solver that got nowhere is said to be unconverged; what it spoils shows in the other numbers.
-        residual = torch.tensor([name.endswith(RESIDUAL) for _, _, name, _ in flat], device=device)
-        bad = ~torch.isfinite(values) & ~residual
-        values[anywhere(bad) & ~bad] = math.nan  # or the other ranks would wait for ever for the one that stops
-        for (update, k, name, _), number in zip(flat, values.tolist(), strict=True):
+        for (update, k, name, _), number in zip(flat, _numbers(flat), strict=True):
             if not math.isfinite(number) and not name.endswith(RESIDUAL):
                 raise Diverged(
                     f"{name} became {number} at update {update}, in time step {k}.",
@@ -84,3 +77,18 @@ class Ledger:
         self.updates = saved["updates"]
         self.window = {k: list(v) for k, v in saved["window"].items()}
         self.step = {k: list(v) for k, v in saved["step"].items()}
+
+
+def _numbers(reported: list[tuple[int, int, str, Any]]) -> list[float]:
+    """Return reported quantities as numbers, NaN where one is not finite on another rank."""
+    held = [value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value) for *_, value in reported]
+    if not parallel() and all(map(readable, held)):
+        return list(map(float, held))  # nothing is waited for, and most updates report one or two
+    device = next((t.device for t in held if t.is_cuda), held[0].device)
+    # In double precision what is finite in the flow's own precision stays finite.
+    numbers = torch.stack([t.to(device, torch.float64) for t in held])
+    # An inner solver that got nowhere is said to be unconverged; what it spoils shows in the other numbers.
+    residual = torch.tensor([name.endswith(RESIDUAL) for _, _, name, _ in reported], device=device)
+    bad = ~torch.isfinite(numbers) & ~residual
+    numbers[anywhere(bad) & ~bad] = math.nan  # or the other ranks would wait for ever for the one that stops
+    return numbers.tolist()

@@ -20,6 +20,7 @@ from wgflow.solvers import Solver, State
 from wgflow.storage.state import first_nonfinite, state_dict
 
 StepSize = PositiveOrInfinite | Callable[[int], float]
+_EVERY_STEP = Save()
 
 
 @dataclass(eq=False)
@@ -48,6 +49,8 @@ class Run:
     interrupts: Interrupts = field(default_factory=Interrupts)
     sound: tuple[MovingMeasure, float] = field(init=False)
     """The last law, with its time, after which everything that was looked at was finite."""
+    _constant: float | None = field(init=False, repr=False, default=None)
+    """The step size, once it has been checked, where it is a number."""
 
     STOP = "stop"
 
@@ -68,11 +71,15 @@ class Run:
 
     def h(self, k: int) -> float:
         """Size of time step number ``k``; raises ``BadInput`` unless it is a positive number."""
+        if self._constant is not None:
+            return self._constant
         h = number_of_step(self.step_size, k, PositiveOrInfinite, "step_size")
         if math.isinf(h) and not self.solver.implicit:
             raise BadInput(
                 f"step_size=inf: only an implicit solver has that limit, {type(self.solver).__name__} is explicit"
             )
+        if not callable(self.step_size):
+            self._constant = h
         return h
 
     def nonfinite(self) -> str | None:
@@ -102,7 +109,7 @@ class Run:
 
     def keep(self, last: bool = False) -> None:
         """Save the state now, when it is its turn."""
-        s, save = self.solution, self.save or Save()
+        s, save = self.solution, self.save or _EVERY_STEP
         every = save.every * self.spacing
         if every and (self.state.k % every == 0 or last) and self.state.t not in s.times[-1:]:
             s.times.append(self.state.t)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from wgflow.core.brief import WIDTH, Brief, fitting, shortened, table
 from wgflow.core.fields import Checked, Whole
 from wgflow.core.inner import UNCONVERGED
@@ -17,7 +19,11 @@ def snapshot(state: State) -> Any:
     m = state.measure
     if not isinstance(m, Particles):
         return None
-    return Particles(m.x.detach().cpu().clone(), None if m.log_w is None else m.log_w.detach().cpu().clone())
+    return Particles(_copied(m.x), None if m.log_w is None else _copied(m.log_w))
+
+
+def _copied(t: Tensor) -> Tensor:
+    return t.detach().clone() if t.is_cpu else t.detach().cpu()
 
 
 MOST_SAVED = 2**24

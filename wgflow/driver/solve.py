@@ -225,7 +225,7 @@ def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | N
         if stepped:
             row = _record(run, time.perf_counter() - begun)
             begun = time.perf_counter()
-            stop = Run.STOP in [c.on_step(run, row) for c in callbacks]
+            stop = bool(callbacks) and Run.STOP in [c.on_step(run, row) for c in callbacks]
             if stop:
                 for c in callbacks:
                     c.on_stop(run, row)

@@ -1,6 +1,7 @@
 """What decreases: functionals of a measure, their one source of randomness, and their algebra."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -165,7 +166,7 @@ class Functional(Checked, Linear):
         """Return this functional with every field of a kind changed; itself where none is."""
         if not dataclasses.is_dataclass(self):
             raise Unsupported(f"{type(self).__name__} is not a dataclass: override freeze(rng) and at(k, t) yourself")
-        held = {f.name: part for f in dataclasses.fields(self) if isinstance(part := getattr(self, f.name), kind)}
+        held = {name: part for name in _names(type(self)) if isinstance(part := getattr(self, name), kind)}
         changed = {name: new for name, part in held.items() if (new := change(part)) is not part}
         return dataclasses.replace(self, **changed) if changed else self
 
@@ -231,6 +232,12 @@ class View:
     def value(self) -> Scalar:
         """The part's value, 0-d."""
         return (self.weight * self.functional.values(self.clouds)).sum()
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Names of the fields of a dataclass, which every step asks for."""
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 def views_of(F: Functional, rho: Particles) -> list[View]:

@@ -66,8 +66,8 @@ class Langevin(Explicit):
             if energy is not None:
                 v = self.estimator.velocity(energy, p, state.estimator)
                 info["langevin/drift"] = squared_speed(p, v)
-                x = x + h * v
-            return x + math.sqrt(2 * h * temperature) * normal_like(x, state.rng) if temperature else x
+                x = (h * v).add_(x)
+            return normal_like(x, state.rng).mul_(math.sqrt(2 * h * temperature)).add_(x) if temperature else x
 
         return advance(state, state.measure.follow(move, state.rng), h), info
 
