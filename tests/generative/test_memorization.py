@@ -9,7 +9,7 @@ import torch
 
 from wgflow import BadInput, Particles
 from wgflow.cli import main
-from wgflow.generative import Recipe, evaluate, load_images, to_unit, train
+from wgflow.generative import ImageData, LatentSpace, Recipe, evaluate, load_images, to_unit, train
 from wgflow.generative.data import ImageSet
 from wgflow.generative.memorization import memorization_reports, unseen_images
 from wgflow.generative.metrics import ImageFeatures, RandomConvFeatures
@@ -57,6 +57,17 @@ def test_mirrored_training_images_count_where_they_were_trained_on():
         reports = memorization_reports(mirrored, train_set, None, None, n=30, flip=flip)
         assert reports.keys() == {"pixel"}
         assert reports["pixel"].values["pixel_memorized"] == memorized
+
+
+def test_copies_of_codes_are_found_among_codes():
+    """What four components decode to is far from its original in pixels."""
+    train_set = pictures(80)
+    space = LatentSpace.fit(ImageData(train_set.images), 4)
+    copies = Particles(space.decode(space.encode(to_unit(train_set.images[:30]))))
+    reports = memorization_reports(copies, train_set, None, None, n=30, space=space)
+    assert reports["code"].values["code_memorized"] > 0.8
+    assert reports["pixel"].values["pixel_memorized"] < 0.1
+    assert "4 principal components" in reports["code"].protocol
 
 
 def test_the_closest_pairs_are_images_beside_their_originals():

@@ -12,6 +12,7 @@ from wgflow.core.fields import checked
 from wgflow.core.registry import near_misses
 from wgflow.driver.callbacks import evaluate_all, json_numbers
 from wgflow.generative.data import ImageData, load_images
+from wgflow.generative.latent_space import LATENT_SPACE, LatentSpace
 from wgflow.generative.memorization import memorization_reports, save_reports, unseen_images
 from wgflow.generative.metrics.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
 from wgflow.generative.metrics.fid import FID
@@ -122,8 +123,9 @@ def evaluate(
     kid : bool
         The kernel distance too.
     memorization : bool
-        Whether it copies its training images: :class:`wgflow.metrics.Memorization` of ``n`` images in pixels (``pixel_...``) and in the
-        features (``feature_...``), also as ``memorization.txt`` and, with the closest pairs, ``memorization-*.png`` in the folder.
+        Whether it copies its training images: :class:`wgflow.metrics.Memorization` of ``n`` images in pixels (``pixel_...``), in
+        the features (``feature_...``) and, with ``pca``, in the components (``code_...``). The folder gets the table
+        ``memorization.txt`` and a picture of the closest pairs for each, ``memorization-*.png``.
     held_out : str, optional
         Images that it was not trained on, for the chance level of ``memorization``: a name, folder or array as for
         :func:`load_images`. Otherwise the test split of its set; without one its training images, each beside the others.
@@ -145,7 +147,7 @@ def evaluate(
     if held_out is not None and not memorization:
         raise BadInput(f"held_out={held_out!r} is for memorization: ask for that too, or leave it out")
     folder = Path(run)
-    recipe, _ = read_run(folder, allow_code)
+    recipe, shape = read_run(folder, allow_code)
     unseen = unseen_images(recipe, held_out) if memorization else None
     extractor, found = None, dict[str, Any]()
     try:
@@ -165,7 +167,8 @@ def evaluate(
     found |= evaluate_all(metrics, rho, seed)
     found["protocols"] = [m.protocol for m in metrics]
     if memorization:
-        reports = memorization_reports(rho, pictures, unseen, extractor, n=n, flip=recipe.flip, seed=seed)
+        space = None if recipe.pca is None else LatentSpace.load(folder / LATENT_SPACE, recipe.pca, shape)
+        reports = memorization_reports(rho, pictures, unseen, extractor, n=n, space=space, flip=recipe.flip, seed=seed)
         save_reports(reports, folder)
         for report in reports.values():
             found |= report.values

@@ -1,13 +1,16 @@
 """Whether a trained run copies its images: in pixels and in the features of a network, with the closest pairs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wgflow import Measure, Particles
 from wgflow.core.errors import MissingDependency
 from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
 from wgflow.generative.data._load import has_split
+from wgflow.generative.latent_space import LatentSpace
 from wgflow.generative.metrics.features import FeatureExtractor
 from wgflow.generative.metrics.image_features import ImageFeatures
 from wgflow.generative.recipe import Recipe
@@ -32,6 +35,7 @@ def memorization_reports(
     extractor: FeatureExtractor | None,
     *,
     n: int,
+    space: LatentSpace | None = None,
     flip: bool = False,
     seed: int = 0,
 ) -> dict[str, MemorizationReport]:
@@ -51,6 +55,9 @@ def memorization_reports(
         The network.
     n : int
         Draws, and at most as many real images.
+    space : LatentSpace, optional
+        Where the flow lived, if not among images: there is a report on the coordinates in it, too. What is drawn has none of the
+        details that the space leaves out, so that in pixels a copy is not at its original.
     flip : bool
         The training images were mirrored as well: both sides are looked at.
     seed : int
@@ -62,13 +69,25 @@ def memorization_reports(
     images = pictures.images.to(rho.device)
     train = to_unit(torch.cat([images, images.flip(-1)]) if flip else images)
     held_out = None if unseen is None else ImageData(unseen.images.to(rho.device))
-    spaces: dict[str, ImageFeatures | None] = {"pixel": None}
+    spaces: dict[str, Callable[[Tensor], Tensor] | None] = {"pixel": None}
+    if space is not None:
+        spaces["code"] = _Coordinates(space.to(rho.device))
     if extractor is not None:
         spaces["feature"] = ImageFeatures(extractor)
     return {
-        space: Memorization(train, held_out, n=n, features=features, prefix=f"{space}_", seed=seed).report(drawn)
-        for space, features in spaces.items()
+        name: Memorization(train, held_out, n=n, features=features, prefix=f"{name}_", seed=seed).report(drawn)
+        for name, features in spaces.items()
     }
+
+
+class _Coordinates:
+    """Coordinates of images along the principal components, in the units of pixels."""
+
+    def __init__(self, space: LatentSpace) -> None:
+        self.space, self.id = space, f"{space.dim} principal components"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.space.encode(images) * self.space.std
 
 
 def save_reports(reports: dict[str, MemorizationReport], folder: Path) -> str:
