@@ -217,3 +217,27 @@ def test_a_random_flow_repeats_on_the_device_from_its_checkpoint(
     # On a GPU kernels may add in another order; on a CPU the numbers are the same to the last bit.
     exact = {} if device.type == "cpu" else {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(run(2, checkpoint=wg.Checkpoint(tmp_path)), whole, **({"rtol": 0, "atol": 0} | exact))
+
+
+MOVED = ("MMD", "Sinkhorn", "sliced", "SVGD", "blob", "JKO of particles", "grid")
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_flow_that_was_made_on_a_cpu_moves_to_the_device_and_back(name: str, device: torch.device) -> None:
+    parts = DETERMINISTIC[name]({"device": torch.device("cpu"), "dtype": torch.float32})
+    solution = wg.solve(*(part.to(device) for part in parts), step_size=0.1, num_steps=3)
+    here = solution.to("cpu").measure
+    moved = here.mass if isinstance(here, wg.Grid) else torch.cat([here.x, here.w[:, None]], 1)
+    exact = end(DETERMINISTIC[name], REFERENCE)
+    torch.testing.assert_close(moved.double(), exact, rtol=2e-3, atol=2e-3 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["S-JKO", "critic, explicit steps", "Langevin"])
+def test_a_random_flow_that_was_made_on_a_cpu_goes_on_on_the_device(name: str, device: torch.device) -> None:
+    parts = RANDOM[name](torch.device("cpu"))
+    begun = wg.solve(*parts, step_size=0.1, num_steps=1)
+    F, solver, initial = (part.to(device) for part in parts)
+    ended = wg.solve(F, solver, initial, step_size=0.1, num_steps=2, state=begun.to(device).state)
+    drawn = ended.to("cpu").measure.draw(8, torch.Generator().manual_seed(0)).x
+    assert drawn.device.type == "cpu"
+    assert bool(drawn.isfinite().all())

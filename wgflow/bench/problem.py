@@ -10,13 +10,14 @@ from wgflow import Flow, Functional, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, NonNegative, Positive
 from wgflow.core.instead import shown, suggest
+from wgflow.core.placing import Placed
 
 Initial = MovingMeasure | Callable[[torch.Generator], MovingMeasure]
 _WHOLE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Problem(Checked):
+class Problem(Checked, Placed):
     r"""A flow whose law is known at every time.
 
     Parameters

@@ -10,6 +10,7 @@ from wgflow.core.brief import WIDTH, Brief, fitting, shortened, table
 from wgflow.core.fields import Checked, Whole
 from wgflow.core.inner import UNCONVERGED
 from wgflow.core.instead import suggest
+from wgflow.core.placing import Placed
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers import State
 
@@ -57,7 +58,7 @@ suggest(
 
 
 @dataclass
-class Solution(Brief):
+class Solution(Brief, Placed):
     """A solved flow. It is shown in a few lines, in a notebook as a table of its path.
 
     Attributes

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
 from wgflow.core.outputs import scalar
+from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
 from wgflow.core.rng import build
 from wgflow.core.typing import Info, NetSource, Points, Scalar
@@ -27,7 +28,7 @@ register_estimator = ESTIMATORS.register
 Draw = Callable[[torch.Generator], Particles]
 
 
-class Estimator(Checked, ABC):
+class Estimator(Checked, Placed, ABC):
     r"""A scalar :math:`s(\rho)` with the derivatives of :math:`F`.
 
     :math:`\partial s/\partial w_i=\varphi_i` and :math:`\partial s/\partial x_i=w_i\nabla\varphi(x_i)`, where

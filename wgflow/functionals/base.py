@@ -13,6 +13,7 @@ from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
 from wgflow.core.linear import Linear
 from wgflow.core.parts import own_parts, parts_of
+from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.penalties import GradientPenalty
@@ -29,7 +30,7 @@ FUNCTIONALS: "Registry[Functional]" = Registry("functional")
 register_functional = FUNCTIONALS.register
 
 
-class Functional(Checked, Linear):
+class Functional(Checked, Placed, Linear):
     r"""A functional :math:`F(\rho)` of a probability measure.
 
     A subclass, usually a frozen dataclass, implements at least one of :meth:`value` (primal) and :meth:`conjugate`

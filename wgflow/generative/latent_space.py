@@ -11,6 +11,7 @@ from wgflow import Particles
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, NonNegative, checked
 from wgflow.core.imports import require
+from wgflow.core.placing import Placed
 from wgflow.core.typing import Points
 from wgflow.generative.data import ImageData, to_unit
 from wgflow.measures import Derived
@@ -22,7 +23,7 @@ _AGAIN = "remove it, and the training that is started again with the same option
 
 
 @dataclass(frozen=True, eq=False)
-class LatentSpace(Checked):
+class LatentSpace(Checked, Placed):
     r"""Codes :math:`z=\Lambda^{-1/2}V^\top(x-m)` of images, of mean 0 and unit covariance over the training images.
 
     So :math:`N(0,I)` decodes to the Gaussian with the mean and, in these directions, the covariance of the images.
@@ -79,10 +80,6 @@ class LatentSpace(Checked):
     def dim(self) -> int:
         """Number of components."""
         return len(self.std)
-
-    def to(self, device: torch.device) -> "LatentSpace":
-        """Return the same space on a device."""
-        return LatentSpace(self.mean.to(device), self.directions.to(device), self.std.to(device), self.explained)
 
     def encode(self, x: Points) -> Points:
         """Return the codes (n, k) of images (n, c, h, w) in [-1, 1]."""

@@ -15,6 +15,7 @@ from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Checked, Finite
 from wgflow.core.instead import suggest
 from wgflow.core.linear import Linear
+from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Points
 from wgflow.numerics.distances import Distances
@@ -34,7 +35,7 @@ def exp_(exponent: Tensor) -> Tensor:
     return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny) + 0.1).exp_()
 
 
-class Kernel(Checked, Linear, ABC):
+class Kernel(Checked, Placed, Linear, ABC):
     r"""A function of the squared distance :math:`s=|x-y|^2`.
 
     A subclass gives :meth:`profile` and :meth:`slope`; everything else follows. The slope at :math:`s=0` only ever

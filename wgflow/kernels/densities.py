@@ -11,6 +11,7 @@ from torch import Tensor
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
+from wgflow.core.placing import Placed
 from wgflow.core.typing import Scalar
 from wgflow.kernels import Kernel
 from wgflow.kernels.sums import kernel_sums
@@ -18,7 +19,7 @@ from wgflow.measures import Particles
 from wgflow.numerics.distances import readable
 
 
-class DensityModel(Checked, ABC):
+class DensityModel(Checked, Placed, ABC):
     r"""A density :math:`\rho_\varepsilon` made from weighted particles, differentiable in positions and weights."""
 
     def fit(self, rho: Particles) -> "DensityModel":

@@ -12,6 +12,7 @@ from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Checked
 from wgflow.core.instead import ARRAYS, suggest
 from wgflow.core.outputs import per_point
+from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
 from wgflow.core.rng import replayed
 from wgflow.core.typing import Points
@@ -23,7 +24,7 @@ MEASURES: "Registry[Measure]" = Registry("measure")
 register_measure = MEASURES.register
 
 
-class Measure(Checked, ABC):
+class Measure(Checked, Placed, ABC):
     """A probability measure that can be drawn from.
 
     Attributes

@@ -88,5 +88,9 @@ class Kept(Generic[T]):
             self.last = last = _Seen(t), self.compute(t)
         return last[1]
 
+    def placed_anew(self) -> "Kept[T]":
+        """Return one that has kept nothing: on another device or in another precision it is computed again."""
+        return Kept(self.compute)
+
     def run_identity(self) -> None:
         """Tell no run from another."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from wgflow.core.docstrings import descriptions
 from wgflow.core.fields import Checked, Count
+from wgflow.core.placing import Placed
 from wgflow.driver.solution import Solution
 from wgflow.driver.solve import StepSize, solve
 from wgflow.functionals import Functional
@@ -17,7 +18,7 @@ Preset = TypeVar("Preset", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Flow(Checked):
+class Flow(Checked, Placed):
     """A functional, a solver and a start with their step size: everything :func:`solve` asks for.
 
     Examples

@@ -11,6 +11,7 @@ from torch import Tensor
 from wgflow.core.brief import Brief
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
+from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Info
 from wgflow.estimators import Estimator
@@ -22,7 +23,7 @@ register_solver = SOLVERS.register
 
 
 @dataclass(eq=False)
-class State(Brief):
+class State(Brief, Placed):
     """Everything that changes along a flow, and nothing else.
 
     Attributes
@@ -58,7 +59,7 @@ class State(Brief):
 S = TypeVar("S", bound=State)
 
 
-class Solver(Checked, ABC):
+class Solver(Checked, Placed, ABC):
     """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``."""
 
     estimator: Estimator

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Device, Whole, checked
+from wgflow.core.fields import Whole, checked
 from wgflow.core.labels import check_labels, members
 from wgflow.generative.data._images import check_images, to_unit
 from wgflow.measures.base import Measure
@@ -91,11 +91,6 @@ class ImageData(Measure):
         if not 1 <= n <= len(self):
             raise BadInput(f"asked for {n} distinct images of a set of {len(self)}")
         return to_unit(self._gather(torch.randperm(len(self), generator=rng, device=rng.device)[:n]))
-
-    @checked
-    def to(self, device: Device) -> "ImageData":
-        """Return the same measure with its images on ``device``."""
-        return ImageData(self.images.to(device), self.flip, None if self.labels is None else self.labels.to(device))
 
     @checked
     def of_class(self, label: Whole) -> "ImageData":
