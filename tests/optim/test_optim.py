@@ -1,5 +1,6 @@
 """Inner minimisers against PyTorch's own and against closed forms."""
 
+import copy
 import math
 
 import pytest
@@ -129,6 +130,53 @@ def test_a_restored_minimiser_goes_on_to_the_last_bit(describe):
     second = describe.build([parts])
     second.load_state_dict(first.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(fit(second, parts, 5), path[3:], strict=True))
+
+
+LAYOUTS = {
+    "contiguous": lambda: torch.arange(24.0).view(4, 6),
+    "transposed": lambda: torch.arange(24.0).view(4, 6).T,
+    "not dense": lambda: torch.arange(48.0).view(4, 12)[:, ::2],
+    "channels last": lambda: torch.arange(24.0).view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+    "float64": lambda: torch.arange(24.0, dtype=torch.float64),
+}
+
+
+def steps_of_adam(make, fused: bool | None, steps: int = 5) -> torch.Tensor:
+    """Return where Adam of the library, or PyTorch's, has led a parameter against gradients that come in another layout."""
+    p = make().clone(memory_format=torch.preserve_format) if make is not LAYOUTS["not dense"] else make()
+    p = p.detach().requires_grad_(True)
+    descent = Adam(0.1).build([p])
+    if fused is not None:
+        descent.optimizer = torch.optim.Adam([p], 0.1, (0.5, 0.9), fused=fused)
+    slopes = torch.linspace(-2, 3, p.numel(), dtype=p.dtype).view(p.shape)
+    for _ in range(steps):
+        descent.minimise(lambda: (slopes * p.square()).sum() / 2)
+    return p.detach()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_adam_in_one_pass_is_adam_whatever_the_layout(layout):
+    """The fused kernel of a CPU takes memory for dense: a parameter that is not would be moved by the gradients of others."""
+    make = LAYOUTS[layout]
+    torch.testing.assert_close(steps_of_adam(make, None), steps_of_adam(make, False), rtol=1e-6, atol=1e-6)
+
+
+def test_adam_of_an_earlier_checkpoint_goes_on_as_it_was():
+    """Its groups say that the plain loop made it; moments and counts are those of before, and so is every bit."""
+    p, theirs = start(), start()
+    ours, plain = Adam(0.1).build([p]), torch.optim.Adam([theirs], 0.1, (0.5, 0.9), fused=False)
+    assert ours.optimizer.param_groups[0]["fused"]
+    for _ in range(3):
+        theirs.grad = theirs.detach().clone()
+        plain.step()
+    with torch.no_grad():
+        p.copy_(theirs)
+    ours.load_state_dict({"optimizer": copy.deepcopy(plain.state_dict()), "updates": 3})
+    for _ in range(3):
+        theirs.grad = theirs.detach().clone()
+        plain.step()
+        ours.minimise(lambda: p.square().sum() / 2)
+    assert torch.equal(p, theirs)
 
 
 def body() -> nn.Module:

@@ -74,6 +74,12 @@ class Adam(Checked):
         Added to the root of the second moment.
     schedule : Cosine or None
         Learning rate as a function of the update count; constant when None.
+
+    Notes
+    -----
+    One pass over parameters, gradients and moments an update (PyTorch's ``fused``), on a GPU as on a CPU. Where a parameter is a
+    view that is not dense it is the plain loop, and so in a run that a checkpoint without ``fused`` goes on with: its numbers
+    stay what they were to the last bit.
     """
 
     lr: Positive = 2e-4
@@ -84,9 +90,14 @@ class Adam(Checked):
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
         held = some(parameters)
-        # One kernel for all tensors on a GPU; on a CPU the plain loop is as fast and exists for every dtype.
-        optimizer = torch.optim.Adam(held, self.lr, self.betas, self.eps, fused=held[0].is_cuda)
+        optimizer = torch.optim.Adam(held, self.lr, self.betas, self.eps, fused=all(map(_fusible, held)))
         return Descent(optimizer, self.lr, self.schedule)
+
+
+def _fusible(p: Tensor) -> bool:
+    """Whether the one kernel that makes a whole update may have this parameter: on a CPU it goes through memory as if it were dense."""
+    dense = p.is_contiguous() or (p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last))
+    return p.is_floating_point() and (p.is_cuda or (p.is_cpu and dense))
 
 
 @dataclass(frozen=True)
