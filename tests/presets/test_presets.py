@@ -7,7 +7,7 @@ import torch
 from _exact import double, rng
 from torch import nn
 
-from wgflow import RBF, BadInput, Dataset, Gaussian, Particles, StandardNormal, presets
+from wgflow import RBF, BadInput, Dataset, Gaussian, Particles, PotentialEnergy, StandardNormal, presets
 
 TARGET = Gaussian(double([1.0, -1.0]), double([[1.0, 0.3], [0.3, 0.5]]))
 X = Particles(torch.randn(30, 2, generator=rng(7), dtype=torch.float64) * 2)
@@ -15,6 +15,8 @@ OPTIONS = {
     "mmd_flow": {"kernel": RBF(2.0), "noise": 0.3, "num_steps": 100, "step_size": 1.0},
     "sinkhorn_flow": {"blur": 0.5, "batch": 100, "num_steps": 20},
     "brwp": {"time": 0.1, "num_steps": 60},
+    "arwp": {"time": 0.1, "friction": 2.0, "num_steps": 60},
+    "brwp_splitting": {"penalty": PotentialEnergy(lambda x: 0 * x.sum(1), lambda x, h: x), "num_steps": 60},
     "proximal_gradient": {"num_steps": 10},
     "mala": {"num_steps": 60},
     "ula": {"num_steps": 60, "step_size": 0.05},

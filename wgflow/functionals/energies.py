@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput, Unsupported
-from wgflow.core.fields import Positive
+from wgflow.core.fields import Positive, checked
 from wgflow.core.networks import called
 from wgflow.core.outputs import per_point, same_shape
 from wgflow.core.typing import Points, Scalar
@@ -77,6 +77,42 @@ class PotentialEnergy(Functional):
         with torch.no_grad():
             y = called(lambda x: proximal(x, h), "a proximal map", rho.x)
         return same_shape(y, rho.x, "a proximal map")
+
+    @checked
+    def envelope(self, time: Positive) -> "PotentialEnergy":
+        r"""Return the Moreau envelope, smooth also where V has kinks: the energy of :math:`V_T(x)=\min_yV(y)+|x-y|^2/2T`.
+
+        Its slope is :math:`(x-\operatorname{prox}_{TV}(x))/T`. A sampler that needs gradients takes it in the place of V; with
+        ``Langevin`` that is MYULA, under ``ProximalScore(T)`` it is the proximal term of the splitting of Han, Osher and Li (2025).
+
+        Parameters
+        ----------
+        time : float
+            T. The envelope is at most V, and for a V with the Lipschitz constant L within :math:`TL^2/2` of it.
+
+        Raises
+        ------
+        Unsupported
+            Without a proximal map.
+
+        Examples
+        --------
+        >>> import torch
+        >>> g = PotentialEnergy(lambda x: x.abs().sum(1), proximal=lambda x, h: x.sign() * (x.abs() - h).clamp(min=0))
+        >>> g.envelope(0.5).at_points(torch.tensor([[2.0], [0.1]]))  # |x| - T/2 away from the kink, x²/2T at it
+        tensor([1.7500, 0.0100])
+        """
+        if self.proximal is None:
+            raise Unsupported("an envelope is made of the proximal map: PotentialEnergy(V, proximal=...)")
+
+        def near(x: Points, h: float) -> Points:
+            return self.prox(Particles(x.detach()), h)
+
+        def potential(x: Points) -> Tensor:
+            y = near(x, time)
+            return self.at_points(y) + (x - y).square().flatten(1).sum(1) / (2 * time)
+
+        return PotentialEnergy(potential, lambda x, h: x + h / (h + time) * (near(x, h + time) - x))
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "PotentialEnergy":

@@ -11,9 +11,11 @@ from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
 from wgflow.presets._gwf import gwf
 from wgflow.presets._particles import (
     accelerated,
+    arwp,
     birth_death_langevin,
     blob,
     brwp,
+    brwp_splitting,
     gfsd,
     ksd_descent,
     mala,
@@ -29,7 +31,7 @@ from wgflow.presets._particles import (
 PRESETS: Registry[Any] = Registry("preset")
 _ALL: tuple[Any, ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf, classic_jko)
 _ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
-_ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp)
+_ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp, arwp, brwp_splitting)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
 _ALL += (w_flow, mmd_drift, energy_drift, drifting)
 for _preset in _ALL:
@@ -39,9 +41,11 @@ __all__ = [
     "PRESETS",
     "Flow",
     "accelerated",
+    "arwp",
     "birth_death_langevin",
     "blob",
     "brwp",
+    "brwp_splitting",
     "classic_jko",
     "drifting",
     "energy_drift",

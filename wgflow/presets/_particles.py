@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 
+from torch import Tensor
+
 from wgflow.core.fields import Count, NonNegative, Positive, checked
+from wgflow.core.typing import Points
 from wgflow.driver.solve import StepSize
 from wgflow.estimators import Autograd, Blob, KDEScore, ProximalScore, Stein
 from wgflow.estimators.evaluation_noise import EvaluationNoise
-from wgflow.functionals import KL, SinkhornDivergence, SlicedWasserstein, SquaredKSD, SquaredMMD
+from wgflow.functionals import KL, PotentialEnergy, SinkhornDivergence, SlicedWasserstein, SquaredKSD, SquaredMMD
 from wgflow.kernels import Kernel, MedianRBF, NearestRBF
 from wgflow.kernels.densities import KernelDensity
 from wgflow.measures import Measure, MovingMeasure
@@ -26,6 +29,7 @@ from wgflow.solvers import (
 )
 
 _MEDIAN, _NEAREST = MedianRBF(), NearestRBF()
+LogNormaliser = Callable[[Points], Tensor] | None
 
 
 @checked
@@ -137,6 +141,36 @@ def brwp(
 ) -> Flow:
     """BRWP (Tan, Osher and Li 2024): KL with the score of the regularised Wasserstein proximal over ``time``."""
     return Flow(KL(target), ForwardEuler(ProximalScore(time)), initial, step_size, num_steps)
+
+
+@checked
+def arwp(
+    target: Measure,
+    initial: MovingMeasure,
+    *,
+    time: Positive,
+    friction: NonNegative | None = 1.0,
+    step_size: StepSize = 0.1,
+    num_steps: Count = 500,
+) -> Flow:
+    """Accelerated BRWP (Tan, Osher and Li 2026): momentum with friction, driven by the velocity of ``brwp``."""
+    return Flow(KL(target), Accelerated(ProximalScore(time), friction), initial, step_size, num_steps)
+
+
+@checked
+def brwp_splitting(
+    target: Measure,
+    initial: MovingMeasure,
+    *,
+    penalty: PotentialEnergy,
+    normalizer: LogNormaliser = None,
+    step_size: Positive = 0.05,
+    num_steps: Count = 500,
+) -> Flow:
+    """BRWP of a target times exp(-g) (Han, Osher and Li 2025), the ``penalty`` g by its proximal map; T is the step."""
+    F = KL(target) + penalty.envelope(step_size)
+    backward = ForwardEuler(ProximalScore(step_size, normalizer))
+    return Flow(F, ForwardBackward(backward=backward, closed_terms=True), initial, step_size, num_steps)
 
 
 @checked

@@ -10,7 +10,7 @@ from torch import Tensor
 from wgflow.core.fields import Count
 from wgflow.core.typing import Info, Points
 from wgflow.estimators import Autograd, Blob, Estimator
-from wgflow.functionals import Entropy, Functional
+from wgflow.functionals import Entropy, Functional, Sum
 from wgflow.kernels import NearestRBF
 from wgflow.kernels.densities import KernelDensity
 from wgflow.measures import MovingMeasure, Particles
@@ -51,8 +51,10 @@ class ForwardBackward(Explicit):
     estimator : Estimator
         How the first variation of E is found.
     backward : Solver
-        The implicit solver of the second half, with an estimator of the entropy: ``JKO(Blob(density), LBFGS(),
+        The solver of the second half, with an estimator of the entropy: ``JKO(Blob(density), LBFGS(),
         iters=1)``; ``Spacings()`` is its density in one dimension.
+    closed_terms : bool
+        Leave the terms with a proximal map (:meth:`Functional.prox`) to the second half as well, together with the entropy.
     batch : int
         Points per batch shown to an estimator that learns.
 
@@ -62,14 +64,18 @@ class ForwardBackward(Explicit):
     is :math:`T A^{-1}` for every :math:`h\le1/\lambda_{max}(A)`, up to what the density model adds. (Beyond that the
     forward half is no gradient of a convex function any more, and in one dimension the variance is :math:`hT/(2-ha)`.)
     Cost: one gradient of E and one inner minimisation. Source: Salim, Korba and Luise (2020).
+
+    The splitting of Han, Osher and Li (2025) for :math:`V=f+g` has ``backward=ForwardEuler(ProximalScore(h, normalizer of g))``, explicit
+    and a proximal step ahead, ``closed_terms``, and the Moreau envelope of g in the functional (``presets.brwp_splitting``).
     """
 
     backward: Solver = field(default_factory=lambda: JKO(Blob(KernelDensity(NearestRBF())), LBFGS(), iters=1))
+    closed_terms: bool = False
 
     order = 1
     needs_tracked_points = True
     splits_entropy = True
-    reference = ("salim2020wasserstein",)
+    reference = ("salim2020wasserstein", "han2025splitting")
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse a functional without an entropy."""
@@ -79,9 +85,19 @@ class ForwardBackward(Explicit):
         return None
 
     def parts(self, F: Functional) -> list[tuple[Functional, Solver]]:
-        """The backward solver, for the entropy."""
-        temperature = F.split_entropy()[1]
-        return [(temperature * Entropy(), self.backward)] if temperature > 0 else []
+        """The backward solver, for the entropy and what goes with it."""
+        return [(self._halves(F)[1], self.backward)] if F.split_entropy()[1] > 0 else []
+
+    def _halves(self, F: Functional) -> tuple[Functional | None, Functional]:
+        """Return what the forward half is explicit in, and what the backward solver gets."""
+        energy, temperature = F.split_entropy()
+        entropy = temperature * Entropy()
+        if energy is None or not self.closed_terms:
+            return energy, entropy
+        terms = energy.terms if isinstance(energy, Sum) else (energy,)
+        explicit = [t for t in terms if not t.can("prox")]
+        closed = [t for t in terms if t.can("prox")]
+        return Sum.of(*explicit) if explicit else None, Sum.of(*closed, entropy)
 
     def suited(self, measure: MovingMeasure) -> Self:
         """Suit the backward solver."""
@@ -97,23 +113,23 @@ class ForwardBackward(Explicit):
 
     def init(self, F: Functional, measure: MovingMeasure, rng: torch.Generator) -> SplitState:
         """Return a state with both halves ready."""
-        energy, temperature = F.split_entropy()
+        energy, rest = self._halves(F)
         measure = measure.start(rng)
         es = None if energy is None else self.estimator.init(energy, rng)
-        inner = self.backward.init(temperature * Entropy(), measure, rng)
+        inner = self.backward.init(rest, measure, rng)
         return SplitState(measure, 0, 0.0, rng, es, inner)
 
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         """Make one update of the backward solver, before the first of them the forward half; reports both."""
         assert isinstance(state, SplitState)
-        energy, temperature = F.at(state.k, state.t).split_entropy()
+        energy, rest = self._halves(F.at(state.k, state.t))
         info: Info = {}
         if not state.begun:
             measure: MovingMeasure = state.measure
             if energy is not None:
                 measure, info = self._forward(energy, state, h)
             state = replace(state, inner=self.backward.rebase(state.inner, measure), begun=True)
-        inner, report = self.backward.update(temperature * Entropy(), state.inner, h)
+        inner, report = self.backward.update(rest, state.inner, h)
         state = replace(state, inner=inner)
         if inner.k > state.k:
             state = replace(advance(state, inner.measure, h), begun=False)
