@@ -19,8 +19,8 @@ from wgflow.metrics.points import all_points, masses, mean, same_kind
 from wgflow.metrics.precision_recall import precision_recall
 from wgflow.numerics.neighbors import nearest
 
-_BATCH = 500
-"""Points whose features, or log densities, are found at a time."""
+_BATCH, _BATCH_DENSITY = 500, 100
+"""Points whose features, and whose log densities, are found at a time."""
 
 
 class _Train(NamedTuple):
@@ -206,7 +206,7 @@ class Memorization(Checked):
             order = torch.randperm(len(train.points), generator=self._rng("real"), device=train.points.device)[: self.n]
             points, features = Particles(train.points[order]), Particles(train.features[order])
             return _Real(points, features, _neighbors(Particles(train.features), features, own=order))
-        rng = self._rng("real")
+        rng = self._rng("real", self.held_out.device)
         cloud = all_points(self.held_out, rng)
         if cloud is None:
             assert isinstance(self.held_out, Measure)
@@ -240,9 +240,8 @@ class Memorization(Checked):
             raise BadInput(f"features must return a vector a point, got {len(found)} of {len(cloud)} points of {who}")
         return same_kind(**{f"the features of {who}": Particles(found, cloud.log_w)})[0]
 
-    def _rng(self, what: str) -> torch.Generator:
-        device = self.train.device
-        return generator(mixed(self.seed, *what.encode()), device)
+    def _rng(self, what: str, device: torch.device | None = None) -> torch.Generator:
+        return generator(mixed(self.seed, *what.encode()), device or self.train.device)
 
 
 def _some(cloud: Particles, n: int, rng: torch.Generator) -> Particles:
@@ -258,5 +257,5 @@ def _neighbors(train: Particles, x: Particles, own: Tensor | None = None) -> Nei
 
 
 def _mean_log_prob(law: Measure, cloud: Particles, like: Tensor) -> float:
-    parts = [law.log_density(part.to(like)) for part in cloud.x.split(_BATCH)]
+    parts = [law.log_density(part.to(like)) for part in cloud.x.split(_BATCH_DENSITY)]
     return mean(masses(cloud).to(like.device), torch.cat(parts))
