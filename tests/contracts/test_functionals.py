@@ -19,7 +19,7 @@ NO_DIVERGENCE = (
 NO_DUAL = (*NO_DIVERGENCE, FLAT, FORMS, BOUND)
 VALUES = (
     *("entropy", "interaction", "kale", "mmd", "potential", "power_entropy", "sinkhorn", "sliced_w", "squared_ksd"),
-    *("squared_mmd", "annealed", "in_features"),
+    *("squared_mmd", "annealed", "in_features", "cross_entropy"),
 )
 SKIPPED = dict.fromkeys(ENTROPIES, ()) | dict.fromkeys(VALUES, NO_DUAL)
 SKIPPED["w1"] = (*NO_DIVERGENCE, BOUND)  # a penalty keeps its critics in their class
@@ -34,7 +34,9 @@ SKIPPED["learned_features"] = (
     BOUND,
     "value_is_a_finite_scalar",
 )  # a supremum that a critic looks for
-EXCUSED = {
+AT_DATA = ("implicit_score_matching", "negative_log_likelihood")  # the density of a law, away from its points
+SKIPPED |= dict.fromkeys(AT_DATA, (*NO_DUAL, "value_is_a_finite_scalar"))
+EXCUSED = dict.fromkeys(AT_DATA, ("has_a_primal_or_a_dual_form",)) | {
     "identity": ("value_is_a_finite_scalar",),  # off the target it is infinite, by definition
     "js_nonsat": ("the_best_critic_attains_the_value",),  # a game: critic and model follow different scalars
 }

@@ -30,6 +30,9 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
     unmoved = solver.refuses_measure(measure)
     if unmoved is not None:
         return unmoved
+    unasked = F.refuses_measure(measure)
+    if unasked is not None:
+        return unasked
     if "variational" in e.needs and isinstance(F, Sum) and len(F.dual_terms()) > 1:
         names = ", ".join(type(t).__name__ for t in F.dual_terms())
         return f"a critic estimates exactly one term of a sum, and {names} would each need one. Keep one of them."

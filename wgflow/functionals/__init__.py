@@ -23,6 +23,7 @@ from wgflow.functionals.learned import LearnedFeatures
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
 from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
 from wgflow.functionals.per_class import PerClass
+from wgflow.functionals.score_matching import CrossEntropy, ImplicitScoreMatching, NegativeLogLikelihood
 from wgflow.functionals.sinkhorn import SinkhornDivergence
 from wgflow.functionals.sliced import SlicedWasserstein
 from wgflow.functionals.stein import SquaredKSD
@@ -40,6 +41,7 @@ __all__ = [
     "Chi2",
     "Chi2Signed",
     "Chi2Tight",
+    "CrossEntropy",
     "EnergyDistance",
     "Entropy",
     "FDivergence",
@@ -47,6 +49,7 @@ __all__ = [
     "GradientPenalty",
     "Guided",
     "Identity",
+    "ImplicitScoreMatching",
     "InFeatures",
     "InteractionEnergy",
     "JSExact",
@@ -55,6 +58,7 @@ __all__ = [
     "KLDonskerVaradhan",
     "KLUncentred",
     "LearnedFeatures",
+    "NegativeLogLikelihood",
     "Penalty",
     "PerClass",
     "PotentialEnergy",

@@ -14,7 +14,7 @@ from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.base import Functional, Potential, View
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.functionals.wrapped import Wrapped
-from wgflow.measures import Measure, Particles, Stack
+from wgflow.measures import Measure, MovingMeasure, Particles, Stack
 
 
 @dataclass(frozen=True)
@@ -264,6 +264,10 @@ class Sum(Functional):
     def samples(self) -> list[Measure]:
         """Return those of all terms."""
         return [m for t in self.terms for m in t.samples()]
+
+    def refuses_measure(self, measure: MovingMeasure) -> str | None:
+        """Return what the first term says that refuses."""
+        return next((reason for t in self.terms if (reason := t.refuses_measure(measure))), None)
 
     def can(self, method: str) -> bool:
         """Whether the sum does, given what its terms do."""

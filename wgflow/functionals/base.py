@@ -19,7 +19,7 @@ from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
-from wgflow.measures import Measure, Particles, Stack
+from wgflow.measures import Measure, MovingMeasure, Particles, Stack
 from wgflow.measures.realised import realised, realised_size
 
 if TYPE_CHECKING:
@@ -190,6 +190,10 @@ class Functional(Checked, Placed, Linear):
     def supports(cls, method: str) -> bool:
         """Whether this class implements an optional method such as ``"value"`` or ``"conjugate"``."""
         return getattr(cls, method) is not getattr(Functional, method)
+
+    def refuses_measure(self, measure: MovingMeasure) -> str | None:
+        """Return why this functional cannot be asked of what a flow moves, beyond what the class declares; or None."""
+        return None
 
     def can(self, method: str) -> bool:
         """Whether this object does; a sum or a multiple asks its terms."""

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 
 from wgflow.functionals.base import Functional
-from wgflow.measures import Measure, Particles
+from wgflow.measures import Measure, MovingMeasure, Particles
 
 
 class Wrapped(Functional):
@@ -48,6 +48,10 @@ class Wrapped(Functional):
     def fit(self, rho: Particles) -> Self:
         """Fit the term."""
         return self._of(self.term.fit(rho))
+
+    def refuses_measure(self, measure: MovingMeasure) -> str | None:
+        """Return what the term says."""
+        return self.term.refuses_measure(measure)
 
     def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
         """Change those of the term."""

@@ -5,8 +5,12 @@ from wgflow.measures.by_class import Balanced, OfEveryClass
 from wgflow.measures.chain import Chain
 from wgflow.measures.dataset import Dataset
 from wgflow.measures.grid import Grid
+from wgflow.measures.kernel_score import KernelScoreModel
 from wgflow.measures.labelled import Labelled, LabelledLatent, Paired
+from wgflow.measures.local_gaussians import LocalGaussians
+from wgflow.measures.noising import Noising, Reversed
 from wgflow.measures.particles import Particles
+from wgflow.measures.precisions import FactorCovariance, FullPrecision, LocalPrecision
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.stack import Stack
 from wgflow.measures.targets import (
@@ -25,18 +29,25 @@ __all__ = [
     "Chain",
     "Dataset",
     "Derived",
+    "FactorCovariance",
+    "FullPrecision",
     "Gaussian",
     "GaussianMixture",
     "Grid",
+    "KernelScoreModel",
     "Labelled",
     "LabelledLatent",
+    "LocalGaussians",
+    "LocalPrecision",
     "Measure",
     "MovingMeasure",
+    "Noising",
     "OfEveryClass",
     "Paired",
     "Particles",
     "Pushforward",
     "Regression",
+    "Reversed",
     "Smoothed",
     "Stack",
     "StandardNormal",

@@ -95,6 +95,36 @@ class Measure(Checked, Placed, ABC):
         """Return :meth:`log_prob` at ``x``, checked: raises ``BadInput`` unless it is one number a point, differentiable in it."""
         return per_point(self.log_prob, x, f"{type(self).__name__}.log_prob")
 
+    def score(self, x: Points) -> Points:
+        r"""Score :math:`\nabla\log\rho` at ``x``, of its shape; by automatic differentiation, without gradient, unless a class knows it."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return torch.autograd.grad(self.log_density(x).sum(), x)[0]
+
+    def hyvarinen_score(self, x: Points) -> Tensor:
+        r"""Hyvärinen's scoring rule :math:`2\Delta\log\rho+|\nabla\log\rho|^2` at ``x``, shape (n,), least on average at the data's law.
+
+        Differentiable in what the density depends on. This one differentiates the score once a coordinate.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            (score,) = torch.autograd.grad(self.log_density(x).sum(), x, create_graph=True)
+            s, laplacian = score.flatten(1), x.new_zeros(len(x))
+            for j in range(s.shape[1]) if s.requires_grad else ():
+                (row,) = torch.autograd.grad(s[:, j].sum(), x, create_graph=True, materialize_grads=True)
+                laplacian = laplacian + row.flatten(1)[:, j]
+        return 2 * laplacian + s.square().sum(1)
+
+    def noised(self, scale: float, variance: float) -> "Measure":
+        r"""Return the law of :math:`aX+\sqrt v\,\xi`, :math:`\xi\sim N(0,I)`, for :math:`X` from this one, where it is known.
+
+        ``scale`` is :math:`a`, ``variance`` is :math:`v`, a variance a coordinate.
+        """
+        raise Unsupported(
+            f"the law of {type(self).__name__} plus Gaussian noise is not known in closed form: use a Gaussian, a GaussianMixture or "
+            "LocalGaussians"
+        )
+
     def normals(self, like: Points, rng: torch.Generator) -> Points:
         """Return standard normal numbers for drawn points; a process's share of a measure takes its share of the numbers."""
         return torch.randn(like.shape, generator=rng, device=like.device, dtype=like.dtype)
@@ -163,6 +193,11 @@ class MovingMeasure(Measure):
     """The same points persist between steps, so noise, momentum and weights can be attached to them."""
     replays_moves: ClassVar[bool] = False
     """Moves are applied again to fresh points later, so they must be pointwise maps."""
+
+    parametric: ClassVar[bool] = False
+    """Points of what an implicit step trains carry its law as their source, with a density that depends on its parameters."""
+    made_of: Tensor | None = None
+    """Data (k, *event) that the law is made of: fitted to the same points, it would put all of its mass on them."""
 
     @property
     def carries_density(self) -> bool:

@@ -1,5 +1,6 @@
 """Static measures: targets and latents."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -126,6 +127,11 @@ class Gaussian(Measure):
         d = len(self.mean)
         return -0.5 * r.square().sum(0) - self._chol.diagonal().log().sum() - 0.5 * d * math.log(2 * math.pi)
 
+    @checked
+    def noised(self, scale: Positive, variance: NonNegative) -> "Gaussian":
+        r"""Return :math:`N(am, a^2C+vI)`."""
+        return Gaussian(scale * self.mean, scale**2 * self.cov + variance * torch.eye(len(self.mean)).to(self.cov))
+
 
 @register_measure("gaussian_mixture")
 class GaussianMixture(Measure):
@@ -184,6 +190,13 @@ class GaussianMixture(Measure):
         z = (x[:, None] - self.means) / self.std
         log_normal = -0.5 * z.square().sum(-1) - d * math.log(self.std * math.sqrt(2 * math.pi))
         return torch.logsumexp(self.weights.log() + log_normal, 1)
+
+    @checked
+    def noised(self, scale: Positive, variance: NonNegative) -> "GaussianMixture":
+        r"""Return the mixture with means :math:`am_j` and the variance :math:`a^2\sigma^2+v`."""
+        noised = copy.copy(self)
+        noised.means, noised.std = scale * self.means, math.hypot(scale * self.std, math.sqrt(variance))
+        return noised
 
 
 @register_measure("smoothed")

@@ -9,6 +9,15 @@ from wgflow.presets._euler_generators import w1_fe, w2_fe, wgan_gp, wgan_lp
 from wgflow.presets._flow import Flow, option_texts, options_of
 from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
 from wgflow.presets._gwf import gwf
+from wgflow.presets._kernel_score import (
+    KernelScoreFit,
+    PointSplit,
+    fit_kernel_score,
+    isotropic_kde,
+    probability_flow,
+    reverse_diffusion,
+    split_points,
+)
 from wgflow.presets._particles import (
     accelerated,
     arwp,
@@ -33,6 +42,7 @@ _ALL: tuple[Any, ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf, classic_jko)
 _ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
 _ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp, arwp, brwp_splitting)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
+_ALL += (reverse_diffusion, probability_flow)
 _ALL += (w_flow, mmd_drift, energy_drift, drifting)
 for _preset in _ALL:
     PRESETS.register(_preset.__name__)(_preset)
@@ -40,6 +50,8 @@ for _preset in _ALL:
 __all__ = [
     "PRESETS",
     "Flow",
+    "KernelScoreFit",
+    "PointSplit",
     "accelerated",
     "arwp",
     "birth_death_langevin",
@@ -50,8 +62,10 @@ __all__ = [
     "drifting",
     "energy_drift",
     "f_gan",
+    "fit_kernel_score",
     "gfsd",
     "gwf",
+    "isotropic_kde",
     "ksd_descent",
     "mala",
     "mmd_drift",
@@ -59,10 +73,13 @@ __all__ = [
     "option_texts",
     "options_of",
     "otm",
+    "probability_flow",
     "proximal_gradient",
+    "reverse_diffusion",
     "s_jko",
     "sinkhorn_flow",
     "sliced_w_flow",
+    "split_points",
     "svgd",
     "ula",
     "uotm_source_fixed",

@@ -1,0 +1,306 @@
+r"""Precision matrices of many Gaussians, in forms that stay what they are when Gaussian noise is added."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from wgflow.core.errors import BadInput
+from wgflow.core.fields import Checked, NonNegative, checked
+from wgflow.core.finite import require_finite
+
+
+class LocalPrecision(Checked, ABC):
+    r"""Precision matrices :math:`\Gamma_k` (inverse covariances) of K Gaussians in d dimensions.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(K, d)``.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """``(K, d)``."""
+
+    @property
+    @abstractmethod
+    def log_det(self) -> Tensor:
+        r""":math:`\log\det\Gamma_k`, shape (K,)."""
+
+    @property
+    @abstractmethod
+    def trace(self) -> Tensor:
+        r""":math:`\operatorname{tr}\Gamma_k`, shape (K,)."""
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        r""":math:`\Gamma_k^{-1}`, shape (K, d, d), for pictures and tests."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> Tensor:
+        r"""Largest eigenvalues of :math:`\Gamma_k`, or a bound of them that is sharp off the low rank, shape (K,)."""
+
+    @abstractmethod
+    def applied(self, r: Tensor) -> Tensor:
+        r"""Return :math:`\Gamma_kr_{ik}` for ``r`` of shape (n, K, d)."""
+
+    @abstractmethod
+    def quadratic(self, r: Tensor) -> Tensor:
+        r"""Return :math:`r_{ik}^\top\Gamma_kr_{ik}`, shape (n, K)."""
+
+    @abstractmethod
+    def drawn(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        r"""Return one point of :math:`N(0,\Gamma_k^{-1})` for every k in ``index`` (n,), shape (n, d), differentiable in the matrices."""
+
+    @abstractmethod
+    def noised(self, scale: float, variance: float) -> Self:
+        r"""Return :math:`(a^2\Gamma_k^{-1}+vI)^{-1}`."""
+
+    @abstractmethod
+    def floored(self, floor: float) -> Self:
+        r"""Return :math:`\Gamma_k+\varepsilon I`: no eigenvalue is below :math:`\varepsilon`."""
+
+    @abstractmethod
+    def marginal(self, coordinates: Sequence[int]) -> Self:
+        """Return the precisions of some of the coordinates: the inverses of blocks of the *covariances*."""
+
+    def ready(self) -> None:
+        """Compute what is kept for all evaluations."""
+        _ = self.log_det, self.trace
+
+    def within(self, floor: float, ceiling: float) -> Self:
+        r"""Return the precisions with eigenvalues :math:`\lambda` moved to :math:`(1/(\lambda+\varepsilon)+1/\Lambda)^{-1}`.
+
+        A floor is added to a precision and the inverse of a ceiling to a covariance. Both are smooth, and the second is the heat
+        evolution of :meth:`noised`, so that nothing new has to be evaluated.
+        """
+        return self.floored(floor).noised(1.0, 1 / ceiling)
+
+
+@dataclass(frozen=True, eq=False)
+class FullPrecision(LocalPrecision):
+    r"""Any precision matrices, :math:`\Gamma_k=L_kL_k^\top`; for few dimensions.
+
+    Parameters
+    ----------
+    factor : Tensor, shape (K, d, d)
+        :math:`L_k`, lower triangular with a positive diagonal; :meth:`of` takes the matrices.
+
+    Notes
+    -----
+    Factors are computed in double precision. Memory O(K d²) here, O(n K d) for n points.
+    """
+
+    factor: Tensor
+
+    def __post_init__(self) -> None:
+        if self.factor.dim() != 3 or self.factor.shape[1] != self.factor.shape[2] or self.factor.numel() == 0:
+            raise BadInput(f"FullPrecision: expected factors (K, d, d), got {tuple(self.factor.shape)}")
+
+    @classmethod
+    @checked
+    def of(cls, precision: Tensor) -> "FullPrecision":
+        """Return those with these matrices (K, d, d); raises ``BadInput`` unless all are symmetric and positive definite."""
+        if precision.dim() != 3 or precision.shape[1] != precision.shape[2] or precision.numel() == 0:
+            raise BadInput(f"FullPrecision.of: expected precisions (K, d, d), got {tuple(precision.shape)}")
+        require_finite("FullPrecision.of", precision=precision)
+        off = (precision - precision.mT).abs().amax((1, 2)) / precision.abs().amax((1, 2))
+        worst = int(off.argmax())
+        if not float(off[worst]) <= torch.finfo(precision.dtype).eps ** 0.5:
+            raise BadInput(f"FullPrecision.of: precision[{worst}] is not symmetric:\n{precision[worst]}")
+        factor, failed = torch.linalg.cholesky_ex(precision.double())
+        if bool(failed.any()):
+            k = int(failed.bool().int().argmax())
+            least = float(torch.linalg.eigvalsh(precision[k].double())[0])
+            raise BadInput(
+                f"FullPrecision.of: precision[{k}] is not positive definite, its least eigenvalue is {least:g}. Give precisions, the "
+                "inverses of covariances, not factors of them"
+            )
+        return cls(factor.to(precision.dtype))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(K, d)``."""
+        return self.factor.shape[0], self.factor.shape[1]
+
+    @cached_property
+    def log_det(self) -> Tensor:  # type: ignore[override]
+        """Twice the sum of the logarithms of the diagonal of the factor."""
+        return 2 * self.factor.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    @cached_property
+    def trace(self) -> Tensor:  # type: ignore[override]
+        """Sum of the squares of the factor."""
+        return self.factor.square().sum((1, 2))
+
+    @property
+    def covariance(self) -> Tensor:
+        """Inverses, in double precision on the way."""
+        return torch.cholesky_inverse(self.factor.double()).to(self.factor.dtype)
+
+    @property
+    def largest(self) -> Tensor:
+        """Squares of the largest singular values of the factors."""
+        return torch.linalg.matrix_norm(self.factor.double(), 2).square().to(self.factor.dtype)
+
+    def applied(self, r: Tensor) -> Tensor:
+        """Multiply by both factors: the form stays positive when rounded."""
+        return torch.einsum("nkf,kdf->nkd", self._whitened(r), self.factor)
+
+    def quadratic(self, r: Tensor) -> Tensor:
+        """Return the squared norms of the whitened differences."""
+        return self._whitened(r).square().sum(2)
+
+    def _whitened(self, r: Tensor) -> Tensor:
+        return torch.einsum("nkd,kdf->nkf", r, self.factor)
+
+    def drawn(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        r"""Solve :math:`L_k^\top x=\xi`."""
+        L = self.factor[index]
+        xi = torch.randn(L.shape[:2], generator=rng, device=L.device, dtype=L.dtype)
+        return torch.linalg.solve_triangular(L.mT, xi[:, :, None], upper=True)[:, :, 0]
+
+    @checked
+    def noised(self, scale: float, variance: NonNegative) -> "FullPrecision":
+        r"""Return :math:`L_k(a^2I+vL_k^\top L_k)^{-1}L_k^\top`, which inverts nothing that is singular."""
+        if variance == 0:
+            return FullPrecision(self.factor / abs(scale))
+        L = self.factor.double()
+        M = scale**2 * _eye(L) + variance * L.mT @ L
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(M), L.mT, upper=False)
+        return FullPrecision(torch.linalg.cholesky(half.mT @ half).to(self.factor.dtype))
+
+    def floored(self, floor: float) -> "FullPrecision":
+        r"""Return the factors of :math:`L_kL_k^\top+\varepsilon I`."""
+        L = self.factor.double()
+        return FullPrecision(torch.linalg.cholesky(L @ L.mT + floor * _eye(L)).to(self.factor.dtype))
+
+    def marginal(self, coordinates: Sequence[int]) -> "FullPrecision":
+        """Invert blocks of the covariances."""
+        chosen = list(coordinates)
+        block = torch.cholesky_inverse(self.factor.double())[:, chosen][:, :, chosen]
+        return FullPrecision(torch.linalg.cholesky(torch.linalg.inv(block)).to(self.factor.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class FactorCovariance(LocalPrecision):
+    r"""Covariances of a diagonal plus a low rank, :math:`\Gamma_k^{-1}=\operatorname{diag}(c_k)+V_kV_k^\top`; for many dimensions.
+
+    The columns of :math:`V_k` are tangents of the data manifold near :math:`k`, and :math:`c_k` is the variance off it. The precision is
+    a diagonal *minus* a low rank. Nothing of size K d² is made but by :attr:`covariance`.
+
+    Parameters
+    ----------
+    diagonal : Tensor, shape (K, d)
+        :math:`c_k`, positive variances.
+    factor : Tensor, shape (K, d, r)
+        :math:`V_k`.
+    """
+
+    diagonal: Tensor
+    factor: Tensor
+
+    def __post_init__(self) -> None:
+        if self.diagonal.dim() != 2 or self.factor.dim() != 3 or self.factor.shape[:2] != self.diagonal.shape:
+            raise BadInput(
+                f"FactorCovariance: expected diagonal (K, d) and factor (K, d, r), got {tuple(self.diagonal.shape)}, "
+                f"{tuple(self.factor.shape)}"
+            )
+
+    @classmethod
+    @checked
+    def of(cls, diagonal: Tensor, factor: Tensor) -> "FactorCovariance":
+        """Return these, looked at: raises ``BadInput`` for variances that are not positive and for entries that are not finite."""
+        require_finite("FactorCovariance.of", diagonal=diagonal, factor=factor)
+        if not bool(diagonal.min() > 0):
+            raise BadInput(
+                f"FactorCovariance.of: the variances of the diagonal must be positive, the least is {float(diagonal.min()):g}"
+            )
+        return cls(diagonal, factor)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(K, d)``."""
+        return self.diagonal.shape[0], self.diagonal.shape[1]
+
+    @cached_property
+    def _root(self) -> Tensor:
+        r"""Cholesky factors (K, r, r) of :math:`I+V^\top D^{-1}V`."""
+        V, c = self.factor.double(), self.diagonal.double()
+        inner = V.mT @ (V / c[:, :, None])
+        return torch.linalg.cholesky(_eye(inner) + inner)
+
+    @cached_property
+    def _lowered(self) -> Tensor:
+        r""":math:`W` (K, d, r) with :math:`\Gamma=D^{-1}-WW^\top`."""
+        scaled = self.factor.double() / self.diagonal.double()[:, :, None]
+        return torch.linalg.solve_triangular(self._root, scaled.mT, upper=False).mT.to(self.factor.dtype)
+
+    @cached_property
+    def log_det(self) -> Tensor:  # type: ignore[override]
+        """By the matrix determinant lemma."""
+        inner = 2 * self._root.diagonal(dim1=1, dim2=2).log().sum(1)
+        return -self.diagonal.log().sum(1) - inner.to(self.diagonal.dtype)
+
+    @cached_property
+    def trace(self) -> Tensor:  # type: ignore[override]
+        """That of the diagonal less that of the low rank."""
+        return (1 / self.diagonal).sum(1) - self._lowered.square().sum((1, 2))
+
+    @property
+    def covariance(self) -> Tensor:
+        """The matrices in full."""
+        return torch.diag_embed(self.diagonal) + self.factor @ self.factor.mT
+
+    @property
+    def largest(self) -> Tensor:
+        """The inverse of the least variance of the diagonal."""
+        return 1 / self.diagonal.amin(1)
+
+    def applied(self, r: Tensor) -> Tensor:
+        """Apply the diagonal and take off the low rank."""
+        along = torch.einsum("nkd,kdr->nkr", r, self._lowered)
+        return r / self.diagonal - torch.einsum("nkr,kdr->nkd", along, self._lowered)
+
+    def quadratic(self, r: Tensor) -> Tensor:
+        """Return that of the diagonal less that of the low rank."""
+        along = torch.einsum("nkd,kdr->nkr", r, self._lowered)
+        return (r.square() / self.diagonal).sum(2) - along.square().sum(2)
+
+    def drawn(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """Add noise of the diagonal and noise along the columns."""
+        c, V = self.diagonal[index], self.factor[index]
+        xi = torch.randn(c.shape, generator=rng, device=c.device, dtype=c.dtype)
+        along = torch.randn(len(c), V.shape[2], 1, generator=rng, device=c.device, dtype=c.dtype)
+        return c.sqrt() * xi + (V @ along)[:, :, 0]
+
+    @checked
+    def noised(self, scale: float, variance: NonNegative) -> "FactorCovariance":
+        """Scale both, and raise the diagonal."""
+        return replace(self, diagonal=scale**2 * self.diagonal + variance, factor=scale * self.factor)
+
+    def floored(self, floor: float) -> "FactorCovariance":
+        r"""Return :math:`C(I+\varepsilon C)^{-1}`, which is a diagonal plus a low rank again."""
+        V, lifted = self.factor.double(), 1 + floor * self.diagonal.double()
+        scaled = V / lifted[:, :, None]
+        inner = floor * V.mT @ scaled
+        root = torch.linalg.cholesky(_eye(inner) + inner)
+        factor = torch.linalg.solve_triangular(root, scaled.mT, upper=False).mT.to(self.factor.dtype)
+        return FactorCovariance(self.diagonal / (1 + floor * self.diagonal), factor)
+
+    def marginal(self, coordinates: Sequence[int]) -> "FactorCovariance":
+        """Keep rows."""
+        chosen = list(coordinates)
+        return FactorCovariance(self.diagonal[:, chosen], self.factor[:, chosen])
+
+
+def _eye(matrices: Tensor) -> Tensor:
+    return torch.eye(matrices.shape[-1], device=matrices.device, dtype=matrices.dtype)
