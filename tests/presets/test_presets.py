@@ -22,6 +22,8 @@ OPTIONS = {
     "ula": {"num_steps": 60, "step_size": 0.05},
     "birth_death_langevin": {"num_steps": 60, "step_size": 0.05},
     "accelerated": {"num_steps": 60},
+    "reverse_diffusion": {"horizon": 20.0},
+    "probability_flow": {"horizon": 20.0},
     "sliced_w_flow": {"num_steps": 30},
 }
 PARTICLES = [n for n in presets.PRESETS if "initial" in inspect.signature(presets.PRESETS[n]).parameters]

@@ -90,8 +90,8 @@ class ImplicitScoreMatching(_Fitted):
     >>> import torch
     >>> from wgflow import Gaussian
     >>> data, law = Particles(torch.tensor([[1.0], [-1.0]])), Gaussian(torch.zeros(1), torch.eye(1))
-    >>> ImplicitScoreMatching(data).value(law.draw(1, torch.Generator()))
-    tensor(-1.)
+    >>> float(ImplicitScoreMatching(data).value(law.draw(1, torch.Generator())))
+    -1.0
     """
 
     reference = ("hyvarinen2005estimation", "zhang2024wasserstein")
