@@ -56,6 +56,7 @@ SKIPPED_MEASURES = {
     "gaussian_mixture": (CAN_DRAW, ATOMS, NO_DATACLASS, *MOVES),
     "dataset": (CAN_DRAW, *DENSITY, *MOVES),
     "smoothed": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
+    "proximal_mixture": (CAN_DRAW, ATOMS, *MOVES),
     "labelled": (CAN_DRAW, *DENSITY, *MOVES),
     "balanced": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),
     "of_every_class": (CAN_DRAW, ATOMS, *DENSITY, *MOVES),

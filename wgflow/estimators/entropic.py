@@ -1,6 +1,5 @@
 r"""Estimators that treat the entropy part of :math:`F=E+T\int\rho\log\rho` by a model of the density or of its score."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -9,18 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgflow.core.context import full_precision
 from wgflow.core.fields import Count, Positive
 from wgflow.core.networks import called
-from wgflow.core.outputs import per_point, same_shape
+from wgflow.core.outputs import same_shape
 from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.algebra import linear_part
 from wgflow.kernels import RBF, Kernel
 from wgflow.kernels.densities import DensityModel, KernelDensity
-from wgflow.measures import Particles
-from wgflow.numerics.distances import Distances
+from wgflow.measures import (
+    ExactPotential,
+    MonteCarloNormalizer,
+    Normalizer,
+    Particles,
+    QuadraticPotential,
+    WassersteinProximal,
+)
+from wgflow.measures.normalizers import KnownNormalizer
+from wgflow.measures.wasserstein_proximal import collapse
 from wgflow.optim import Adam, Descent, Optim
 
 
@@ -224,11 +230,12 @@ class ProximalScore(Estimator):
     time : float
         :math:`T`, the regularisation (not the step size). For a quadratic V with Hessian A the stationary covariance is
         :math:`\tau(A^{-1}-T^2A)`; too small a T lets particles collapse.
-    log_normaliser : callable, optional
-        :math:`y\mapsto\log Z(y)`, (n, \*event) to (n,), up to a constant. None estimates
-        :math:`Z(y)=E_\xi\exp\{-V(y+\sqrt{2\tau T}\,\xi)/2\tau\}` with draws that all particles share.
+    log_normaliser : callable or Normalizer, optional
+        :math:`y\mapsto\log Z(y)`, (n, \*event) to (n,), up to a constant; a ``QuadraticPotential`` or another potential that knows its
+        own, for the same V up to a constant; ``LaplaceNormalizer()`` or ``QuadratureNormalizer(low, high)``. None is
+        ``MonteCarloNormalizer(samples)``, with draws that all particles share.
     samples : int
-        Draws of that estimate, renewed in every time step.
+        Draws of that, renewed in every time step.
 
     Notes
     -----
@@ -238,7 +245,7 @@ class ProximalScore(Estimator):
     """
 
     time: Positive
-    log_normaliser: Callable[[Points], Tensor] | None = None
+    log_normaliser: Normalizer | Callable[[Points], Tensor] | None = None
     samples: Count = 32
 
     splits_entropy = True
@@ -255,7 +262,8 @@ class ProximalScore(Estimator):
         """Refuse what is not a potential energy with an entropy."""
         energy, temperature = F.split_entropy()
         if energy is not None and temperature > 0 and linear_part(energy) is not None:
-            return None
+            given = self.log_normaliser
+            return collapse(given, self.time) if isinstance(given, QuadraticPotential) else None
         return (
             f"ProximalScore needs a potential energy plus an entropy, such as KL to a target with log_prob, and "
             f"{type(F).__name__} is not one. Use Blob(KernelDensity(kernel)) or Autograd()."
@@ -267,43 +275,30 @@ class ProximalScore(Estimator):
 
     def refine(self, F: Functional, draw: Draw, es: ProximalState, rng: torch.Generator) -> Info:
         """Renew the draws of the normaliser."""
-        if self.log_normaliser is None:
-            like = draw(rng).x[:1]
-            shape = (self.samples, *like.shape[1:])
-            es.noise = torch.randn(shape, generator=rng, device=like.device, dtype=like.dtype)
+        normalizer = self._normalizer(1.0)
+        if normalizer.draws:
+            es.noise = normalizer.noise(draw(rng).x[:1], rng)
         return {}
 
     def surrogate(self, F: Functional, rho: Particles, es: ProximalState) -> Scalar:
         """Return the linear function with this velocity."""
         energy, temperature = F.split_entropy()
         assert energy is not None, "why_not() asks for a potential energy"
-        x = rho.x.detach().flatten(1)
-        with torch.no_grad(), full_precision(x.device):
-            bias = rho.log_weights.detach() - self._log_z(energy, temperature, rho, es)
-            width = 4 * temperature * self.time
-            pull = (_from_softmax_means(x, bias, width) / (2 * self.time)).to(x.dtype).view_as(rho.x)
+        step, x = self._step(energy, temperature), rho.x.detach()
+        with torch.no_grad():
+            log_mean = step.log_mean(x, es.noise if step.rule.draws else None)
+            pull = (step.pulls(x, rho, log_mean) / (2 * self.time)).to(x.dtype)
         return linear(rho, 0.5 * energy_slope(energy, rho) - pull)
 
-    def _log_z(self, energy: Functional, temperature: float, rho: Particles, es: ProximalState) -> Tensor:
-        if self.log_normaliser is not None:
-            return per_point(self.log_normaliser, rho.x.detach(), "a log normaliser")
+    def _normalizer(self, temperature: float) -> Normalizer:
+        given = self.log_normaliser
+        if isinstance(given, ExactPotential):  # its own constant does not matter here
+            return KnownNormalizer(WassersteinProximal(given, self.time, temperature=temperature).log_mean)
+        if isinstance(given, Normalizer):
+            return given
+        return MonteCarloNormalizer(self.samples) if given is None else KnownNormalizer(given)
+
+    def _step(self, energy: Functional, temperature: float) -> WassersteinProximal:
         V = linear_part(energy)
         assert V is not None, "why_not() asks for a potential energy"
-        noise, std = es.noise, math.sqrt(2 * temperature * self.time)
-        assert noise is not None, "refine() comes before the surrogate"
-        logs = torch.stack([-V(rho.x.detach() + std * xi) / (2 * temperature) for xi in noise])
-        return torch.logsumexp(logs, 0) - math.log(len(noise))
-
-
-_ROWS = 256
-
-
-def _from_softmax_means(x: Tensor, bias: Tensor, width: float) -> Tensor:
-    r"""Return :math:`x_i-\sum_jp_{ij}x_j` in double precision, :math:`p_{ij}\propto\exp(\text{bias}_j-|x_i-x_j|^2/\text{width})`."""
-    between, pulls = Distances(x, x, smooth=False), []
-    wide = between.x.double.x  # where the mean is of near points far from the centre, the difference cancels
-    for start in range(0, len(x), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(x)))
-        p = (bias - between.block(rows, slice(0, len(x))) / width).softmax(1).double()
-        pulls.append(wide[rows] * p.sum(1, keepdim=True) - p @ wide)
-    return torch.cat(pulls)
+        return WassersteinProximal(V, self.time, temperature=temperature, normalizer=self._normalizer(temperature))

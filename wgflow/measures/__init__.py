@@ -7,11 +7,16 @@ from wgflow.measures.dataset import Dataset
 from wgflow.measures.grid import Grid
 from wgflow.measures.kernel_score import KernelScoreModel
 from wgflow.measures.labelled import Labelled, LabelledLatent, Paired
+from wgflow.measures.laplace_normalizer import LaplaceNormalizer
 from wgflow.measures.local_gaussians import LocalGaussians
 from wgflow.measures.noising import Noising, Reversed
+from wgflow.measures.normalizers import MonteCarloNormalizer, Normalizer, QuadratureNormalizer
 from wgflow.measures.particles import Particles
+from wgflow.measures.potentials import ExactPotential, L1Potential, QuadraticPotential
 from wgflow.measures.precisions import FactorCovariance, FullPrecision, LocalPrecision
+from wgflow.measures.proximal_mixture import ProximalMixture
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
+from wgflow.measures.separable_potential import SeparablePotential
 from wgflow.measures.stack import Stack
 from wgflow.measures.targets import (
     Gaussian,
@@ -22,6 +27,7 @@ from wgflow.measures.targets import (
     instance_noise,
     twenty_five_gaussians,
 )
+from wgflow.measures.wasserstein_proximal import WassersteinProximal, rwpo
 
 __all__ = [
     "MEASURES",
@@ -29,32 +35,43 @@ __all__ = [
     "Chain",
     "Dataset",
     "Derived",
+    "ExactPotential",
     "FactorCovariance",
     "FullPrecision",
     "Gaussian",
     "GaussianMixture",
     "Grid",
     "KernelScoreModel",
+    "L1Potential",
     "Labelled",
     "LabelledLatent",
+    "LaplaceNormalizer",
     "LocalGaussians",
     "LocalPrecision",
     "Measure",
+    "MonteCarloNormalizer",
     "MovingMeasure",
     "Noising",
+    "Normalizer",
     "OfEveryClass",
     "Paired",
     "Particles",
+    "ProximalMixture",
     "Pushforward",
+    "QuadraticPotential",
+    "QuadratureNormalizer",
     "Regression",
     "Reversed",
+    "SeparablePotential",
     "Smoothed",
     "Stack",
     "StandardNormal",
     "Successor",
     "Unnormalised",
+    "WassersteinProximal",
     "ema_decay",
     "instance_noise",
     "register_measure",
+    "rwpo",
     "twenty_five_gaussians",
 ]

@@ -13,7 +13,7 @@ from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.functionals import KL, PotentialEnergy, SinkhornDivergence, SlicedWasserstein, SquaredKSD, SquaredMMD
 from wgflow.kernels import Kernel, MedianRBF, NearestRBF
 from wgflow.kernels.densities import KernelDensity
-from wgflow.measures import Measure, MovingMeasure
+from wgflow.measures import Measure, MovingMeasure, Normalizer
 from wgflow.optim import LBFGS
 from wgflow.presets._flow import Flow
 from wgflow.solvers import (
@@ -29,7 +29,7 @@ from wgflow.solvers import (
 )
 
 _MEDIAN, _NEAREST = MedianRBF(), NearestRBF()
-LogNormaliser = Callable[[Points], Tensor] | None
+LogNormaliser = Normalizer | Callable[[Points], Tensor] | None
 
 
 @checked
