@@ -65,12 +65,12 @@ BAD = {
     "dtypes": (
         {"F": KL(StandardNormal(2, dtype=torch.float32)), "solver": JKO(Critic(lambda: torch.nn.Linear(2, 1)))},
         Incompatible,
-        r"points of torch.float64, the target of torch.float32: convert one of them",
+        r"points of torch.float64, the target of torch.float32: convert one",
     ),
     "devices": (
         {"F": KL(StandardNormal(2, device="meta")), "solver": JKO(Critic(lambda: torch.nn.Linear(2, 1)))},
         Incompatible,
-        r"the moving measure is on cpu, the target on meta: move one of them",
+        r"the moving measure is on cpu, the target on meta: move one",
     ),
     "a target without draws": (
         {"F": KL(Unnormalised(quadratic, 2)), "solver": JKO(Critic(lambda: torch.nn.Linear(2, 1)))},

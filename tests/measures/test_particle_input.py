@@ -71,7 +71,7 @@ def test_parameters_are_checked_where_they_are_given(make, says):
         (wg.EnergyDistance(GAUSSIAN), wg.ForwardEuler(wg.Blob(wg.KernelDensity(wg.RBF(1.0)))), "Use Autograd"),
         (wg.EnergyDistance(wg.StandardNormal(3)), wg.ForwardEuler(), r"points of shape \(2,\)"),
         (wg.EnergyDistance(GAUSSIAN) + wg.EnergyDistance(wg.StandardNormal(3)), wg.ForwardEuler(), "must be equal"),
-        (wg.EnergyDistance(wg.Dataset(X.double())), wg.ForwardEuler(), "convert one of them"),
+        (wg.EnergyDistance(wg.Dataset(X.double())), wg.ForwardEuler(), "convert one"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(F, solver, says):

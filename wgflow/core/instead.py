@@ -51,7 +51,7 @@ def instead(value: Any, kinds: tuple[type, ...]) -> str:
         needed = "" if not _needs_arguments(value) else "..."
         return (
             f"That is the class: write {value.__name__}({needed})"
-            if fits or value.__module__.startswith("wgflow")
+            if fits or value.__module__.startswith("wgflow") or issubclass(value, nn.Module)
             else ""
         )
     for expected in kinds:
@@ -66,7 +66,8 @@ def instead(value: Any, kinds: tuple[type, ...]) -> str:
         return f"That is text: write {value.strip()} without quotes"
     if Tensor in kinds and isinstance(value, (np.ndarray, list, tuple)):
         return f"Convert it: torch.{'as_' if isinstance(value, np.ndarray) else ''}tensor(x)"
-    return ""
+    where = getattr(value, "goes_to", "")
+    return f"{type(value).__name__} is {where}" if where else ""
 
 
 def _near(text: str, expected: type) -> str:

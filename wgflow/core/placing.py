@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from types import MethodType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,12 @@ T = TypeVar("T")
 
 
 class Placed:
-    """What can be moved as a whole to another device or precision."""
+    """A part of a flow, which can be moved as a whole to another device or precision."""
+
+    is_part: ClassVar[bool] = True
+    """It is never taken for a function, whatever its call does."""
+    goes_to: ClassVar[str] = ""
+    """Where such a part belongs, said where it is given in another place."""
 
     @checked
     def to(self, device: Device | FloatingPoint | None = None, dtype: FloatingPoint | None = None) -> Self:

@@ -211,8 +211,13 @@ def _callable(parameters: Any) -> Rule:
 
 def takes(function: Callable[..., Any], count: int | None) -> bool:
     """Whether a function can be called with so many arguments, as far as it can be told."""
-    if isinstance(function, type) and getattr(getattr(function, "__post_init__", None), "checks", False):
-        return False  # a class of ours in the place of an object
+    if getattr(function, "is_part", False):
+        return False  # a part of a flow, whose call is no function of points
+    if isinstance(function, type):
+        if getattr(getattr(function, "__post_init__", None), "checks", False):
+            return False  # a class of ours in the place of an object
+        if count and issubclass(function, (torch.nn.Module, torch.optim.Optimizer)):
+            return False  # a factory of networks has no arguments
     try:
         inspect.signature(function).bind(*[None] * (count or 0))
     except TypeError:

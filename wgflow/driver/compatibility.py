@@ -116,7 +116,7 @@ def same_points(target: Measure | None, measure: MovingMeasure) -> str | None:
     if target is None:
         return None
     if target.device.type != measure.device.type:
-        return f"the moving measure is on {measure.device}, the target on {target.device}: move one of them."
+        return f"the moving measure is on {measure.device}, the target on {target.device}: move one, such as F.to({str(measure.device)!r})."
     ours = measure.inference().draw(2, generator(0, measure.device)).x
     if ours.shape[1:] != target.event_shape:
         return (
@@ -127,5 +127,5 @@ def same_points(target: Measure | None, measure: MovingMeasure) -> str | None:
         return None
     theirs = target.draw(2, generator(0, target.device)).x
     if ours.dtype != theirs.dtype:
-        return f"the moving measure has points of {ours.dtype}, the target of {theirs.dtype}: convert one of them."
+        return f"the moving measure has points of {ours.dtype}, the target of {theirs.dtype}: convert one, such as F.to({ours.dtype})."
     return None

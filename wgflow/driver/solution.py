@@ -79,6 +79,8 @@ class Solution(Brief, Placed):
         callback; or a quantity ceased to be finite.
     """
 
+    goes_to = "a solution: go on from its law, solution.measure"
+
     measure: MovingMeasure
     state: State
     times: list[float] = field(default_factory=list)

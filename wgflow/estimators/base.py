@@ -35,6 +35,7 @@ class Estimator(Checked, Placed, ABC):
     :math:`\varphi=\delta F/\delta\rho`. Configuration only; what changes is the state that :meth:`init` returns and the others are handed.
     """
 
+    goes_to = "an estimator: give it to a solver, ForwardEuler(estimator)"
     needs: ClassVar[tuple[str, ...]] = ()
     """Methods of a functional, any one of which it relies on."""
     needs_samples: ClassVar[bool] = False

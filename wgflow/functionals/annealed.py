@@ -57,7 +57,7 @@ class Annealed(Wrapped):
         scale = number_of_step(self.scale, k, Positive, "Annealed: scale")
         try:
             made = self.make(scale)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of the function given
             raise BadInput(
                 f"Annealed(make=...) refuses the scale {scale:g}: {error}. Expected a function of one number"
             ) from error

@@ -55,6 +55,7 @@ class Functional(Checked, Placed, Linear):
     """
 
     batch: int | None = None
+    goes_to = "a functional: what decreases, solve(F, solver, start, ...)"
     needs_density: ClassVar[bool] = False
     needs_samples: ClassVar[bool] = False
     learns_features: bool = False

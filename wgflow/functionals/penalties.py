@@ -9,13 +9,15 @@ from torch import Tensor
 
 from wgflow.core.fields import Checked, Count, NonNegative
 from wgflow.core.instead import suggest
+from wgflow.core.placing import Placed
 from wgflow.core.typing import Scalar
 from wgflow.measures import Particles
 
 
-class Penalty(Checked, ABC):
+class Penalty(Checked, Placed, ABC):
     """A term of a critic's loss: where it looks is drawn once an update, what it is there is a function of the critic."""
 
+    goes_to = "a penalty: give it to a critic, Critic(net, penalty=...)"
     every: int = 1
     """It is applied in every so many critic updates only."""
     label: ClassVar[str] = "penalty"

@@ -43,6 +43,7 @@ class Kernel(Checked, Placed, Linear, ABC):
     particles do not act on each other.
     """
 
+    goes_to = "a kernel: give it to a functional or an estimator, SquaredMMD(target, kernel) or Stein(kernel)"
     smooth: ClassVar[bool] = True
     """Differentiable at coincident points."""
     characteristic: ClassVar[bool] = True

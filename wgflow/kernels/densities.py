@@ -22,6 +22,8 @@ from wgflow.numerics.distances import readable
 class DensityModel(Checked, Placed, ABC):
     r"""A density :math:`\rho_\varepsilon` made from weighted particles, differentiable in positions and weights."""
 
+    goes_to = "a model of a density: give it to a functional or an estimator, Entropy(density) or Blob(density)"
+
     def fit(self, rho: Particles) -> "DensityModel":
         """Return the model with what a rule makes of the particles taken from ``rho``; itself when there is no rule."""
         return self

@@ -36,6 +36,7 @@ class Measure(Checked, Placed, ABC):
     """
 
     event_shape: torch.Size
+    goes_to = "a measure: the target of a functional, KL(target), or the start of solve(F, solver, start, ...)"
     can_draw: ClassVar[bool] = True
     """False for a density without a sampler."""
     labels: Tensor | None = None

@@ -59,6 +59,10 @@ class Particles(MovingMeasure, checks=False):
             raise BadInput(f"particles need positions of shape (n, *event) with n >= 1, got {shape}")
         if not x.is_floating_point():
             raise BadInput(f"particles need floating-point positions, got {x.dtype}: convert with x.float()")
+        if not isinstance(self.source, Measure | None):
+            raise BadInput(
+                f"source={shown(self.source)}: expected the Measure that these particles are a draw of, or None"
+            )
         for name in ("log_w", "log_rho"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Tensor) or value.shape != x.shape[:1]):

@@ -30,6 +30,8 @@ class Flow(Checked, Placed):
     tensor([[0.5000]])
     """
 
+    goes_to = "a whole flow: run it, flow.solve()"
+
     functional: Functional
     solver: Solver
     initial: MovingMeasure

@@ -63,6 +63,7 @@ class Solver(Checked, Placed, ABC):
     """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``."""
 
     estimator: Estimator
+    goes_to = "a solver: how time is discretized, solve(F, solver, start, ...)"
     order: ClassVar[int | None] = None
     """Order of the global error in the step size, for smooth fields."""
     implicit: ClassVar[bool] = False
