@@ -19,7 +19,7 @@ NO_DIVERGENCE = (
 NO_DUAL = (*NO_DIVERGENCE, FLAT, FORMS, BOUND)
 VALUES = (
     *("entropy", "interaction", "kale", "mmd", "potential", "power_entropy", "sinkhorn", "sliced_w", "squared_ksd"),
-    *("squared_mmd", "annealed", "in_features", "cross_entropy"),
+    *("squared_mmd", "annealed", "in_features", "proximal_kl", "cross_entropy"),
 )
 SKIPPED = dict.fromkeys(ENTROPIES, ()) | dict.fromkeys(VALUES, NO_DUAL)
 SKIPPED["w1"] = (*NO_DIVERGENCE, BOUND)  # a penalty keeps its critics in their class

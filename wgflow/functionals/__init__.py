@@ -23,6 +23,7 @@ from wgflow.functionals.learned import LearnedFeatures
 from wgflow.functionals.mmd import MMD, EnergyDistance, SquaredMMD
 from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
 from wgflow.functionals.per_class import PerClass
+from wgflow.functionals.proximal_kl import ProximalKL
 from wgflow.functionals.score_matching import CrossEntropy, ImplicitScoreMatching, NegativeLogLikelihood
 from wgflow.functionals.sinkhorn import SinkhornDivergence
 from wgflow.functionals.sliced import SlicedWasserstein
@@ -63,6 +64,7 @@ __all__ = [
     "PerClass",
     "PotentialEnergy",
     "PowerEntropy",
+    "ProximalKL",
     "Scaled",
     "SinkhornDivergence",
     "SlicedWasserstein",
