@@ -139,9 +139,6 @@ class _Placing:
         new, saved = copy.copy(optimizer), copy.deepcopy(optimizer.state_dict())
         new.param_groups = [{**g, "params": list(map(self.of, g["params"]))} for g in optimizer.param_groups]
         new.state = type(optimizer.state)(dict)
-        for group in saved["param_groups"]:
-            if self.device is not None and "fused" in group:
-                group["fused"] = self.device.type == "cuda"
         new.load_state_dict(saved)  # which knows what of a state has the type of its weights
         return new
 

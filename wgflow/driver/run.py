@@ -110,8 +110,7 @@ class Run:
     def keep(self, last: bool = False) -> None:
         """Save the state now, when it is its turn."""
         s, save = self.solution, self.save or _EVERY_STEP
-        every = save.every * self.spacing
-        if every and (self.state.k % every == 0 or last) and self.state.t not in s.times[-1:]:
+        if save.due(self.state.k, self.state.t, last, self.spacing, s.times):
             s.times.append(self.state.t)
             s.saved.append(save.fn(self.state))
             if self.save is None and not last and size(s.saved[-1]) * len(s.saved) > MOST_SAVED:

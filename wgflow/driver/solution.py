@@ -1,13 +1,14 @@
 """What a solve returns, and what it keeps on the way."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
 from wgflow.core.brief import WIDTH, Brief, fitting, shortened, table
-from wgflow.core.fields import Checked, Whole
+from wgflow.core.fields import Checked, NonNegative, Whole
 from wgflow.core.inner import UNCONVERGED
 from wgflow.core.instead import suggest
 from wgflow.core.placing import Placed
@@ -27,6 +28,8 @@ def _copied(t: Tensor) -> Tensor:
     return t.detach().clone() if t.is_cpu else t.detach().cpu()
 
 
+_ROUNDING = 1e-9
+"""Of a time that is a sum of step sizes, relative."""
 MOST_SAVED = 2**24
 """Bytes of states that a flow saves where nobody has said which to save."""
 
@@ -46,10 +49,32 @@ class Save(Checked):
         Keep ``fn(state)`` after every so many time steps, besides the first and the last state; 0 keeps nothing.
     fn : callable
         From a state to anything; tensors it returns must be copies, since states are changed in place.
+    times : tuple of float, optional
+        Keep the first state that reaches each of these times, and no others, instead of ``every`` so many. A step is not cut to
+        end at a time: choose step sizes that meet it, or read in ``Solution.times`` what was met.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start, save = wg.Particles(torch.ones(1, 1)), wg.Save(times=(0.0, 0.5, 2.0))
+    >>> flow = wg.solve(V, wg.ForwardEuler(), start, step_size=0.25, num_steps=20, save=save)
+    >>> flow.times
+    [0.0, 0.5, 2.0]
     """
 
     every: Whole = 1
     fn: Callable[[State], Any] = snapshot
+    times: tuple[NonNegative, ...] | None = None
+
+    def due(self, k: int, t: float, last: bool, spacing: int, kept: Sequence[float]) -> bool:
+        """Whether the state after step ``k``, at time ``t``, is kept, when those of the times ``kept`` are."""
+        if self.times is not None:
+            before = kept[-1] if kept else -math.inf
+            return any(before < time * (1 - _ROUNDING) <= t for time in self.times)
+        every = self.every * spacing
+        return bool(every) and (k % every == 0 or last) and t not in kept[-1:]
 
 
 suggest(

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from torch import Tensor
+
 from wgflow.core.context import ordinary, outside_inference
 from wgflow.core.errors import BadInput, Diverged, Incompatible, NotConverged
 from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.inner import RESIDUAL, gathered
 from wgflow.core.instead import article
+from wgflow.core.parts import own_parts
 from wgflow.core.rng import Stream, generator, mixed
 from wgflow.core.rules import resolved
 from wgflow.core.typing import Info
@@ -133,6 +136,11 @@ def solve(
 
 def _check_start(run: Run) -> None:
     k = run.state.k
+    if any(isinstance(part, Tensor) and part.requires_grad for part in own_parts(run.initial)):
+        raise BadInput(
+            "solve passes no gradients back to its start, and a tensor of it requires them: give x.detach(). What can be differentiated "
+            "is said in the documentation, under 'Derivatives of a flow'"
+        )
     if k > run.num_steps:
         raise BadInput(f"num_steps={run.num_steps} counts all time steps, and the state passed has completed {k}")
     init = type(run.solver).init
