@@ -10,6 +10,9 @@ from wgflow.metrics.points import masses, mean, same_kind
 from wgflow.numerics.distances import Distances, tiles
 from wgflow.numerics.neighbors import nearest
 
+_ROUNDING = 1e-5
+"""Where a point of the model is a real one it lies on the edge of the balls around it: within, whatever is rounded."""
+
 
 @checked
 @torch.no_grad()
@@ -88,4 +91,4 @@ def precision_recall(real: Particles | Tensor, model: Particles | Tensor, k: Cou
 
 def _balls(cloud: Tensor, k: int) -> Tensor:
     """Return the distance of every point to the k-th nearest other one."""
-    return nearest(cloud, cloud, k, own=torch.arange(len(cloud), device=cloud.device))[0][:, -1]
+    return nearest(cloud, cloud, k, own=torch.arange(len(cloud), device=cloud.device))[0][:, -1] * (1 + _ROUNDING)
