@@ -13,6 +13,7 @@ from torch import nn
 
 import wgflow as wg
 from wgflow import BadInput
+from wgflow.core.errors import WgflowError
 from wgflow.core.rules import resolved
 
 NORMAL = wg.StandardNormal(2)
@@ -64,7 +65,7 @@ def given(made: Any, field: str, value: Any) -> str | None:
     """Return what is said of a value for a field, None where it is taken."""
     try:
         dataclasses.replace(made, **{field: value})
-    except BadInput as error:
+    except WgflowError as error:  # a part of the right kind may be one that it has no law for
         return str(error)
     return None
 

@@ -177,8 +177,8 @@ def tensors_in(obj: Any) -> Iterator[Tensor]:
         yield from tensors_in(obj.__self__)
     elif isinstance(obj, functools.partial):
         yield from tensors_in([obj.args, obj.keywords])
-    elif _holds_parts(obj):
-        yield from tensors_in(list(vars(obj).values()))
+    elif _holds_parts(obj) and not hasattr(obj, "placed_anew"):
+        yield from tensors_in([value for name, value in vars(obj).items() if name not in _computed(type(obj))])
 
 
 def _weights(net: nn.Module) -> list[Tensor]:
