@@ -1,7 +1,7 @@
 """What a look at a model beside its training data found: numbers with their chance level, a table, and the closest pairs."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -115,9 +115,9 @@ _ROWS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MemorizationReport:
-    """What :meth:`Memorization.report` returns; as text it is a table.
+    """What :meth:`Memorization.report` returns; printed it is a table.
 
     Parameters
     ----------
@@ -136,12 +136,12 @@ class MemorizationReport:
     """
 
     values: dict[str, float]
-    protocol: str = field(repr=False)
-    drawn: Particles = field(repr=False)
-    training: Tensor = field(repr=False)
-    model: Neighbors = field(repr=False)
-    real: Neighbors = field(repr=False)
-    prefix: str = field(default="", repr=False)
+    protocol: str
+    drawn: Particles
+    training: Tensor
+    model: Neighbors
+    real: Neighbors
+    prefix: str = ""
 
     def closest(self, count: int = 16) -> Pairs:
         """Return the pairs of the least ratios, least first."""
@@ -157,3 +157,5 @@ class MemorizationReport:
             lines.append(f"{says:34}{value:8.3f}   {chance:.3f} ± {margin:.3f}")
         lines += [f"{name.replace('_', ' '):34}{value:8.3f}" for name, value in left.items()]
         return "\n".join([*lines, self.protocol])
+
+    __repr__ = __str__
