@@ -16,6 +16,7 @@ OPTIONS = {
     "sinkhorn_flow": {"blur": 0.5, "batch": 100, "num_steps": 20},
     "brwp": {"time": 0.1, "num_steps": 60},
     "arwp": {"time": 0.1, "friction": 2.0, "num_steps": 60},
+    "prwp": {"time": 0.1, "metric": TARGET.cov, "num_steps": 60},
     "brwp_splitting": {"penalty": PotentialEnergy(lambda x: 0 * x.sum(1), lambda x, h: x), "num_steps": 60},
     "proximal_gradient": {"num_steps": 10},
     "mala": {"num_steps": 60},

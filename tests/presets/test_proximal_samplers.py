@@ -15,10 +15,13 @@ from wgflow import (
     Particles,
     PotentialEnergy,
     ProximalScore,
+    QuadraticPotential,
     Unnormalised,
     Unsupported,
     presets,
+    rwpo,
     solve,
+    why_not,
 )
 
 H, TAU = 0.1, 1.0
@@ -152,3 +155,75 @@ def test_particles_with_momentum_rest_where_those_without_do():
     end = solve(KL(target), solver, start, step_size=0.3, num_steps=150).measure.x
     assert float(end.mean().abs()) < 2e-3
     assert float(end.var(correction=0)) == pytest.approx(0.749, abs=1e-3)  # as without momentum
+
+
+def test_preconditioning_is_brwp_in_other_coordinates():
+    """With M = L L' a step of x is L times a step of L^{-1} x; a metric that is the identity changes nothing."""
+    M = double([[1.0, 0.4], [0.4, 2.0]])
+    L = torch.linalg.cholesky(M)
+    log_z = lambda x: 0.1 * x.sin().sum(1) - smooth(x) / 4  # noqa: E731 - any function will do
+
+    def step(V, x, known, metric=None):
+        F, solver = KL(Unnormalised(lambda x: -V(x), 2)), ForwardEuler(ProximalScore(0.3, known, metric=metric))
+        return solve(F, solver, Particles(x), step_size=0.2, num_steps=1).measure.x
+
+    u = torch.linalg.solve_triangular(L, X.T, upper=False).T
+    inside = step(lambda u: smooth(u @ L.T), u, lambda u: log_z(u @ L.T))
+    torch.testing.assert_close(step(smooth, X, log_z, M), inside @ L.T, rtol=0, atol=1e-12)
+    plain = step(smooth, X, log_z)
+    for identity in (torch.eye(2).double(), torch.ones(2).double()):
+        torch.testing.assert_close(step(smooth, X, log_z, identity), plain, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("given", ["quadratic", "draws"])
+def test_the_inverse_hessian_removes_the_condition_number(given):
+    """Curvatures 1 and 1/100: both coordinates, each in its own unit, rest at the variance 1 - T² after 60 steps."""
+    a, T = double([1.0, 0.01]), 0.5
+    start = Particles(1 / a.sqrt() * (1 + 2 * torch.randn(200, 2, generator=rng(5), dtype=torch.float64)))
+    V = QuadraticPotential(a.diag())
+    estimator = ProximalScore(T, V if given == "quadratic" else None, metric=1 / a)
+    end = solve(KL(Unnormalised(lambda x: -V(x), 2)), ForwardEuler(estimator), start, step_size=0.3, num_steps=60)
+    scaled = end.measure.x * a.sqrt()
+    assert float(scaled.mean(0).abs().max()) < (0.01 if given == "quadratic" else 0.3)  # draws make the mean wander
+    assert scaled.var(0, correction=0).tolist() == pytest.approx(
+        [0.747] * 2, abs=0.01 if given == "quadratic" else 0.15
+    )
+    # T = 0.5 is too long for a Hessian with the eigenvalue 4, and the metric decides what that is.
+    steep = KL(Unnormalised(lambda x: -4 * V(x), 2))
+    refused = why_not(steep, ForwardEuler(ProximalScore(T, QuadraticPotential(4 * a.diag()))), start)
+    assert "eigenvalue 4" in refused
+    solver = ForwardEuler(ProximalScore(T, QuadraticPotential(4 * a.diag()), metric=0.25 / a))
+    assert why_not(steep, solver, start) is None
+
+
+def test_one_proximal_from_the_end_undoes_the_bias():
+    """At T = 0.5 particles rest at the variance 0.749; their proximal has the variance 1 of the target."""
+    x = quadratic_sample(1, 200, 0.5)
+    law = rwpo(QuadraticPotential(double([[1.0]])), 0.5, temperature=1.0)(Particles(x))
+    z = torch.linspace(-8, 8, 801, dtype=torch.float64)[:, None]
+    p = law.log_prob(z).exp() * 0.02
+    assert float(p.sum()) == pytest.approx(1, abs=1e-9)
+    assert float(p @ z[:, 0].square()) == pytest.approx(1, abs=2e-3)
+
+
+def test_moved_and_raised_potentials_move_the_particles_alike():
+    """Translations go through, a constant in V does nothing, and the order of the particles does not matter."""
+    shift, order = double([3.0, -5.0]), torch.randperm(len(X), generator=rng(1))
+
+    def step(V, x):
+        flow = presets.brwp(Unnormalised(lambda x: -V(x), 2), Particles(x), time=0.2, step_size=0.2, num_steps=3)
+        return flow.solve(seed=4).measure.x
+
+    plain = step(smooth, X)
+    torch.testing.assert_close(step(lambda x: smooth(x - shift), X + shift), plain + shift, rtol=0, atol=1e-10)
+    torch.testing.assert_close(step(lambda x: smooth(x) + 1e3, X), plain, rtol=0, atol=1e-9)
+    torch.testing.assert_close(step(smooth, X[order]), plain[order], rtol=0, atol=1e-10)
+
+
+def test_a_metric_is_checked():
+    with pytest.raises(BadInput, match="positive definite"):
+        ProximalScore(0.1, metric=double([[1.0, 2.0], [2.0, 1.0]]))
+    with pytest.raises(BadInput, match="one of 3 coordinates"):
+        presets.prwp(
+            Unnormalised(lambda x: -smooth(x), 2), Particles(X), time=0.1, metric=torch.ones(3).double()
+        ).solve()

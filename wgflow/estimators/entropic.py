@@ -3,6 +3,7 @@ r"""Estimators that treat the entropy part of :math:`F=E+T\int\rho\log\rho` by a
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from wgflow.measures import (
 )
 from wgflow.measures.normalizers import KnownNormalizer
 from wgflow.measures.wasserstein_proximal import collapse
+from wgflow.numerics.metric import Metric
 from wgflow.optim import Adam, Descent, Optim
 
 
@@ -214,7 +216,7 @@ class ProximalState:
 
 
 @register_estimator("proximal_score")
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProximalScore(Estimator):
     r"""The score of the regularised Wasserstein proximal of the particles: one step ahead, in closed form (BRWP).
 
@@ -236,22 +238,34 @@ class ProximalScore(Estimator):
         ``MonteCarloNormalizer(samples)``, with draws that all particles share.
     samples : int
         Draws of that, renewed in every time step.
+    metric : Tensor, shape (d,) or (d, d), optional
+        :math:`M`, positive definite: the velocity is :math:`-M(\nabla V+\tau\nabla\log\rho_T)`, and the proximal measures
+        :math:`(x-y)^\top M^{-1}(x-y)` (PRWP). An M near :math:`A^{-1}` makes the speed of an ill-conditioned problem that of a round one;
+        the stationary covariance is :math:`\tau(A^{-1}-T^2MAM)`.
 
     Notes
     -----
     The :math:`\tau` is a temperature: the target is :math:`e^{-V/\tau}`. Cost: n² kernel values, and ``samples`` n values of V; memory O(n)
-    rows at a time. E must be a potential energy. Source: Tan, Osher and Li (2024); the kernel formula is by Li, Liu and
-    Osher (2023).
+    rows at a time. E must be a potential energy. Source: Tan, Osher and Li (2024), the metric (2025); the kernel formula is by
+    Li, Liu and Osher (2023).
     """
 
     time: Positive
     log_normaliser: Normalizer | Callable[[Points], Tensor] | None = None
     samples: Count = 32
+    metric: Tensor | None = None
 
     splits_entropy = True
     gives_potential = False
     is_function = False
-    reference = ("tan2024noise", "li2023kernel")
+    reference = ("tan2024noise", "tan2025preconditioned", "li2023kernel")
+
+    def __post_init__(self) -> None:
+        _ = self._metric  # looks at it
+
+    @cached_property
+    def _metric(self) -> Metric | None:
+        return None if self.metric is None else Metric(self.metric)
 
     @classmethod
     def example(cls) -> "ProximalScore":
@@ -262,8 +276,10 @@ class ProximalScore(Estimator):
         """Refuse what is not a potential energy with an entropy."""
         energy, temperature = F.split_entropy()
         if energy is not None and temperature > 0 and linear_part(energy) is not None:
-            given = self.log_normaliser
-            return collapse(given, self.time) if isinstance(given, QuadraticPotential) else None
+            given, M = self.log_normaliser, self._metric
+            if not isinstance(given, QuadraticPotential):
+                return None
+            return collapse(given if M is None else given.whitened(M), self.time)
         return (
             f"ProximalScore needs a potential energy plus an entropy, such as KL to a target with log_prob, and "
             f"{type(F).__name__} is not one. Use Blob(KernelDensity(kernel)) or Autograd()."
@@ -288,12 +304,14 @@ class ProximalScore(Estimator):
         with torch.no_grad():
             log_mean = step.log_mean(x, es.noise if step.rule.draws else None)
             pull = (step.pulls(x, rho, log_mean) / (2 * self.time)).to(x.dtype)
-        return linear(rho, 0.5 * energy_slope(energy, rho) - pull)
+        slope, M = energy_slope(energy, rho), self._metric
+        return linear(rho, 0.5 * (slope if M is None else M.apply(slope)) - pull)
 
     def _normalizer(self, temperature: float) -> Normalizer:
         given = self.log_normaliser
         if isinstance(given, ExactPotential):  # its own constant does not matter here
-            return KnownNormalizer(WassersteinProximal(given, self.time, temperature=temperature).log_mean)
+            own = WassersteinProximal(given, self.time, temperature=temperature, metric=self._metric)
+            return KnownNormalizer(own.log_mean)
         if isinstance(given, Normalizer):
             return given
         return MonteCarloNormalizer(self.samples) if given is None else KnownNormalizer(given)
@@ -301,4 +319,5 @@ class ProximalScore(Estimator):
     def _step(self, energy: Functional, temperature: float) -> WassersteinProximal:
         V = linear_part(energy)
         assert V is not None, "why_not() asks for a potential energy"
-        return WassersteinProximal(V, self.time, temperature=temperature, normalizer=self._normalizer(temperature))
+        rule = self._normalizer(temperature)
+        return WassersteinProximal(V, self.time, temperature=temperature, normalizer=rule, metric=self._metric)

@@ -49,7 +49,7 @@ class WassersteinProximal(Checked):
     normalizer : Normalizer, optional
         How :math:`m(y)` is found: ``MonteCarloNormalizer``, ``LaplaceNormalizer`` or, in one dimension, ``QuadratureNormalizer``. None is
         the potential's own, or 32 draws.
-    metric : Tensor, shape (d,) or (d, d), optional
+    metric : Tensor, shape (d,) or (d, d), or Metric, optional
         :math:`M`, positive definite, for steps with another metric: :math:`|x-y|^2` becomes :math:`(x-y)^\top M^{-1}(x-y)`, the noise has
         the covariance :math:`2\tau TM`, and a gradient step moves along :math:`M\nabla`.
 
@@ -71,7 +71,7 @@ class WassersteinProximal(Checked):
     time: Positive
     temperature: Positive = field(kw_only=True)
     normalizer: Normalizer | None = field(default=None, kw_only=True)
-    metric: Tensor | None = field(default=None, kw_only=True)
+    metric: Tensor | Metric | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.normalizer, ExactPotential) and self.normalizer is not self.potential:
@@ -85,7 +85,7 @@ class WassersteinProximal(Checked):
 
     @cached_property
     def _metric(self) -> Metric | None:
-        return None if self.metric is None else Metric(self.metric)
+        return Metric(self.metric) if isinstance(self.metric, Tensor) else self.metric
 
     @cached_property
     def rule(self) -> Normalizer:

@@ -30,6 +30,7 @@ from wgflow.presets._particles import (
     mala,
     mmd_flow,
     proximal_gradient,
+    prwp,
     sinkhorn_flow,
     sliced_w_flow,
     svgd,
@@ -40,7 +41,21 @@ from wgflow.presets._particles import (
 PRESETS: Registry[Any] = Registry("preset")
 _ALL: tuple[Any, ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf, classic_jko)
 _ALL += (w1_fe, wgan_gp, wgan_lp, w2_fe)
-_ALL += (svgd, ula, mala, mmd_flow, sliced_w_flow, sinkhorn_flow, ksd_descent, blob, gfsd, brwp, arwp, brwp_splitting)
+_ALL += (
+    svgd,
+    ula,
+    mala,
+    mmd_flow,
+    sliced_w_flow,
+    sinkhorn_flow,
+    ksd_descent,
+    blob,
+    gfsd,
+    brwp,
+    arwp,
+    prwp,
+    brwp_splitting,
+)
 _ALL += (proximal_gradient, accelerated, wfr, birth_death_langevin)
 _ALL += (reverse_diffusion, probability_flow)
 _ALL += (w_flow, mmd_drift, energy_drift, drifting)
@@ -75,6 +90,7 @@ __all__ = [
     "otm",
     "probability_flow",
     "proximal_gradient",
+    "prwp",
     "reverse_diffusion",
     "s_jko",
     "sinkhorn_flow",

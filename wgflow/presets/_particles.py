@@ -158,6 +158,20 @@ def arwp(
 
 
 @checked
+def prwp(
+    target: Measure,
+    initial: MovingMeasure,
+    *,
+    time: Positive,
+    metric: Tensor,
+    step_size: StepSize = 0.05,
+    num_steps: Count = 500,
+) -> Flow:
+    """Preconditioned BRWP (Tan, Osher and Li 2025): steps and proximals in the metric of a matrix (d, d), or a diagonal (d,)."""
+    return Flow(KL(target), ForwardEuler(ProximalScore(time, metric=metric)), initial, step_size, num_steps)
+
+
+@checked
 def brwp_splitting(
     target: Measure,
     initial: MovingMeasure,

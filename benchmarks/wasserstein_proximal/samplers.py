@@ -1,0 +1,171 @@
+"""How do noise-free proximal samplers compare with Langevin and SVGD: distance to the target by step and by time, and where do they rest?
+
+BRWP, with momentum (ARWP) and preconditioned (PRWP), beside ULA, MALA and SVGD: 200 particles from the starts of Tan, Osher and Li (2024).
+For every method and target the step size is the best of three, and T of two, on a seed that is not scored. The second part is the law of
+the bias: BRWP rests at the variance 1 - T² of a standard normal target whatever its step, and a proximal from there has the variance 1.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._record import figure, parser, write
+from benchmarks.wasserstein_proximal._targets import DOUBLE, POINTS, Case, cases
+from wgflow import (
+    KL,
+    Accelerated,
+    Diverged,
+    ForwardEuler,
+    Langevin,
+    MedianRBF,
+    MetropolisLangevin,
+    Particles,
+    ProximalScore,
+    Save,
+    Solver,
+    Stein,
+    solve,
+)
+
+FACTORS = (0.5, 1.0, 2.0)
+TIMES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#000000")
+
+
+def methods(case: Case) -> dict[str, list[tuple[Solver, float, float | None]]]:
+    """Return what is tried for every sampler: solver, step size and T."""
+    h, M = case.step, case.covariance
+    found: dict[str, list[tuple[Solver, float, float | None]]] = {
+        "BRWP": [(ForwardEuler(ProximalScore(T, case.log_z(T))), f * h, T) for T in case.times for f in FACTORS],
+        "ARWP": [(Accelerated(ProximalScore(T, case.log_z(T))), 2 * f * h, T) for T in case.times for f in FACTORS],
+        "ULA": [(Langevin(), f * h, None) for f in FACTORS],
+        "MALA": [(MetropolisLangevin(), 2 * f * h, None) for f in FACTORS],
+        "SVGD": [(ForwardEuler(Stein(MedianRBF())), 5 * f * h, None) for f in FACTORS],
+    }
+    if M is not None and not torch.equal(M, torch.eye(case.d, dtype=DOUBLE)):
+        proximal = [(ProximalScore(T, case.log_z(T, M), metric=M), T) for T in case.times]
+        found["PRWP"] = [(ForwardEuler(score), f * h, T) for score, T in proximal for f in FACTORS]
+    return found
+
+
+def run(case: Case, solver: Solver, h: float, seed: int, n: int, num_steps: int, every: int) -> tuple[list[Any], float]:
+    """Return the saved points and the CPU seconds of a step; no points of a run that diverged."""
+    begun = time.process_time()
+    try:
+        end = solve(
+            KL(case.target), solver, case.cloud(seed, n), step_size=h, num_steps=num_steps, seed=seed, save=Save(every)
+        )
+    except Diverged:
+        return [], float("nan")
+    seconds = (time.process_time() - begun) / num_steps
+    return [p.x for p in end.saved], seconds
+
+
+def compared(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the curves of all methods on one target, means over seeds, and the distance of independent draws."""
+    num_steps = 8 if args.quick else case.num_steps
+    every = max(1, num_steps // 20)
+    distance, n = case.distance(), args.particles
+    floor = [distance(case.exact(n, 100 + s).x) for s in range(args.seeds)]
+    rows: dict[str, Any] = {}
+    for name, tried in methods(case).items():
+        ends = []
+        for solver, h, _ in tried:
+            saved, _ = run(case, solver, h, 99, n, num_steps, every)
+            ends.append(sum(distance(x) for x in saved[1::4]) if saved else float("inf"))
+        solver, h, T = tried[ends.index(min(ends))]
+        runs = [run(case, solver, h, seed, n, num_steps, every) for seed in range(args.seeds)]
+        curves = [[distance(x) for x in saved] for saved, _ in runs if saved]
+        columns = list(zip(*curves, strict=True))
+        rows[name] = {
+            "step_size": h,
+            "T": T,
+            "steps": [min(k * every, num_steps) for k in range(len(columns))],
+            "w2": [statistics.mean(c) for c in columns],
+            "w2_spread_of_seeds": statistics.stdev(columns[-1]) if len(curves) > 1 and columns else None,
+            "diverged": args.seeds - len(curves),
+            "ms_per_step": 1e3 * statistics.median(s for _, s in runs),
+        }
+        print(
+            f"{name:6} h = {h:<6g} W2 {rows[name]['w2'][0]:.3f} -> {rows[name]['w2'][-1]:.3f}  {rows[name]['ms_per_step']:.2f} ms a step"
+        )
+    return {"w2_of_as_many_draws": statistics.mean(floor), "methods": rows}
+
+
+def bias_law(args: argparse.Namespace) -> list[dict[str, float]]:
+    """Return the variance at which BRWP rests on the line for every T, at two steps, and that of one proximal step from there."""
+    n, rows = 40 if args.quick else 400, []
+    levels = (torch.arange(n, dtype=DOUBLE) + 0.5) / n
+    start = Particles(torch.special.ndtri(levels)[:, None])
+    case = cases()["Gaussian, d = 1"]
+    for T in TIMES:
+        solver = ForwardEuler(ProximalScore(T, case.log_z(T)))
+        for h in (0.1, 0.4):
+            num_steps = 2 if args.quick else round(16 / h)
+            end = solve(KL(case.target), solver, start, step_size=h, num_steps=num_steps, save=Save(0))
+            v = float(end.measure.x.var(correction=0))
+            rows.append(
+                {
+                    "T": T,
+                    "step_size": h,
+                    "variance": v,
+                    "theory": 1 - T**2,
+                    "after_a_proximal": v / (1 + T) ** 2 + 2 * T / (1 + T),
+                }
+            )
+    return rows
+
+
+def picture(results: dict[str, Any], path: Path) -> None:
+    """Draw W2 against steps, one panel a target."""
+    import matplotlib.pyplot as plt
+
+    targets = results["targets"]
+    drawn, axes = plt.subplots(1, len(targets), figsize=(3.1 * len(targets), 2.9), layout="constrained", squeeze=False)
+    for ax, (name, found) in zip(axes[0], targets.items(), strict=True):
+        for (method, row), color in zip(found["methods"].items(), COLORS, strict=False):
+            ax.semilogy(row["steps"], row["w2"], color=color, label=method)
+        ax.axhline(found["w2_of_as_many_draws"], color="0.6", linewidth=1, linestyle="--")
+        ax.set(title=name, xlabel="steps")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel(r"$W_2$ to the target")
+    handles = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    drawn.savefig(path, dpi=110)
+    plt.close(drawn)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Run all of it and write the record."""
+    given = parser(__doc__)
+    given.add_argument("--seeds", type=int, default=5)
+    given.add_argument("--particles", type=int, default=POINTS, help="a divisor of 600")
+    given.add_argument("--targets", nargs="+", default=[*cases()], help="names of the record")
+    args = given.parse_args(argv)
+    if args.quick:
+        args.seeds, args.particles = 1, 20
+    torch.set_num_threads(args.threads)
+    results: dict[str, Any] = {"targets": {}}
+    for name in args.targets:
+        print(name)
+        results["targets"][name] = compared(cases()[name], args)
+    results["bias_law"] = bias_law(args)
+    settings = {
+        "particles": args.particles,
+        "seeds": args.seeds,
+        "factors of step sizes": list(FACTORS),
+        "quick": args.quick,
+        "threads": args.threads,
+    }
+    path = write("proximal_samplers", args.results, settings, results, torch.device("cpu"))
+    picture(results, figure(args, "proximal_samplers.png"))
+    return path
+
+
+if __name__ == "__main__":
+    main()
