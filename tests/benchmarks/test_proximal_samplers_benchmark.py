@@ -1,0 +1,51 @@
+"""The benchmark of proximal samplers: its distances are right, and a quick run has every part of the record."""
+
+import json
+import math
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def targets(script):
+    return script("_targets").cases()
+
+
+def test_record(script, tmp_path):
+    path = script("samplers").main(["--quick", "--device", "cpu", "--results", str(tmp_path)])
+    found = json.loads(path.read_text())
+    assert {"benchmark", "date", "machine", "versions", "commit", "settings", "results"} <= found.keys()
+    assert str(tmp_path) not in json.dumps(found)
+    assert (tmp_path / "proximal_samplers.png").stat().st_size > 10_000
+    rows = found["results"]["targets"]
+    assert len(rows) == 5
+    for name, target in rows.items():
+        assert target["w2_of_as_many_draws"] > 0
+        assert target["methods"].keys() - {"PRWP"} == {"BRWP", "ARWP", "ULA", "MALA", "SVGD"}
+        assert ("PRWP" in target["methods"]) == name.startswith("condition")
+        for row in target["methods"].values():
+            assert row["diverged"] == 0
+            assert len(row["steps"]) == len(row["w2"])
+            assert row["w2"][-1] < row["w2"][0]
+    assert {row["theory"] for row in found["results"]["bias_law"]} == {
+        1 - T**2 for T in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+    }
+
+
+def test_distances_and_normalisers_of_the_targets(targets):
+    line = targets["condition 100, d = 2"]
+    x = line.exact(20_000, 0).x
+    assert line.distance()(x) < 0.15  # of a standard deviation of 10
+    assert line.distance()(torch.zeros(2, 2).double()) == pytest.approx(math.sqrt(101))
+    for metric in (None, torch.tensor([[1.0, 0.0], [0.0, 100.0]]).double()):
+        z = 0.3 * torch.eye(2).double()
+        M = torch.eye(2).double() if metric is None else metric
+        H = torch.diag(torch.tensor([1.0, 0.01])).double()
+        # log Z(y) = -y' (M^{-1} - M^{-1} (M^{-1} + T H)^{-1} M^{-1}) y / 4T, by completing the square.
+        inverse = torch.linalg.inv(M)
+        A = (inverse - inverse @ torch.linalg.inv(inverse + 0.25 * H) @ inverse) / 0.25
+        torch.testing.assert_close(line.log_z(0.25, metric)(z), -0.25 * ((z @ A) * z).sum(1))
+    banana = targets["double banana"]
+    assert float(banana.exact(200, 0).x.mean(0).abs().max()) < 1e-12
+    assert banana.distance()(banana.exact(200, 1).x) < 1.0
