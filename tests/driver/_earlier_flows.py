@@ -224,7 +224,11 @@ def names_told(describe: Callable[[Any], Any]) -> dict[str, str]:
         for name in module.__all__:
             obj = getattr(module, name)
             own = vars(obj).values() if isinstance(obj, type) else [obj]
-            methods = (f for f in own if isinstance(f, FunctionType) and f.__code__.co_filename != "<string>")
+            methods = (
+                f
+                for f in own
+                if isinstance(f, FunctionType) and f.__code__.co_filename != "<string>" and f.__name__ != "__repr__"
+            )
             found |= {f"{module.__name__}.{name}": describe(f)["function"] for f in itertools.islice(methods, 1)}
     return found
 

@@ -1,5 +1,6 @@
 """What a function or a class does and holds, as far as its code tells: the same in another process and after an edited comment."""
 
+import dataclasses
 import dis
 import hashlib
 import inspect
@@ -9,6 +10,8 @@ import sysconfig
 from functools import cache
 from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
+
+from wgflow.core.brief import Brief
 
 _FOLDERS = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _INSTALLED = tuple(
@@ -126,4 +129,16 @@ def members(cls: type) -> dict[str, Any]:
             return True
         return isinstance(value, FunctionType) and value.__code__.co_filename != "<string>" and "annotate" not in name
 
-    return {name: value for name, value in sorted(vars(cls).items()) if said(name, value)}
+    body = dict(vars(cls))
+    if body.get("__repr__") is Brief.__repr__:
+        body |= {"__repr__": _repr_without_brief(cls)}
+    return {name: value for name, value in sorted(body.items()) if said(name, value)}
+
+
+def _repr_without_brief(cls: type) -> Any:
+    """Return the ``__repr__`` that a class had before :class:`Brief` gave it one: that of a dataclass, in digests since the first."""
+    if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].repr:
+        return None
+    shown = [(f.name, Any, dataclasses.field(repr=f.repr, kw_only=True)) for f in dataclasses.fields(cls)]
+    place = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return vars(dataclasses.make_dataclass(cls.__name__, shown, namespace=place, eq=False))["__repr__"]
