@@ -294,3 +294,61 @@ def test_an_objective_that_draws_sees_the_same_numbers_at_every_evaluation():
     torch.rand(2, generator=twin)
     assert torch.equal(draw(), first)
     assert torch.equal(generator.get_state(), twin.get_state())
+
+
+@pytest.mark.parametrize("make", [lambda **more: Adam(0.1, **more), lambda **more: SGD(0.1, 0.9, **more)])
+def test_a_gradient_is_clipped_as_by_pytorch(make):
+    """The gradient (6, 8) is of length 10, and 5 is its half; shorter ones stay."""
+    x, target = nn.Parameter(torch.zeros(2)), torch.tensor([-3.0, -4.0])
+    descent = make(clip=5.0).build([x])
+    half = make().build([y := nn.Parameter(torch.zeros(2))])
+    found = descent.minimise(lambda: (x - target).square().sum())
+    half.minimise(lambda: (y - target).square().sum() / 2)
+    assert float(found["gradient"]) == pytest.approx(10.0)
+    torch.testing.assert_close(x.detach(), y.detach())
+    generous, free = (
+        make(clip=1e3).build([a := nn.Parameter(torch.ones(2))]),
+        make().build([b := nn.Parameter(torch.ones(2))]),
+    )
+    for _ in range(3):
+        generous.minimise(lambda: a.square().sum())
+        free.minimise(lambda: b.square().sum())
+    torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("make", [lambda **more: Adam(0.1, **more), lambda **more: SGD(0.1, 0.9, clip=1.0, **more)])
+def test_accumulated_gradients_are_those_of_one_large_batch(make):
+    batches = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y = (nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))
+    small, large = make(accumulate=4).build([x]), make().build([y])
+    for _ in range(3):
+        before = x.detach().clone()
+        for i, batch in enumerate(batches):
+            assert torch.equal(x.detach(), before), i
+            small.minimise(lambda batch=batch: (batch @ x - 1).square().mean())
+        large.minimise(lambda: (batches.flatten(0, 1) @ y - 1).square().mean())
+        torch.testing.assert_close(x.detach(), y.detach(), rtol=1e-12, atol=0)
+    assert (small.updates, large.updates) == (12, 3)
+
+
+def test_a_minimiser_goes_on_in_the_midst_of_an_accumulation():
+    def run(interrupted):
+        x = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        descent = Adam(0.1, accumulate=3).build([x])
+        for i in range(9):
+            if i == interrupted:
+                saved = copy.deepcopy(descent.state_dict())
+                x = nn.Parameter(x.detach().clone())
+                descent = Adam(0.1, accumulate=3).build([x])
+                descent.load_state_dict(saved)
+            descent.minimise(lambda i=i, x=x: ((i + 1) * x).square().sum())
+        return x.detach()
+
+    assert all(torch.equal(run(None), run(i)) for i in (1, 2, 3, 4, 8))
+
+
+@pytest.mark.parametrize("wrong", [{"clip": 0.0}, {"clip": math.nan}, {"accumulate": 0}, {"accumulate": 1.5}])
+def test_bad_clips_and_counts(wrong):
+    for make in (Adam, lambda **more: SGD(0.1, **more)):
+        with pytest.raises(BadInput, match="expected"):
+            make(**wrong)

@@ -129,6 +129,8 @@ class _Placing:
     def _network(self, net: nn.Module) -> nn.Module:
         new = copy.deepcopy(net, self.made).to(self.device, self.dtype)
         self.made |= {id(a): b for a, b in zip(_weights(net), _weights(new), strict=True)}
+        for old, made in zip(net.parameters(), new.parameters(), strict=True):
+            made.grad = None if old.grad is None else old.grad.to(made)
         for module in new.modules():
             for name, value in vars(module).items():
                 if _holds_parts(value):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
 from wgflow.core.ranks import averaged, parallel
@@ -38,9 +38,19 @@ class Descent:
     ``torch.distributed`` gradients are averaged over the ranks before the update.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, lr: float, schedule: "Cosine | None") -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        lr: float,
+        schedule: "Cosine | None",
+        clip: float | None = None,
+        accumulate: int | None = None,
+    ) -> None:
         self.optimizer, self.lr, self.schedule = optimizer, lr, schedule
+        self.clip, self.accumulate = clip, accumulate or 1
         self.updates = 0
+        self.gathered = 0
+        """Updates whose gradients are held until the parameters move."""
         self.asked: float | None = None
         """Of a method with an end: the fraction of the first gradient at which it stops."""
         self.first = math.nan
@@ -58,6 +68,9 @@ class Descent:
         A first-order method evaluates it once. Returns what the minimiser has to report.
         """
         self.differentiate(objective)
+        if self.gathered:
+            self.updates += 1
+            return {}
         if self.mass is not None and isinstance(
             self.optimizer, torch.optim.Adam
         ):  # whose eps would hide light particles
@@ -66,20 +79,24 @@ class Descent:
         if self.schedule is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(self.updates, self.lr)
+        length = None if self.clip is None else nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.updates += 1
-        return {}
+        return {} if length is None else {"gradient": length}
 
     def differentiate(self, objective: Callable[[], Scalar]) -> Scalar:
-        """Evaluate the objective, put its gradient into the parameters and return its value."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Evaluate the objective, put its gradient, or its share of one, into the parameters and return its value."""
+        if not self.gathered:
+            self.optimizer.zero_grad(set_to_none=True)
         loss = objective()
         if not loss.requires_grad:
             raise BadInput(_DETACHED)
-        loss.backward(inputs=self.parameters)
+        (loss / self.accumulate if self.accumulate > 1 else loss).backward(inputs=self.parameters)
         if self.updates == 0 and all(p.grad is None for p in self.parameters):
             raise BadInput(_DETACHED)
-        average_gradients(self.parameters)
+        self.gathered = (self.gathered + 1) % self.accumulate
+        if not self.gathered:
+            average_gradients(self.parameters)
         return loss.detach()
 
     def per_mass(self, gradient: Tensor) -> Tensor:
@@ -89,13 +106,19 @@ class Descent:
         return gradient * rows(torch.where(self.mass > 0, 1 / self.mass, 0.0), gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain form: the optimiser's moments and the update count."""
-        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+        """Plain form: the optimiser's moments, the update count and gradients that have not moved the parameters yet."""
+        saved = {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+        if self.gathered:
+            saved |= {"gathered": self.gathered, "gradients": [p.grad for p in self.parameters]}
+        return saved
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(saved["optimizer"])
         self.updates = saved["updates"]
+        self.gathered = saved.get("gathered", 0)
+        for p, grad in zip(self.parameters, saved.get("gradients", ()), strict=False):
+            p.grad = None if grad is None else grad.to(p)
 
 
 def rows(v: Tensor, like: Tensor) -> Tensor:

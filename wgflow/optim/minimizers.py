@@ -74,6 +74,12 @@ class Adam(Checked):
         Added to the root of the second moment.
     schedule : Cosine or None
         Learning rate as a function of the update count; constant when None.
+    clip : float, optional
+        Largest Euclidean norm of the gradient of all parameters together; a longer one is scaled down to it. The norm before that is
+        reported as ``gradient``, behind the name of what is trained (``critic/gradient``, ``jko/gradient``).
+    accumulate : int, optional
+        Move the parameters once in so many updates, by the mean of their gradients: a batch of so many times the points in the
+        memory of one. It should divide the updates of a time step; schedules and averages count updates as ever.
 
     Notes
     -----
@@ -86,12 +92,14 @@ class Adam(Checked):
     betas: tuple[Decay, Decay] = (0.5, 0.9)
     eps: Positive = 1e-8
     schedule: Cosine | None = None
+    clip: Positive | None = None
+    accumulate: Count | None = None
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
         held = some(parameters)
         optimizer = torch.optim.Adam(held, self.lr, self.betas, self.eps, fused=all(map(_fusible, held)))
-        return Descent(optimizer, self.lr, self.schedule)
+        return Descent(optimizer, self.lr, self.schedule, self.clip, self.accumulate)
 
 
 def _fusible(p: Tensor) -> bool:
@@ -102,15 +110,21 @@ def _fusible(p: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class SGD(Checked):
-    """Plain or heavy-ball gradient descent, as a description; exact expectations and tests use it."""
+    """Plain or heavy-ball gradient descent, as a description; exact expectations and tests use it.
+
+    ``clip`` and ``accumulate`` are those of :class:`Adam`.
+    """
 
     lr: Positive
     momentum: Decay = 0.0
     schedule: Cosine | None = None
+    clip: Positive | None = None
+    accumulate: Count | None = None
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
         """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
-        return Descent(torch.optim.SGD(some(parameters), self.lr, self.momentum), self.lr, self.schedule)
+        optimizer = torch.optim.SGD(some(parameters), self.lr, self.momentum)
+        return Descent(optimizer, self.lr, self.schedule, self.clip, self.accumulate)
 
 
 @dataclass(frozen=True)
