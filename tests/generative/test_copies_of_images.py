@@ -1,5 +1,6 @@
 """Runs beside their training images: copies are found in pixels and in features, with pictures and files."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def run(tmp_path_factory) -> Path:
     recipe = Recipe(
         data=str(folder / "images.npz"), channels=4, batch=8, num_steps=1, first_iters=2, sinkhorn_n=20, flip=True
     )
-    train(recipe, folder / "run", device="cpu", progress=False)
+    watched = Memorization(ImageData(pictures(60).images), n=20)
+    train(recipe, folder / "run", device="cpu", progress=False, metrics=[watched])
     return folder / "run"
 
 
@@ -78,6 +80,14 @@ def test_the_closest_pairs_are_images_beside_their_originals():
     assert {tuple(p.flatten().tolist()) for p in pairs.training} == {
         tuple(p.flatten().tolist()) for p in to_unit(train_set.images[[4, 9]])
     }
+
+
+def test_a_training_can_log_it(run):
+    with open(run / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 2
+    assert all(0 <= float(row["nn_ratio"]) <= 1 and row["closer"] for row in rows)
+    assert len({row["nn_ratio_chance"] for row in rows}) == 1
 
 
 def test_a_metric_of_a_training_can_be_in_features():

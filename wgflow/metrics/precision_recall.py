@@ -30,8 +30,9 @@ def precision_recall(real: Particles | Tensor, model: Particles | Tensor, k: Cou
     =============  ==========================================================================  =========================
 
     The clouds should be of equal size, and values are comparable at the same sizes and k only. A single outlier among the real
-    points has a large ball, and precision counts all that lies in it: density does so once, and coverage asks the other way
-    round. None of the four sees that a model copies its data.
+    points has a large ball in which every point is precise, and one of the model recalls all that is in its ball. Density counts
+    balls, and coverage has none around points of the model: neither is raised so easily. None of the four sees that a model
+    copies its data.
 
     Parameters
     ----------
