@@ -25,7 +25,8 @@ from wgflow.kernels import (
     PowerLaw,
     Riesz,
 )
-from wgflow.kernels.sums import kernel_energy, kernel_sums, stein_sums
+from wgflow.kernels.stein_sums import stein_sums
+from wgflow.kernels.sums import kernel_energy, kernel_sums
 from wgflow.measures import Particles
 from wgflow.numerics import cache, distances
 from wgflow.numerics.cache import remember
@@ -377,13 +378,14 @@ def test_sums_over_pairs_equal_the_dense_ones_with_all_gradients(name, event, bl
 def test_stein_sums_equal_the_dense_ones(name, event, block, monkeypatch):
     monkeypatch.setattr(distances, "BLOCK_CPU", block)
     k, (x, w, _, _), slope = KERNELS[name], pairs(event), randn(13, *event, seed=9)
-    smoothed, repulsion = stein_sums(k, x.detach(), w.detach(), slope)
     K = dense(k, x, x.detach())
     # grad_y k(x, y) = - grad_x k(x, y)
     pull = torch.autograd.grad((K @ w.detach()).sum(), x)[0]
-    torch.testing.assert_close(smoothed.flatten(1), K.detach() @ (w.detach()[:, None] * slope.flatten(1)))
-    torch.testing.assert_close(repulsion, -pull, rtol=1e-9, atol=1e-11)
-    assert not smoothed.requires_grad
+    smoothed = (K.detach() @ (w.detach()[:, None] * slope.flatten(1))).view_as(x)
+    for temperature in (0.0, 0.7):
+        sums = stein_sums(k, x.detach(), w.detach(), slope, temperature)
+        torch.testing.assert_close(sums, smoothed + temperature * pull, rtol=1e-9, atol=1e-11)
+        assert not sums.requires_grad
 
 
 @pytest.mark.parametrize("block", [1, 49, 2**18])
@@ -552,7 +554,7 @@ def test_memory_is_that_of_blocks_and_of_points(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         value = value + SquaredMMD(nu, RBF(1.0)).value(Particles(x)) + kernel_sums(RBF(1.0), x, nu.x, w).sum()
         value = value + pair_energy(lambda p, q: visited.append(len(p) * len(q)) or p @ q.T, [x], w, [nu.x], w)
-        stein_sums(RBF(1.0), x, w, x)
+        stein_sums(RBF(1.0), x, w, x, 1.0)
     value.backward()
     assert len(visited) > 500
     assert max(visited) <= block

@@ -7,7 +7,7 @@ from wgflow.core.typing import Scalar
 from wgflow.estimators.base import Estimator, energy_slope, linear, register_estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import RBF, Kernel
-from wgflow.kernels.sums import stein_sums
+from wgflow.kernels.stein_sums import stein_sums
 from wgflow.measures import Particles
 
 
@@ -50,5 +50,5 @@ class Stein(Estimator):
         r"""Return :math:`-\sum_iw_i\langle v_i,x_i\rangle` with :math:`v` held fixed."""
         energy, temperature = F.split_entropy()
         slope = energy_slope(energy, rho)
-        smoothed, repulsion = stein_sums(self.kernel.fit(rho.x, rho.log_w), rho.x, rho.w.detach(), slope)
-        return linear(rho, smoothed - temperature * repulsion)
+        kernel = self.kernel.fit(rho.x, rho.log_w)
+        return linear(rho, stein_sums(kernel, rho.x, rho.w.detach(), slope, temperature))

@@ -18,6 +18,9 @@ from wgflow.numerics.once import Derivatives, differentiable_once
 if TYPE_CHECKING:
     from wgflow.kernels import Kernel
 
+# From so many coordinates on weights are put into a block of slopes, and one product takes the place of two.
+WEIGHED = 24
+
 
 @without_autocast()
 def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = None, b: Tensor | None = None) -> Scalar:
@@ -64,7 +67,7 @@ def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
 
     n m kernel values, and as many again for the derivatives; memory O(n + m).
     """
-    return _Sums.apply(kernel, x, y, b)
+    return _Sums.apply(kernel, x, None if y is x else y, b)
 
 
 class Pull:
@@ -103,7 +106,7 @@ class Pull:
     def result(self, factor: Tensor | float, like: Points, k: int = 0) -> Points:
         """Return the sums by the k-th weights, times a factor or one for every point, shape (n, 1)."""
         sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k]
-        pull = torch.addcmul(sums[:-1].T, self.x.x, sums[-1, :, None], value=-1)
+        pull = sums[:-1].T.contiguous().addcmul_(self.x.x, sums[-1, :, None], value=-1)
         if self.near is not None:
             pull -= self.near[k]
         return pull.mul_(-factor).to(like.dtype).view_as(like)
@@ -207,9 +210,12 @@ class _LineEnergy(torch.autograd.Function):
 
 
 class _Sums(torch.autograd.Function):
+    """Sums over y, or over x itself where that is None."""
+
     @staticmethod
-    def forward(ctx: Any, kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
-        ctx.kernel = kernel
+    def forward(ctx: Any, kernel: "Kernel", x: Points, y: Points | None, b: Tensor) -> Tensor:
+        ctx.kernel, ctx.itself = kernel, y is None
+        y = x if y is None else y
         ctx.save_for_backward(x, y, b)
         if _on_a_line(kernel, x):
             return -_distance_sums(x, y, b)[0]
@@ -230,11 +236,16 @@ class _Sums(torch.autograd.Function):
         _, wants_x, wants_y, wants_b = ctx.needs_input_grad
         if _on_a_line(ctx.kernel, x):
             (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
-            return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
+            dx, dy = (-g * du).view_as(x), (-b * dv).view_as(y)
+            return None, dx + dy if ctx.itself else dx, None if ctx.itself else dy, -v
         between = ctx.between
         b, g = b.to(between.dtype), g.to(between.dtype)
-        if between.one:
-            # Both sums are over the same symmetric matrix: one product, and half of the blocks.
+        # Of one cloud both sums are over the same symmetric matrix, and where its products are what costs they are one sum, too.
+        weighted = ctx.itself and wants_x and between.x.points.shape[1] >= WEIGHED
+        if weighted:
+            to_x = to_y = Pull(between.x, between.x, torch.ones_like(b))
+            left, right = torch.stack([g, b], 1), torch.stack([b, g])
+        elif between.one:
             to_x = to_y = Pull(between.x, between.x, torch.stack([b, g])) if wants_x else None
         else:
             to_x = Pull(between.x, between.y, b) if wants_x else None
@@ -248,31 +259,14 @@ class _Sums(torch.autograd.Function):
                 v[j].addmv_(k.T, g[i])
                 if mirrored:
                     v[i].addmv_(k, g[j])
+            if weighted:
+                q = q.mul_(left[i] @ right[:, j])
             add_block(between, to_x, to_y if mirrored or not between.one else None, i, j, q, near)
+        if weighted:
+            assert to_x is not None
+            return None, to_x.result(2 * c, x), None, v.to(x.dtype) if wants_b else None
         dx = None if to_x is None else to_x.result((2 * c * g)[:, None], x)
         dy = None if to_y is None else to_y.result((2 * c * b)[:, None], y, int(between.one))
+        if ctx.itself:
+            dx, dy = None if dx is None or dy is None else dx + dy, None
         return None, dx, dy, v.to(x.dtype) if wants_b else None
-
-
-@without_autocast()
-def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points) -> tuple[Points, Points]:
-    r"""Return :math:`\sum_jw_jk(x_i,x_j)g_j` and :math:`\sum_jw_j\nabla_{x_j}k(x_i,x_j)`, both (n, \*event), without gradient.
-
-    n²/2 kernel values, memory O(n).
-    """
-    with torch.no_grad():
-        between = Distances(x, x, kernel.smooth)
-        w, g = w.to(between.dtype), g.to(between.dtype).flatten(1)
-        G = torch.empty_like(g.T, memory_format=torch.contiguous_format)
-        torch.mul(g.T, w, out=G)
-        pull, smoothed = Pull(between.x, between.x, w), torch.zeros_like(G)
-        c: float | Tensor = 0.0
-        for i, j in tiles(len(x), len(x), x.device, symmetric=True):
-            s, near = between.visit(i, j)
-            k, q, c = kernel.evaluate(s)
-            mirrored = i.start != j.start
-            smoothed[:, i].addmm_(G[:, j], k.T)
-            if mirrored:
-                smoothed[:, j].addmm_(G[:, i], k)
-            add_block(between, pull, pull if mirrored else None, i, j, q, near)
-        return smoothed.T.reshape(x.shape).to(x.dtype), pull.result(-2 * c, x)

