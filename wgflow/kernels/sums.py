@@ -67,7 +67,8 @@ def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
 
     n m kernel values, and as many again for the derivatives; memory O(n + m).
     """
-    return _Sums.apply(kernel, x, None if y is x else y, b)
+    itself = y is x and x[0].numel() >= WEIGHED
+    return _Sums.apply(kernel, x, None if itself else y, b)
 
 
 class Pull:
@@ -106,7 +107,11 @@ class Pull:
     def result(self, factor: Tensor | float, like: Points, k: int = 0) -> Points:
         """Return the sums by the k-th weights, times a factor or one for every point, shape (n, 1)."""
         sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k]
-        pull = sums[:-1].T.contiguous().addcmul_(self.x.x, sums[-1, :, None], value=-1)
+        moved, weights = sums[:-1].T, sums[-1, :, None]
+        if len(sums) > WEIGHED:  # of many coordinates the transpose is what takes the time
+            pull = moved.contiguous().addcmul_(self.x.x, weights, value=-1)
+        else:
+            pull = torch.addcmul(moved, self.x.x, weights, value=-1)
         if self.near is not None:
             pull -= self.near[k]
         return pull.mul_(-factor).to(like.dtype).view_as(like)
@@ -210,11 +215,11 @@ class _LineEnergy(torch.autograd.Function):
 
 
 class _Sums(torch.autograd.Function):
-    """Sums over y, or over x itself where that is None."""
+    """Sums over y; over x itself where that is None, with the derivatives by both in one product."""
 
     @staticmethod
     def forward(ctx: Any, kernel: "Kernel", x: Points, y: Points | None, b: Tensor) -> Tensor:
-        ctx.kernel, ctx.itself = kernel, y is None
+        ctx.kernel, ctx.weighted = kernel, y is None
         y = x if y is None else y
         ctx.save_for_backward(x, y, b)
         if _on_a_line(kernel, x):
@@ -236,17 +241,15 @@ class _Sums(torch.autograd.Function):
         _, wants_x, wants_y, wants_b = ctx.needs_input_grad
         if _on_a_line(ctx.kernel, x):
             (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
-            dx, dy = (-g * du).view_as(x), (-b * dv).view_as(y)
-            return None, dx + dy if ctx.itself else dx, None if ctx.itself else dy, -v
+            return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
         between = ctx.between
         b, g = b.to(between.dtype), g.to(between.dtype)
-        # Of one cloud both sums are over the same symmetric matrix, and where its products are what costs they are one sum, too.
-        weighted = ctx.itself and wants_x and between.x.points.shape[1] >= WEIGHED
-        if weighted:
-            to_x = to_y = Pull(between.x, between.x, torch.ones_like(b))
-            left, right = torch.stack([g, b], 1), torch.stack([b, g])
-        elif between.one:
-            to_x = to_y = Pull(between.x, between.x, torch.stack([b, g])) if wants_x else None
+        if between.one:
+            # Both sums are over the same symmetric matrix: one product, and half of the blocks.
+            right = torch.stack([b, g])
+            left = right.flip(0).T.contiguous()
+            w = torch.ones_like(b) if ctx.weighted else right
+            to_x = to_y = Pull(between.x, between.x, w) if wants_x else None
         else:
             to_x = Pull(between.x, between.y, b) if wants_x else None
             to_y = Pull(between.y, between.x, g) if wants_y else None
@@ -259,14 +262,9 @@ class _Sums(torch.autograd.Function):
                 v[j].addmv_(k.T, g[i])
                 if mirrored:
                     v[i].addmv_(k, g[j])
-            if weighted:
+            if ctx.weighted:
                 q = q.mul_(left[i] @ right[:, j])
             add_block(between, to_x, to_y if mirrored or not between.one else None, i, j, q, near)
-        if weighted:
-            assert to_x is not None
-            return None, to_x.result(2 * c, x), None, v.to(x.dtype) if wants_b else None
-        dx = None if to_x is None else to_x.result((2 * c * g)[:, None], x)
-        dy = None if to_y is None else to_y.result((2 * c * b)[:, None], y, int(between.one))
-        if ctx.itself:
-            dx, dy = None if dx is None or dy is None else dx + dy, None
+        dx = None if to_x is None else to_x.result(2 * c if ctx.weighted else (2 * c * g)[:, None], x)
+        dy = None if to_y is None or ctx.weighted else to_y.result((2 * c * b)[:, None], y, int(between.one))
         return None, dx, dy, v.to(x.dtype) if wants_b else None
