@@ -59,7 +59,7 @@ def memorization_reports(
         Where the flow lived, if not among images: there is a report on the coordinates in it, too. What is drawn has none of the
         details that the space leaves out, so that in pixels a copy is not at its original.
     flip : bool
-        The training images were mirrored as well: both sides are looked at.
+        The training images were mirrored as well: both sides of them are looked at, and a random one of those not seen.
     seed : int
         Of the draws.
     """
@@ -68,7 +68,7 @@ def memorization_reports(
     drawn = to_unit(to_uint8(sample(rho, n, seed=seed))).to(rho.device)
     images = pictures.images.to(rho.device)
     train = to_unit(torch.cat([images, images.flip(-1)]) if flip else images)
-    held_out = None if unseen is None else ImageData(unseen.images.to(rho.device))
+    held_out = None if unseen is None else ImageData(unseen.images.to(rho.device), flip)
     spaces: dict[str, Callable[[Tensor], Tensor] | None] = {"pixel": None}
     if space is not None:
         spaces["code"] = _Coordinates(space.to(rho.device))
