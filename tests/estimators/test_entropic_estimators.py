@@ -8,12 +8,27 @@ from _exact import double, rng, trapezoid
 from _velocities import assert_twins_move_as_one, asymmetry, velocity
 from torch import nn
 
-from wgflow import KL, BadInput, Gaussian, Incompatible, KernelDensity, Particles, PotentialEnergy, Unnormalised, solve
+from wgflow import (
+    KL,
+    BadInput,
+    Gaussian,
+    Incompatible,
+    KernelDensity,
+    LaplaceNormalizer,
+    MonteCarloNormalizer,
+    Particles,
+    PotentialEnergy,
+    QuadraticPotential,
+    QuadratureNormalizer,
+    Unnormalised,
+    solve,
+)
 from wgflow.estimators.entropic import Blob, KDEScore, LearnedScore, ProximalScore
 from wgflow.functionals.energies import Entropy, InteractionEnergy
 from wgflow.kernels import RBF, PowerLaw
 from wgflow.optim import Adam, Cosine
 from wgflow.solvers import ForwardEuler
+from wgflow.storage.describe import describe
 
 
 def randn(*shape, seed=0):
@@ -169,6 +184,33 @@ def test_what_the_proximal_score_serves():
     for bad in ({"time": 0.0}, {"time": math.inf}, {"time": 0.1, "samples": 0}):
         with pytest.raises(BadInput, match=r"expected a (positive, finite|whole) number"):
             ProximalScore(**bad)
+
+
+def test_every_normalizer_serves():
+    """A potential that knows its own, up to a constant, Laplace's method and quadrature give what a function gives."""
+    rho = Particles(randn(12, 2), randn(12, seed=1))
+    expected = velocity(PLANE.F, rho, PLANE.estimator)
+    for normalizer in (QuadraticPotential(PLANE.H, PLANE.c), LaplaceNormalizer()):
+        torch.testing.assert_close(velocity(PLANE.F, rho, ProximalScore(PLANE.time, normalizer)), expected)
+    shifted = KL(Gaussian(PLANE.c, PLANE.tau * PLANE.H.inverse()))  # the same potential and its constant
+    torch.testing.assert_close(
+        velocity(shifted, rho, ProximalScore(PLANE.time, QuadraticPotential(PLANE.H, PLANE.c))), expected
+    )
+    line = Particles(randn(12, 1))
+    rule = QuadratureNormalizer(-9.0, 9.0, 2001)
+    torch.testing.assert_close(
+        velocity(LINE.F, line, ProximalScore(LINE.time, rule)), velocity(LINE.F, line, LINE.estimator)
+    )
+    drawn, es, given = ProximalScore(0.3, MonteCarloNormalizer(7)), [], ProximalScore(0.3, samples=7)
+    for estimator in (drawn, given):
+        es.append(estimator.init(PLANE.F, rng()))
+        estimator.refine(PLANE.F, lambda _: rho, es[-1], rng(5))
+    torch.testing.assert_close(drawn.velocity(PLANE.F, rho, es[0]), given.velocity(PLANE.F, rho, es[1]), rtol=0, atol=0)
+
+
+def test_an_estimator_is_described_as_before_it_took_normalizers():
+    told = {name: value for name, value in describe(ProximalScore(0.1, samples=3)).items() if value is not None}
+    assert told == {"class": "ProximalScore", "time": 0.1, "samples": 3}
 
 
 def test_images():

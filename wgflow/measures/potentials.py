@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow.core.errors import BadInput
+from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Positive
 from wgflow.core.finite import require_finite
 from wgflow.core.typing import Points
 from wgflow.measures.normalizers import Function, Normalizer, Tilt
 from wgflow.measures.targets import Gaussian
 from wgflow.numerics.cache import Kept
+from wgflow.numerics.distances import readable
 from wgflow.numerics.metric import Metric
 
 
@@ -26,7 +27,7 @@ class ExactPotential(Normalizer):
 
     def prox(self, x: Points, h: float) -> Points:
         r"""Return :math:`\operatorname{argmin}_y|x-y|^2/2h+V(y)`, of the shape of ``x``."""
-        raise NotImplementedError
+        raise Unsupported(f"{type(self).__name__} does not know its proximal map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +98,9 @@ class QuadraticPotential(ExactPotential):
         return 0.5 * ((r @ self.hessian) * r).sum(1)
 
     def shrunk(self, time: float) -> Tensor:
-        r"""Return the eigenvalues :math:`1/(1+T\lambda)` of P, raises ``BadInput`` where one is not positive."""
+        r"""Return the eigenvalues :math:`1/(1+T\lambda)` of P, raises ``BadInput`` where one is not positive, on a CPU."""
         values, _ = self.spectrum
-        if not bool(values[0] * time > -1):
+        if readable(values) and not bool(values[0] * time > -1):  # elsewhere logarithms of negative numbers say it
             raise BadInput(
                 f"time={time:g}: the potential has the eigenvalue {float(values[0]):g}, for which 1 + T times it is not positive and "
                 "the proximal kernel has no integral. Shorten the time"

@@ -72,7 +72,7 @@ class SeparablePotential(ExactPotential):
     def prox(self, x: Points, h: float) -> Points:
         """Return the proximal points of parts that know theirs, side by side."""
         if not all(isinstance(V, ExactPotential) for V, _, _ in self.parts):
-            raise BadInput("SeparablePotential: the proximal map of a part is not known")
+            return super().prox(x, h)
         found = [V.prox(z, h) for (z, _, _), (V, _, _) in zip(self._blocks(None, x), self.parts, strict=True)]  # type: ignore[attr-defined]
         return torch.cat(found, 1).view_as(x)
 

@@ -132,10 +132,10 @@ class WassersteinProximal(Checked):
         """
         return self.rule.log_mean(self.tilt, self.whiten(y), noise)
 
-    def log_constant(self, d: int) -> float:
+    def log_constant(self, d: int) -> float | Tensor:
         r"""Return :math:`\tfrac d2\log(4\pi\tau T)+\tfrac12\log\det M`, the constant between :math:`\log m` and :math:`\log Z`."""
-        det = 0.0 if self._metric is None else float(self._metric.log_det)
-        return 0.5 * d * math.log(4 * math.pi * self.temperature * self.time) + 0.5 * det
+        constant = 0.5 * d * math.log(4 * math.pi * self.temperature * self.time)
+        return constant if self._metric is None else constant + 0.5 * self._metric.log_det
 
     @property
     def width(self) -> float:
