@@ -10,7 +10,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count
 from wgflow.core.outputs import per_point
 from wgflow.core.typing import Points
-from wgflow.measures.normalizers import Normalizer, Tilt
+from wgflow.measures.normalizers import Function, Normalizer, Tilt
 from wgflow.measures.potentials import ExactPotential, diagonal_of
 from wgflow.numerics.metric import Metric
 
@@ -90,7 +90,9 @@ class SeparablePotential(ExactPotential):
         matrix, start, parts = diagonal_of(metric, self).square(), 0, []
         for V, size, rule in self.parts:
             own = Metric(matrix[start : start + size])
-            inside = V.whitened(own) if isinstance(V, ExactPotential) else lambda u, V=V, own=own: V(own.color(u))
+            inside: Function = (
+                V.whitened(own) if isinstance(V, ExactPotential) else lambda u, V=V, own=own: V(own.color(u))
+            )
             parts.append((inside, size, None if rule is None else rule.whitened(own)))
             start += size
         return SeparablePotential(tuple(parts))
