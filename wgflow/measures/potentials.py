@@ -29,6 +29,10 @@ class ExactPotential(Normalizer):
         r"""Return :math:`\operatorname{argmin}_y|x-y|^2/2h+V(y)`, of the shape of ``x``."""
         raise Unsupported(f"{type(self).__name__} does not know its proximal map")
 
+    @abstractmethod
+    def whitened(self, metric: Metric) -> "ExactPotential":
+        r"""Return the same potential of the coordinates :math:`u=L^{-1}x` of a metric."""
+
 
 @dataclass(frozen=True, eq=False)
 class QuadraticPotential(ExactPotential):

@@ -87,12 +87,15 @@ class SeparablePotential(ExactPotential):
 
     def whitened(self, metric: Metric) -> "SeparablePotential":
         """Return the sum of the parts in those coordinates; raises ``BadInput`` for a metric that mixes coordinates."""
-        matrix, start, parts = diagonal_of(metric, self).square(), 0, []
+        matrix, start = diagonal_of(metric, self).square(), 0
+        parts: list[tuple[Function, int, Normalizer | None]] = []
         for V, size, rule in self.parts:
             own = Metric(matrix[start : start + size])
-            inside: Function = (
-                V.whitened(own) if isinstance(V, ExactPotential) else lambda u, V=V, own=own: V(own.color(u))
-            )
+            inside = V.whitened(own) if isinstance(V, ExactPotential) else _colored(V, own)
             parts.append((inside, size, None if rule is None else rule.whitened(own)))
             start += size
         return SeparablePotential(tuple(parts))
+
+
+def _colored(V: Function, metric: Metric) -> Function:
+    return lambda u: V(metric.color(u))
