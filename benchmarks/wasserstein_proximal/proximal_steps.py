@@ -124,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     if args.quick:
         args.sizes, args.dims, args.enough = [200], [2], 0.0
     kept = {k: getattr(args, k) for k in ("sizes", "dims", "enough", "quick")} | {"clock": Clock(device).name}
-    found = []
+    name = "proximal_steps" if device.type == "cpu" else "proximal_steps-cuda"
+    found: list[dict[str, Any]] = []
+    path = None
     for n, d in [(n, d) for n in args.sizes for d in args.dims]:
         for what in ("velocity", "density"):
             entry = compare(what, n, d, args.enough, device)
@@ -134,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
             entry["memory_ratio"] = theirs / ours if ours > 0 else None
             found.append(entry)
             print(json.dumps(entry), flush=True)
-    name = "proximal_steps" if device.type == "cpu" else "proximal_steps-cuda"
-    return write(name, args.results, kept, found, device)
+            path = write(name, args.results, kept, found, device)  # what is done is kept
+    return path
 
 
 if __name__ == "__main__":
