@@ -85,7 +85,7 @@ def test_the_velocity_is_a_gradient_flow_and_one_sided_softmax_is_not():
     assert asymmetry(lambda x: velocity(F, Particles(x)), x) < 1e-8
 
     def mean_shift(x):
-        parts = [displacement(eps, x[None], z[None], z.new_zeros(1, len(z)), z.new_zeros(1, len(z)))[0] for z in (x, y)]
+        parts = [displacement(eps, x[None], z[None], z.new_zeros(1, len(z)))[0] for z in (x, y)]
         return parts[0] - parts[1]
 
     assert asymmetry(mean_shift, x) > 1e-2
@@ -306,7 +306,8 @@ def test_plans_have_the_right_marginals(eps):
     assert dual.converged
     assert dual.iterations < 500
     P = plan(dual, *inputs, eps)
-    torch.testing.assert_close(P.sum(2), inputs[1].exp(), rtol=0, atol=1e-12)
+    # Exponents reach 20 / eps, and their rounding is an error of every entry.
+    torch.testing.assert_close(P.sum(2), inputs[1].exp(), rtol=20 * 2.2e-16 / eps, atol=1e-12)
     assert float((P.sum(1) - inputs[3].exp()).abs().sum()) < 1e-7
 
 

@@ -7,14 +7,16 @@ from enum import Enum, auto
 import torch
 from torch import Tensor
 
-from wgflow.numerics.softmin import DOUBLE, MIXED, SINGLE, Pairs, exp_, logits, rows, softmin, span
+from wgflow.numerics.softmin import DOUBLE, LN2, MIXED, SINGLE, Pairs, exp2_, logits, means, rows, softmin, span
 
-STORED_CPU, STORED_CUDA = 2**23, 2**28
+STORED_CPU, STORED_CUDA = 2**24, 2**28
 """Pairs up to which the kernel is stored while the iteration closes in; beyond, nothing of that size ever is."""
 LOOSE = 1e-3
 """Tolerance from which on stored products of single precision will do for values too: to some 1e-6 of the largest exponents."""
 MANY = 8
 """Coordinates from which on the inner products of so many pairs are stored as well: they do not change with the potentials."""
+MIDDLE = 9
+"""Points whose median is the centre of a cloud."""
 EVERY = 10
 """Sweeps between two tests of convergence, each of which waits for the device."""
 NEWTON, NEWTON_STEPS = 1024, 30
@@ -65,8 +67,10 @@ class Problem:
     def __init__(self, x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation) -> None:
         self.log_a, self.log_b = (w.double().clamp(min=LEAST) for w in (log_a, log_b))
         a, b = self.log_a.exp(), self.log_b.exp()
-        centre = (a[:, None] @ x.double() + b[:, None] @ y.double()) / 2
-        self.x, self.y = ((z - centre).div_(math.sqrt(reg.eps)) for z in (x, y))
+        # Any point amidst will do as the centre, as long as it is the same for both clouds.
+        centre = ((a.to(x)[:, None] @ x + b.to(y)[:, None] @ y) / 2).double()
+        self.unit = math.sqrt(reg.eps)
+        self.x, self.y = (z.to(centre, copy=True).sub_(centre).div_(self.unit) for z in (x, y))
         self.rho, self.tol = None if reg.rho is None else reg.rho / reg.eps, reg.tol
         ours, theirs = (torch.linalg.vector_norm(z, dim=2).square() for z in (self.x, self.y))
         self.halves = ours / 2, theirs / 2
@@ -87,7 +91,8 @@ class Problem:
         self.raised()
         if self.pairs is not None and self.rho is None:
             # All that couples two points; in many coordinates it is much less than their distances.
-            self.diameter = min(self.diameter, float(2 * torch.linalg.vector_norm(self.pairs.products, math.inf)))
+            low, high = self.pairs.products.aminmax()
+            self.diameter = min(self.diameter, 2 * float(torch.maximum(-low, high)))
         self.measured = torch.full_like(moment, torch.inf)
         self.error = self.measured
         self.best: tuple[Tensor, ...] = ()  # what was handed to a test when it found the least error
@@ -143,19 +148,23 @@ class Problem:
 
     def precisely(self, g: Tensor) -> Tensor:
         """Return the potential on x that ``g`` gives, in double precision: what a value is made of, of second order in g alone."""
-        if (
-            self.pairs is not None and self.tol >= LOOSE
-        ):  # another product of double precision would be most of the work
+        if self.pairs is not None and self.tol >= LOOSE:  # exponentials of double precision would be most of the work
             return self.to_f(g)
-        return self.damp(1.0) * softmin(1.0, self.x, self.y, self.log_b + g, DOUBLE)
+        precise = self.pairs is not None and self.pairs.products.dtype == torch.float64
+        return self.damp(1.0) * softmin(1.0, self.x, self.y, self.log_b + g, DOUBLE, self.pairs if precise else None)
 
-    def target(self, g: Tensor, y: Tensor) -> Tensor | None:
-        """Return the means of ``y`` (B, m, d) under the plan that ``g`` gives, (B, n, d), from the products; None where there are none."""
-        if self.pairs is None:
-            return None
-        products = self.pairs.products
-        h = (self.log_b + g - self.pairs.columns).to(products)[:, None]
-        return torch.add(products, h).softmax(2) @ y.to(products)
+    def displacement(self, g: Tensor) -> Tensor:
+        """Return x less its mean partner under the plan that ``g`` gives, (B, n, d), in the unit of points and the precision of sums."""
+        # Around a median of some: one far point must not take the digits of the others.
+        centre = self.y[:, :: -(-self.y.shape[1] // MIDDLE)].median(1, keepdim=True).values
+        z = self.y.sub(centre).to(self.kind.sums)
+        if self.kernel is None:
+            mean = means(1.0, self.x, self.y, self.log_b + g, z, self.kind, self.pairs)
+        else:
+            weights = (self.log_b + g - self.at[1]).exp().to(self.kernel)[..., None]
+            sums = self.kernel @ torch.cat([z.mul_(weights), weights], 2)
+            mean = sums[..., :-1] / sums[..., -1:]
+        return self.x.sub(centre).to(mean).sub_(mean).mul_(self.unit)
 
     def measure(self, g: Tensor, new: Tensor) -> Tensor:
         """Return the sum (B,) of the relative changes of a marginal from ``g`` to its update ``new``; infinite after overflow."""
@@ -209,8 +218,8 @@ class Problem:
     def plan(self, f: Tensor, g: Tensor, eps: float = 1.0) -> Tensor:
         """Return the density of the plan, exp((f + g - C) / eps)."""
         block = logits(eps, self.x, self.y, g / eps, self.kind.exponents, self.pairs)
-        h = ((f - self.halves[0]) / eps).to(self.kind.exponents)
-        return torch.cat([exp_(block(i).add_(h[:, i, None]).to(self.kind.sums)) for i in rows(self.x, g.shape[1])], 1)
+        h = ((f - self.halves[0]) / (eps * LN2)).to(self.kind.exponents)
+        return torch.cat([exp2_(block(i).add_(h[:, i, None]).to(self.kind.sums)) for i in rows(self.x, g.shape[1])], 1)
 
     def follow(self, g: Tensor, halvings: int) -> Tensor:
         """Improve ``g`` down a path: where eps is fine Newton's method starts near enough only from a coarser solution."""

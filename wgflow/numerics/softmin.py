@@ -1,5 +1,9 @@
-"""Soft minima over pairs of two clouds, block by block, for the cost |x-y|²/2: what entropic transport is made of."""
+"""Soft minima over pairs of two clouds, block by block, for the cost |x-y|²/2: what entropic transport is made of.
 
+Exponents are those of 2: on a CPU PyTorch's ``exp2`` takes a third of the time of ``exp``.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +12,7 @@ from torch import Tensor
 
 # Entries of a block of pairs: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**17, 2**25
+LN2 = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,10 @@ def rows(x: Tensor, m: int) -> list[slice]:
 def logits(
     eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype, pairs: Pairs | None = None
 ) -> Callable[[slice], Tensor]:
-    r"""Return rows -> :math:`h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon` as a new tensor: one product a block, where none are given."""
+    r"""Return rows -> :math:`(h_j-C_{ij}/\varepsilon+|x_i|^2/2\varepsilon)/\log2` as a new tensor; one product a block."""
     halves = y.square().sum(2) / 2 if pairs is None else pairs.columns
-    column = (h - halves / eps).to(dtype)[:, None]
+    column = ((h - halves / eps) / LN2).to(dtype)[:, None]
+    eps = eps * LN2
     if pairs is not None:
         return lambda i: torch.add(column, pairs.products[:, i], alpha=1 / eps)
     row = (x / eps).to(dtype)
@@ -71,9 +77,14 @@ def span(dtype: torch.dtype) -> float:
     return 80.0 if dtype == torch.float32 else 700.0
 
 
+def exp2_(s: Tensor) -> Tensor:
+    """Power of 2 in place; what would be a denormal number, slow by a factor of ten, becomes the least normal one."""
+    return s.clamp_(min=-span(s.dtype) / LN2).exp2_()
+
+
 def exp_(s: Tensor) -> Tensor:
-    """Exponential in place; what would be a denormal number, slow by a factor of ten, becomes the least normal one."""
-    return s.clamp_(min=-span(s.dtype)).exp_()
+    """Exponential in place, by powers of 2."""
+    return exp2_(s.mul_(1 / LN2))
 
 
 def softmin(
@@ -89,17 +100,25 @@ def softmin(
     for i in rows(x, y.shape[1]):
         s = block(i)
         top = s.amax(2, keepdim=True)
-        out[:, i] -= eps * (exp_(s.sub_(top).to(kind.sums)).sum(2).log_().to(out) + top[..., 0])
+        out[:, i] -= eps * LN2 * (exp2_(s.sub_(top).to(kind.sums)).sum(2).log2_().to(out) + top[..., 0])
     return out
 
 
-def displacement(eps: float, x: Tensor, y: Tensor, h: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    r"""Return :math:`x-T(x)`, T the mean of y with weights :math:`e^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n, d)."""
-    centre = y.mean(1, keepdim=True)
-    x, y = x - centre, y - centre
-    block, out, z = logits(eps, x, y, h, dtype), x.clone(), y.to(dtype)
+def means(
+    eps: float, x: Tensor, y: Tensor, h: Tensor, z: Tensor, kind: Precision = DOUBLE, pairs: Pairs | None = None
+) -> Tensor:
+    r"""Return the means of ``z`` (B, m, k) with weights :math:`e^{h_j-C(x_i,y_j)/\varepsilon}`, (B, n, k) in the precision of sums."""
+    block, z = logits(eps, x, y, h, kind.exponents, pairs), z.to(kind.sums)
+    out = z.new_empty(len(x), x.shape[1], z.shape[2])
     for i in rows(x, y.shape[1]):
         s = block(i)
-        exp_(s.sub_(s.amax(2, keepdim=True)))
-        out[:, i] -= s @ z / s.sum(2, keepdim=True)
+        p = exp2_(s.sub_(s.amax(2, keepdim=True)).to(kind.sums))
+        out[:, i] = (p @ z).div_(p.sum(2, keepdim=True))
     return out
+
+
+def displacement(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+    r"""Return :math:`x-T(x)`, T the mean of y with weights :math:`e^{h_j-C(x_i,y_j)/\varepsilon}`, shape (B, n, d); in float64."""
+    centre = y.mean(1, keepdim=True)
+    x, y = x - centre, y - centre
+    return x - means(eps, x, y, h, y)
