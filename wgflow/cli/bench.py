@@ -1,13 +1,10 @@
 """``wgflow bench``: a comparison of solvers on a problem, or a record of the repository's own benchmarks."""
 
-import os
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wgflow.cli.own import named
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
 from wgflow.core.imports import require
@@ -161,7 +158,7 @@ def _size(word: str) -> float:
 def _problem(name: str, what: str) -> "Problem":
     from wgflow.bench import Problem
 
-    found = _named(name, what)
+    found = named(name, what)
     try:
         made = found() if callable(found) else found
     except TypeError as error:
@@ -182,7 +179,7 @@ def _method(problem: "Problem", name: str) -> Any:
     if name in problem.methods:
         return problem.methods[name]
     if ":" in name:
-        return as_method(_named(name, "solvers"), name)
+        return as_method(named(name, "solvers"), name)
     if name not in SOLVERS:
         known = [*problem.methods, *SOLVERS]
         raise BadInput(f"no solver is called {name!r}: {near_misses(name, known)}, or package.module:NAME")
@@ -192,22 +189,3 @@ def _method(problem: "Problem", name: str) -> Any:
         raise BadInput(
             f"{name} cannot be made without arguments ({error}): write it in a module, package.module:NAME"
         ) from error
-
-
-def _named(name: str, what: str) -> Any:
-    """Return an object of the user's; the present folder counts as a place of modules, as for ``python -m``."""
-    from wgflow.generative.pairs import named_object
-
-    if ":" not in name:
-        raise BadInput(f"{what}={name!r}: expected package.module:NAME")
-    with _present_folder():
-        return named_object(name, what)
-
-
-@contextmanager
-def _present_folder() -> Iterator[None]:
-    sys.path.insert(0, os.getcwd())
-    try:
-        yield
-    finally:
-        sys.path.remove(os.getcwd())

@@ -204,6 +204,8 @@ def list_names() -> None:
 
 def _group() -> click.Group:
     from wgflow import __version__
+    from wgflow.cli.run import run as run_preset
+    from wgflow.cli.run import sections as options_of_preset
     from wgflow.cli.training import sections
 
     group = click.Group(
@@ -211,6 +213,7 @@ def _group() -> click.Group:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     group.add_command(command(train, sections))
+    group.add_command(command(run_preset, options_of_preset), "run")
     for run in (sample, evaluate, bench):
         group.add_command(command(run))
     group.add_command(command(list_names), "list")

@@ -61,11 +61,12 @@ def sections(words: list[str]) -> Sequence[Section]:
         for o in own[-len(EARLIER_RATES) :]:
             o.hidden = True
     values = recipe.options if m.name == recipe.method else m.defaults
-    ours = [_of_method(o, values[o.name], o.name not in fields) for o in m.options.values()]
+    ours = [of_method(o, values[o.name], o.name not in fields) for o in m.options.values()]
     return [Section("Recipe", own), Section(f"{m.name}: {m.about} (--NAME or --method.NAME)", ours)]
 
 
-def _of_method(o: Option, value: Any, short: bool) -> click.Option:
+def of_method(o: Option, value: Any, short: bool) -> click.Option:
+    """Return an option of a method, under its own name as well where ``short``; ``value`` is what its help calls the default."""
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     names = [*([f"--{o.name}"] if short else []), f"--{METHOD}{o.name}"]
     return option(identifier(o.name), OptionWord(o), o.about, shown, names=names, kind=_OfMethod)

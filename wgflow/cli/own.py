@@ -1,0 +1,45 @@
+"""Objects of the user's on the command line: ``package.module:NAME``, and arrays in files."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wgflow.core.errors import BadInput
+
+
+def named(name: str, what: str) -> Any:
+    """Return an object of the user's; the present folder counts as a place of modules, as for ``python -m``."""
+    from wgflow.generative.pairs import named_object
+
+    if ":" not in name:
+        raise BadInput(f"{what}={name!r}: expected package.module:NAME")
+    with _present_folder():
+        return named_object(name, what)
+
+
+def array(path: Path, what: str) -> np.ndarray:
+    """Return the points (n, d) of an .npy file, or of a text file with a point a line; raises ``BadInput`` for another file."""
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        else:
+            found = np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=2)
+    except (ValueError, EOFError) as error:
+        raise BadInput(f"{what}={str(path)!r} cannot be read as numbers, a point a line ({str(error)[:80]})") from error
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
+        raise BadInput(f"{what}={str(path)!r}: expected points (n, d), got {found.dtype} of shape {found.shape}")
+    return found
+
+
+@contextmanager
+def _present_folder() -> Iterator[None]:
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
