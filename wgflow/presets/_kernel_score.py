@@ -62,7 +62,7 @@ def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction
     num_centres : int, optional
         By default half of the points, 1000 at most.
     held_out : float
-        Share of the other points that is held out, at least one.
+        Share of the other points that is held out, at least one and at most 1000.
     seed : int
         Of the split.
 
@@ -83,7 +83,7 @@ def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction
         )
     rng = generator(mixed(seed), "cpu")
     order = torch.randperm(len(distinct), generator=rng).to(x.device)
-    m = min(max(1, round(held_out * (len(distinct) - K))), len(distinct) - K - 1)
+    m = min(max(1, round(held_out * (len(distinct) - K))), len(distinct) - K - 1, 1000)
     part = torch.empty_like(order)
     part[order] = torch.arange(len(order), device=x.device)
     place = part[copy_of]
