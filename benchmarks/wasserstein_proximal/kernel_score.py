@@ -89,7 +89,7 @@ def on_the_roll(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, dict
     test = fresh(swiss_roll, args, seed)
     for name, options in (
         ("kernel score", {}),
-        ("kernel score, floor 10", {"floor": 10.0}),
+        ("kernel score, floor 1", {"floor": 1.0}),
         ("the same kernels by likelihood", {"loss": "likelihood"}),
     ):
         fit, row = fitted(x, args, seed, **options)

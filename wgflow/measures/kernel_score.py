@@ -46,9 +46,12 @@ class KernelScoreModel(MovingMeasure):
     rank : int, "full" or "auto"
         ``"full"``: :math:`\Gamma=LL^\top` with the lower triangle from the network, d(d+1)/2 outputs. A number r: the covariance is a
         diagonal plus r columns, d(r+1) outputs and nothing of size K d². ``"auto"``: full up to 16 dimensions, 8 columns above.
-    floor, ceiling : float
-        Bounds of the eigenvalues of :math:`\Gamma`, times the mean variance of the centres: scale and place of the data do not
-        matter. See :meth:`LocalPrecision.within`; a ceiling of 1e6 is a standard deviation of a thousandth of the data's.
+    floor : float, optional
+        Least eigenvalue of :math:`\Gamma`, times the mean variance of the centres: scale and place of the data do not matter. By
+        default :math:`K^{2/(d+4)}`, Scott's rule: no kernel is wider than the best one for Gaussian data.
+    ceiling : float
+        Largest eigenvalue, in the same unit; 1e6 is a standard deviation of a thousandth of the data's. For both see
+        :meth:`LocalPrecision.within`.
 
     Notes
     -----
@@ -63,7 +66,7 @@ class KernelScoreModel(MovingMeasure):
     centres: Tensor
     net: NetSource | None = None
     rank: Count | Literal["full", "auto"] = "auto"
-    floor: Positive = 1.0
+    floor: Positive | None = None
     ceiling: Positive = 1e6
 
     parametric: ClassVar[bool] = True
@@ -78,9 +81,9 @@ class KernelScoreModel(MovingMeasure):
             raise BadInput(
                 f"KernelScoreModel: all {len(self.centres)} centres are one point: they have no scale to learn at"
             )
-        if not self.floor < self.ceiling:
+        if not self.least < self.ceiling:
             raise BadInput(
-                f"KernelScoreModel(floor={self.floor:g}, ceiling={self.ceiling:g}): expected a floor below the ceiling"
+                f"KernelScoreModel(floor={self.least:g}, ceiling={self.ceiling:g}): expected a floor below the ceiling"
             )
 
     @classmethod
@@ -114,6 +117,12 @@ class KernelScoreModel(MovingMeasure):
         return float((self.centres - self.centres.mean(0)).double().square().mean().sqrt())
 
     @property
+    def least(self) -> float:
+        """The floor in force."""
+        K, d = self.centres.shape
+        return K ** (2 / (d + 4)) if self.floor is None else self.floor
+
+    @property
     def columns(self) -> int | None:
         """Columns of a local covariance; None for a full matrix."""
         if self.rank == "auto":
@@ -145,7 +154,7 @@ class KernelScoreModel(MovingMeasure):
                 f"the network of this KernelScoreModel returned {got}: expected ({len(self.centres)}, {self.outputs}), "
                 f"{'the lower triangle' if self.columns is None else 'a diagonal and columns'} a centre"
             )
-        scaled = self._precision(v).within(self.floor, self.ceiling)
+        scaled = self._precision(v).within(self.least, self.ceiling)
         return LocalGaussians(self.centres, scaled.noised(self.unit, 0.0))
 
     def _precision(self, v: Tensor) -> LocalPrecision:

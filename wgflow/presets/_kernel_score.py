@@ -120,7 +120,7 @@ def fit_kernel_score(
     held_out: Fraction = 0.2,
     net: NetSource | None = None,
     rank: Count | Literal["full", "auto"] = "auto",
-    floor: Positive = 1.0,
+    floor: Positive | None = None,
     ceiling: Positive = 1e6,
     optim: Optim | None = None,
     batch: Count = 64,
