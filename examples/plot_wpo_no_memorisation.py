@@ -62,8 +62,8 @@ plt.show()
 # %%
 # Backwards
 # ---------
-# The reverse diffusion is a flow like any other: a cross-entropy with a target that changes in time, an entropy, and ``Langevin``. It starts
-# from the noised model and ends at the model. The same flow with kernels of width zero, the scores of the data, ends at the data.
+# The reverse diffusion is a flow like any other: a cross-entropy with a target that changes in time, an entropy, and ``Langevin``.
+# It starts from the noised model and ends at the model. The same flow with kernels of width zero, the scores of the data, ends at the data.
 
 empirical = LocalGaussians.isotropic(x, 1e-6)
 HORIZON = 20.0
