@@ -51,6 +51,7 @@ def measures() -> dict[str, MovingMeasure]:
         "Pushforward": wgflow.Pushforward(latent, nn.Identity()),
         "Pushforward with regression": wgflow.Pushforward(latent, nn.Identity(), regression=follow),
         "Chain": wgflow.Chain(latent, lambda: wgflow.maps.Affine(2)),
+        "KernelScoreModel": wgflow.KernelScoreModel(torch.eye(2)),
         "Grid": wgflow.Grid.of(latent, low=(-4, -4), high=(4, 4), shape=(8, 8)),
     }
 

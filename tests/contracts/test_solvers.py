@@ -31,6 +31,7 @@ from wgflow import (
     Incompatible,
     KDEScore,
     KernelDensity,
+    KernelScoreModel,
     LearnedScore,
     MeanShift,
     MedianRBF,
@@ -87,6 +88,7 @@ MEASURES = {
     "referenced": lambda: pushforward(regression=FIT, reference=nn.Identity()),
     "chain": lambda: Chain(StandardNormal(2), lambda: ICNNGradient(2, width=4)),
     "cached chain": lambda: Chain(StandardNormal(2), lambda: Affine(2), cached=20),
+    "kernels": lambda: KernelScoreModel(POINTS[:3], lambda: nn.Linear(2, 3)),
     "grid": lambda: Grid.of(StandardNormal(2), low=(-4, -4), high=(4, 4), shape=(8, 8), dtype=torch.float32),
 }
 KERNEL = RBF(0.8)

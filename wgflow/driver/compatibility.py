@@ -33,6 +33,8 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
     unasked = F.refuses_measure(measure)
     if unasked is not None:
         return unasked
+    if F.reads_law and not e.shows_law:
+        return f"{f} asks for the density of the moving law at data, which {kind} does not show. Use {s}(estimator=Autograd())."
     if "variational" in e.needs and isinstance(F, Sum) and len(F.dual_terms()) > 1:
         names = ", ".join(type(t).__name__ for t in F.dual_terms())
         return f"a critic estimates exactly one term of a sum, and {names} would each need one. Keep one of them."

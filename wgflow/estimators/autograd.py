@@ -25,6 +25,7 @@ class Autograd(Estimator):
     """
 
     needs = ("value",)
+    shows_law = True
 
     def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
         """Return the value of the functional."""

@@ -44,6 +44,8 @@ class Estimator(Checked, Placed, ABC):
     """It takes :math:`F=E+T\\int\\rho\\log\\rho` apart and treats the entropy itself; of E it needs the value."""
     gives_potential: ClassVar[bool] = True
     """:meth:`gradient` returns a first variation as well as its gradient; False where only the gradient is known."""
+    shows_law: ClassVar[bool] = False
+    """Its surrogate asks a functional about the points as they come, with the law that they are drawn from."""
     is_function: ClassVar[bool] = True
     """The surrogate's gradient is the slope of its values, as a minimiser that searches along lines needs it."""
     needs_fresh_points: ClassVar[bool] = False

@@ -140,6 +140,11 @@ class Sum(Functional):
         return any(t.needs_density for t in self.terms)
 
     @property
+    def reads_law(self) -> bool:  # type: ignore[override]
+        """Whether a term does."""
+        return any(t.reads_law for t in self.terms)
+
+    @property
     def learns_features(self) -> bool:  # type: ignore[override]
         """Whether the critic term does."""
         dual = self.dual_terms()

@@ -48,6 +48,8 @@ class Functional(Checked, Placed, Linear):
         :meth:`value` reads ``rho.log_rho``.
     needs_samples : bool
         :meth:`value` compares with drawn points of the measures it holds.
+    reads_law : bool
+        :meth:`value` asks the law that points are drawn from (``rho.source``) away from them.
     learns_features : bool
         A critic may give a point several numbers (n, m) instead of one.
     reference : tuple of str
@@ -58,6 +60,7 @@ class Functional(Checked, Placed, Linear):
     goes_to = "a functional: what decreases, solve(F, solver, start, ...)"
     needs_density: ClassVar[bool] = False
     needs_samples: ClassVar[bool] = False
+    reads_law: ClassVar[bool] = False
     learns_features: bool = False
     reference: ClassVar[tuple[str, ...]] = ()
 

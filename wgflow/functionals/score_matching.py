@@ -22,6 +22,7 @@ class _Fitted(Functional):
     batch: Count | None = None
 
     needs_samples = True
+    reads_law = True
 
     def _law(self, rho: Particles) -> Measure:
         if rho.source is None or not rho.source.has_density:

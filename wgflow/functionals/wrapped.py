@@ -26,6 +26,11 @@ class Wrapped(Functional):
         return self.term.needs_density
 
     @property
+    def reads_law(self) -> bool:  # type: ignore[override]
+        """Whether the term does."""
+        return self.term.reads_law
+
+    @property
     def learns_features(self) -> bool:  # type: ignore[override]
         """Whether the term does."""
         return self.term.learns_features
