@@ -73,15 +73,15 @@ def test_many_dimensions_have_a_low_rank(d, columns):
 
 
 def test_it_flows_at_a_finite_step_size_like_any_measure():
-    """KL to a Gaussian falls at every step: a mixture in the geometry of its own couplings."""
-    target = Gaussian(double([0.0, 0.0, 0.0]), 0.3 * torch.eye(3, dtype=torch.float64))
+    """KL to a wide Gaussian falls step by step: kernels widen, in the geometry of their couplings."""
+    target = Gaussian(double([0.0, 0.0, 0.0]), 2 * torch.eye(3, dtype=torch.float64))
 
     def divergence(rho, rng):
         x = rho.draw(4000, rng).x
         return {"kl": float((rho.log_prob(x) - target.log_prob(x)).mean())}
 
     watch = Evaluate([divergence])
-    model = KernelScoreModel(CENTRES, rank="full")
+    model = KernelScoreModel(CENTRES, rank="full", floor=0.01)
     flow = solve(
         KL(target),
         JKO(optim=Adam(5e-3), iters=30, batch=200),
@@ -91,7 +91,8 @@ def test_it_flows_at_a_finite_step_size_like_any_measure():
         callbacks=[watch],
     )
     _, values = flow.curve("kl")
-    assert watch.initial["kl"] > values[0] > values[-1] + 0.05
+    assert watch.initial["kl"] > values[0] > values[1] > values[-1]
+    assert values[-1] < 0.6 * watch.initial["kl"]
 
 
 @pytest.mark.parametrize(
