@@ -1,4 +1,4 @@
-"""Answers how long a velocity of particles takes in the library of whichever checkout is on the path.
+"""Answers how long a velocity or a time step of particles takes in the library of whichever checkout is on the path.
 
 It imports nothing of the benchmarks: another checkout may have none, or others.
 """
@@ -14,9 +14,35 @@ import torch
 
 import wgflow as wg
 
+TIME_STEPS = 10
+FLOWS = ("driver", "langevin", "dopri5", "adam")
+
+
+def flow(case: str, n: int, d: int) -> Callable[[], Any]:
+    """Return ten time steps: of the driver with forward Euler, of Langevin or dopri5 without it, or ten updates of JKO by Adam."""
+    rho = wg.Particles(torch.randn(n, d, generator=torch.Generator().manual_seed(0)))
+    V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    if case == "driver":
+        return lambda: wg.solve(V, wg.ForwardEuler(), rho, step_size=0.01, num_steps=20 * TIME_STEPS)
+    solvers = {
+        "langevin": (wg.Langevin(), wg.KL(wg.Unnormalised(lambda x: -0.5 * x.square().sum(1), d))),
+        "dopri5": (wg.ODE(method="dopri5"), V),
+        "adam": (wg.JKO(optim=wg.Adam(1e-2), iters=TIME_STEPS), V),
+    }
+    solver, F = solvers[case]
+
+    def run() -> None:
+        state = solver.init(F, rho, torch.Generator().manual_seed(0))
+        for _ in range(TIME_STEPS):
+            state, _ = solver.update(F, state, 0.1)
+
+    return run
+
 
 def step(case: str, n: int, d: int) -> Callable[[], Any]:
     """Return one velocity of ``n`` normal particles with ``d`` coordinates, by the library that is imported here."""
+    if case in FLOWS:
+        return flow(case, n, d)
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(n, d, generator=rng), 0.8 * torch.randn(n, d, generator=rng) + 0.5
     width, nu, rho = math.sqrt(d), wg.Particles(y), wg.Particles(x)

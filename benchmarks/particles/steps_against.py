@@ -1,4 +1,4 @@
-"""Time steps of particles of this checkout against those of another one, in one run.
+"""Velocities and time steps of particles of this checkout against those of another one, in one run.
 
 ``python benchmarks/particles/steps_against.py OTHER``, where ``OTHER`` is the root of the other checkout (``git worktree add OTHER
 COMMIT``). Each of the two is served by a process of its own. They take turns, a step of the one and a step of the other, so
@@ -45,6 +45,10 @@ CASES = (
     "kde",
     "proximal_score",
     "sliced",
+    "driver",
+    "langevin",
+    "dopri5",
+    "adam",
 )
 LIMIT = 1.05
 

@@ -100,6 +100,7 @@ def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device 
         return obj
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+        saved = _with_later_numbers(obj, saved)
         _same_keys(fields, saved, where)
         new = {name: load_state(value, saved[name], f"{where}.{name}", device) for name, value in fields.items()}
         return dataclasses.replace(obj, **new)
@@ -114,6 +115,14 @@ def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device 
     if isinstance(obj, _PLAIN) and isinstance(saved, _PLAIN):
         return saved
     raise CheckpointError(f"{where}: cannot restore {type(obj).__name__} from {type(saved).__name__}")
+
+
+def _with_later_numbers(obj: Any, saved: Any) -> Any:
+    """Return what was saved with the defaults of numbers that a state has got since."""
+    if not isinstance(saved, dict):
+        return saved
+    later = {f.name: f.default for f in dataclasses.fields(obj) if type(f.default) in (int, float)}
+    return later | saved
 
 
 def _same_keys(have: dict, saved: Any, where: str) -> None:
