@@ -20,6 +20,7 @@ from wgflow import (
     WassersteinProximal,
     rwpo,
 )
+from wgflow.numerics.soft_sums import log_sums
 from wgflow.reference import Moments
 
 FINE = QuadratureNormalizer(-12.0, 12.0, 2401)
@@ -184,6 +185,23 @@ def test_small_times_are_steps_of_the_fokker_planck_equation():
         law = rwpo(QuadraticPotential(double([[a]])), T, temperature=tau)(Gaussian(double([m]), double([[v]])))
         errors.append(abs(float(law.mean) - m + T * a * m) + abs(float(law.cov) - v - T * (2 * tau - 2 * a * v)))
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize(("V", "rule"), [(double_well, FINE), (LINE, None), (L1Potential(2.0), None)])
+def test_the_rest_of_the_way_is_a_proximal_too(V, rule):
+    """rho_t = eta_t sum_j w_j N(y_j, 2 tau t) / m_T(y_j), eta_t = m_{T-t}: of mass 1, and its proximal over T - t is rho_T."""
+    T, tau, rho = 0.5, 0.4, Particles(double([[-1.2], [0.3], [1.5]]), double([0.2, 0.0, -0.5]))
+    x = torch.linspace(-8, 8, 1601, dtype=torch.float64)[:, None]
+    whole = rwpo(V, T, temperature=tau, normalizer=rule)
+    for t in (0.05, 0.25, 0.45):
+        rest = rwpo(V, T - t, temperature=tau, normalizer=rule)
+        heat = -0.5 * math.log(4 * math.pi * tau * t) + log_sums(
+            x, rho.x, rho.log_weights - whole.log_mean(rho.x), 4 * tau * t
+        )
+        log_rho = rest.log_mean(x) + heat
+        assert float(log_rho.exp().sum() * 0.01) == pytest.approx(1, abs=1e-6)
+        arrived = rest(Particles(x, log_rho)).log_prob(x)
+        torch.testing.assert_close(arrived.exp(), whole(rho).log_prob(x).exp(), rtol=0, atol=1e-6)
 
 
 def test_permutations_and_translations():
