@@ -107,3 +107,64 @@ def test_every_particle_preset_has_its_options_in_the_help(capsys: pytest.Captur
     told = capsys.readouterr().out
     assert "--rate" in told
     assert "nearest_rbf" in told
+
+
+CALLBACKS = """
+import wgflow as wg
+class Seen(wg.Callback):
+    rows = []
+    def on_step(self, run, row):
+        Seen.rows.append(row | run.metrics)
+stop = wg.StopWhen(lambda row: row["k"] == 1)
+def needy(argument): ...
+number = 3
+"""
+
+
+@pytest.mark.parametrize("flag", ["--callback", "--callback="])
+def test_a_training_is_read_by_callbacks_of_ones_own(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_callbacks.py").write_text(CALLBACKS)
+    monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
+    images = torch.randint(0, 255, (24, 8, 8, 1), generator=generator(0), dtype=torch.uint8).numpy()
+    np.save("images.npy", images)
+    names = "my_callbacks:Seen,my_callbacks:stop"
+    words = [
+        "--data",
+        "images.npy",
+        "--channels",
+        "4",
+        "--batch",
+        "8",
+        "--num-steps",
+        "3",
+        "--first-iters",
+        "2",
+        "--iters",
+        "2",
+    ]
+    words += ["--evaluate-every", "2", "--sinkhorn-n", "4", "--folder", "r", "--device", "cpu"]
+    assert main(["train", "fashion-mnist", *words, *([flag + names] if flag.endswith("=") else [flag, names])]) == 0
+    rows = sys.modules["my_callbacks"].Seen.rows
+    assert [row["k"] for row in rows] == [1]
+    assert "sinkhorn" in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("my_callbacks:number", "expected a wgflow.Callback"),
+        ("my_callbacks:needy", "without arguments"),
+        ("Seen", "package.module:NAME"),
+        ("my_callbacks:None_there", "None_there"),
+    ],
+)
+def test_another_callback_is_refused_before_the_training(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_callbacks.py").write_text(CALLBACKS)
+    monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
+    assert main(["train", "fashion-mnist", "--callback", name]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("runs").exists()

@@ -29,6 +29,7 @@ def train(
     folder: str | None = None,
     device: str = "auto",
     checkpoint_seconds: NonNegative = 60.0,
+    callback: str | None = None,
     allow_code: bool = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -44,9 +45,13 @@ def train(
         auto, cpu, cuda or cuda:N.
     checkpoint_seconds
         Wall time between checkpoints.
+    callback
+        Readers of the training, as package.module:NAME of a Callback, or of a class or function without arguments that makes one;
+        several are separated by commas. A module is run.
     allow_code
         Import what a recipe file names as package.module:NAME; what --network and --encoder name is allowed.
     """
+    from wgflow.cli.own import callbacks
     from wgflow.cli.training import as_changes
     from wgflow.generative import Recipe
     from wgflow.generative import train as train_recipe
@@ -57,11 +62,12 @@ def train(
     chosen.changed(**named).trusted(recipe, allow_code)  # what the command line names is allowed
     own, chosen = chosen.method, chosen.changed(**as_changes(overrides))
     name = Path(recipe).stem if chosen.method == own else f"{Path(recipe).stem}-{chosen.method}"
+    readers = callbacks(callback)
     place = Path(folder or Path("runs") / name)
     first = processes()[0] == 0  # torchrun starts this once a GPU
     if first:
         print("\n".join(f"{name}: {value}" for name, value in chosen.plain().items()), f"\nfolder: {place}")
-    solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds)
+    solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds, callbacks=readers)
     if not first:
         return
     last = solution.history[-1] if solution.history else {"k": 0}

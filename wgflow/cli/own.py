@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wgflow.core.errors import BadInput
+from wgflow.core.instead import shown
 
 
 def named(name: str, what: str) -> Any:
@@ -20,6 +21,23 @@ def named(name: str, what: str) -> Any:
         raise BadInput(f"{what}={name!r}: expected package.module:NAME")
     with _present_folder():
         return named_object(name, what)
+
+
+def callbacks(names: str | None) -> list[Any]:
+    """Return the callbacks at ``package.module:NAME``, separated by commas; what makes one is called."""
+    from wgflow import Callback
+
+    found = []
+    for name in [] if names is None else names.split(","):
+        given = named(name.strip(), "callback")
+        try:
+            made = given if isinstance(given, Callback) or not callable(given) else given()
+        except TypeError as error:
+            raise BadInput(f"callback={name!r} cannot be made without arguments: {error}") from error
+        if not isinstance(made, Callback):
+            raise BadInput(f"callback={name!r} is {shown(made)}: expected a wgflow.Callback, or what makes one")
+        found.append(made)
+    return found
 
 
 def array(path: Path, what: str) -> np.ndarray:

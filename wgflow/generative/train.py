@@ -34,6 +34,7 @@ def train(
     *,
     device: str | torch.device = "auto",
     metrics: Sequence[Metric] = (),
+    callbacks: Sequence[Callback] = (),
     checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
 ) -> Solution:
@@ -49,6 +50,9 @@ def train(
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; under ``torchrun`` every process takes its own GPU.
     metrics : sequence of Metric
         Besides the Sinkhorn divergence to the data.
+    callbacks : sequence of Callback
+        Further readers of the run, such as ``KeepBest`` or a logger of your own; at the end of a time step ``run.metrics`` has what
+        was evaluated. Every process has them.
     checkpoint_seconds : float
         Wall time between checkpoints.
     progress : bool
@@ -85,6 +89,7 @@ def train(
             metrics=[*sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur), *metrics],
             every=recipe.evaluate_every,
             seed=recipe.seed,
+            callbacks=callbacks,
             checkpoint_seconds=checkpoint_seconds,
             progress=progress,
             space=space,
@@ -166,11 +171,11 @@ def fit(
     """
     folder = Path(run)
     by_first(lambda: claim_folder(folder, record), here.device)
-    watchers: list[Callback] = list(callbacks)
+    watchers: list[Callback] = []
     if here.first:
         shown = ("critic/objective", "jko/transport", "flow/dissipation")
         watchers += [Progress(shown, disable=not progress), JsonLog(folder / "log.jsonl")]
-    watchers.append(Monitor(folder, metrics, every, space=space))
+    watchers += [Monitor(folder, metrics, every, space=space), *callbacks]  # which see what it has evaluated
     begun = time.perf_counter()
     checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds, name=name)
     solution = solve(
