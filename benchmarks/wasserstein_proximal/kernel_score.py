@@ -21,7 +21,9 @@ from benchmarks.wasserstein_proximal._score_network import Denoised, trained
 from wgflow import presets
 from wgflow.metrics import Memorization
 
-BETA, LAST = 0.5, 1e-5
+BETA = 0.5
+LAST, LAST_OF_NETWORK = 1e-8, 1e-5
+"""Noise at the end of a reverse process over that at its start: closed forms go to the end, a network to where it is trained."""
 NORMALS = torch.tensor([[2.0, 0.0], [1.0, 1.0], [1.0, -2.0]])
 """Rows of A in z = A(x, y) + noise of 0.1: the local standard deviations across the roll are 0.1 / sqrt(eig(A Aᵀ + I))."""
 
@@ -100,13 +102,12 @@ def on_the_roll(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, dict
     yield "isotropic kernels", {"seed": seed, "bandwidth": width, **of_law(kde, x, test)}
 
 
-def generated(law: wg.Measure, data: wg.LocalGaussians, args: argparse.Namespace, seed: int, noise: bool) -> Tensor:
+def generated(law: wg.Measure, data: wg.LocalGaussians, args: argparse.Namespace, seed: int, last: float) -> Tensor:
     """Points of a reverse process that starts from the noised data."""
     horizon = float(4 * data.centres.var(0).sum()) / (2 * BETA)
     n = args.judged // 2
     start = data.noised(1.0, 2 * BETA * horizon).draw(n, torch.Generator().manual_seed(4 + seed))
-    method = presets.reverse_diffusion if noise else presets.probability_flow
-    flow = method(law, start, beta=BETA, horizon=horizon, last=LAST, num_steps=args.reverse_steps)
+    flow = presets.reverse_diffusion(law, start, beta=BETA, horizon=horizon, last=last, num_steps=args.reverse_steps)
     return flow.solve(seed=seed, save=wg.Save(every=0)).measure.x
 
 
@@ -114,8 +115,8 @@ def network(x: Tensor, args: argparse.Namespace, seed: int, seconds: float, test
     """Train a score network for so many CPU seconds on all of the points, and draw from it."""
     data = wg.LocalGaussians.isotropic(x, 1e-6)
     most = 4 * float(x.var(0).sum())
-    net, updates = trained(x, (LAST * most, most), seconds, seed)
-    draws = generated(Denoised(net, data), data, args, seed, noise=True)
+    net, updates = trained(x, (LAST_OF_NETWORK * most, most), seconds, seed)
+    draws = generated(Denoised(net, data), data, args, seed, LAST_OF_NETWORK)
     return {"seed": seed, "n": len(x), "cpu_seconds": seconds, "updates": updates, **of_draws(draws, x, test)}
 
 
@@ -125,10 +126,10 @@ def on_spirals(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, dict[
     test = fresh(two_spirals, args, seed)
     fit, row = fitted(x, args, seed)
     yield "kernel score", {**row, **of_law(fit.law, x, test)}
-    back = generated(fit.law, fit.law, args, seed, noise=True)
+    back = generated(fit.law, fit.law, args, seed, LAST)
     yield "kernel score, reverse diffusion", {"seed": seed, **of_draws(back, x, test)}
     data = wg.LocalGaussians.isotropic(x, 1e-6)
-    yield "empirical kernel", {"seed": seed, **of_draws(generated(data, data, args, seed, noise=False), x, test)}
+    yield "empirical kernel", {"seed": seed, **of_draws(generated(data, data, args, seed, LAST), x, test)}
     yield "score network", network(x, args, seed, row["cpu_seconds"], test)
     yield "isotropic kernels", {"seed": seed, **of_law(presets.isotropic_kde(fit.points), x, test)}
     again = two_spirals(args.judged // 2, torch.Generator().manual_seed(20_000 + seed))
