@@ -5,6 +5,7 @@ beside a network that has the same data and the same CPU time. Rows that a recor
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -173,17 +174,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
     results = _kept(path, settings)
     exact = 0.1 / torch.linalg.eigvalsh(NORMALS @ NORMALS.T + torch.eye(3)).flip(0).sqrt()
     results["exact_local_std"] = exact.tolist()
-    questions = {"swiss roll in 6 dimensions": on_the_roll, "two spirals": on_spirals}
-    questions |= {f"{n} points of the roll": sweep(n) for n in args.sizes}
-    for question, rows in questions.items():
-        for seed in args.seeds:
-            found = results.setdefault(question, {})
-            if any(row["seed"] == seed for done in found.values() for row in done):
-                continue
-            for name, row in rows(args, seed):
-                found.setdefault(name, []).append(row)
-                print(question, "|", name, {k: v for k, v in row.items() if k != "seed"}, flush=True)
-            path = write("kernel_score", args.results, settings, results, torch.device("cpu"))
+    runs = [("swiss_roll", "", on_the_roll), ("two_spirals", "", on_spirals)]
+    runs += [("sweep", f"{n} points, ", sweep(n)) for n in args.sizes]
+    for (question, label, rows), seed in itertools.product(runs, args.seeds):
+        found = results.setdefault(question, {})
+        if any(row["seed"] == seed for name, done in found.items() if name.startswith(label) for row in done["seeds"]):
+            continue
+        for name, row in rows(args, seed):
+            found.setdefault(label + name, {"seeds": []})["seeds"].append(row)
+            print(question, "|", label + name, {k: v for k, v in row.items() if k != "seed"}, flush=True)
+        path = write("kernel_score", args.results, settings, results, torch.device("cpu"))
     return path
 
 

@@ -13,12 +13,14 @@ def test_rows_that_are_there_are_kept(script, tmp_path):
 
     first = record("--seeds", "0")
     both = record("--seeds", "0", "1")
-    for question in ("swiss roll in 6 dimensions", "two spirals", "40 points of the roll"):
-        for name, rows in both[question].items():
-            assert rows[0] == first[question][name][0]
+    for question in ("swiss_roll", "two_spirals", "sweep"):
+        for name, done in both[question].items():
+            rows = done["seeds"]
+            assert rows[0] == first[question][name]["seeds"][0]
             assert [row["seed"] for row in rows] == [0, 1]
             assert {"sliced_w2", "memorized", "memorized_chance"} <= rows[0].keys()
-    assert both["two spirals"]["empirical kernel"][0]["memorized"] > both["two spirals"]["fresh data"][0]["memorized"]
+    memorized = {name: done["seeds"][0]["memorized"] for name, done in both["two_spirals"].items()}
+    assert memorized["empirical kernel"] > memorized["fresh data"]
 
 
 def test_the_exact_local_deviations_are_those_of_the_covariance(script, tmp_path):
