@@ -75,7 +75,8 @@ class Blob(EntropyEstimator):
     :math:`q-\varepsilon^2,\ q=\tfrac12(1+\sqrt{1+4\varepsilon^2})`, that is :math:`1-O(\varepsilon^4)`. The minimiser
     among all laws is near it and clusters: at :math:`\varepsilon=1` three atoms of variance .593, where the best Gaussian
     has .618.
-    Cost: n² kernel values twice. Source: Carrillo, Craig and Patacchini (2019).
+    Cost: n² kernel values twice, and two products of n² d; from 24 coordinates on one. Source: Carrillo, Craig and
+    Patacchini (2019).
     """
 
     density: DensityModel

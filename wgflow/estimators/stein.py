@@ -31,7 +31,8 @@ class Stein(Estimator):
 
     Notes
     -----
-    Cost: one gradient of E and n²/2 kernel values; memory O(n d). It is no gradient in the Wasserstein metric, and there
+    Cost: one gradient of E, n²/2 kernel values and two products of n² d, one with ``RBF``, whose slope is a multiple of
+    its value; memory O(n d). It is no gradient in the Wasserstein metric, and there
     is no first variation to read: reactions (Wasserstein–Fisher–Rao) need another estimator.
     """
 

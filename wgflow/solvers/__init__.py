@@ -7,7 +7,7 @@ from wgflow.solvers.explicit import RK4, BoundedEuler, ForwardEuler, Heun, Runge
 from wgflow.solvers.jko import JKO, JKOState, transport_cost
 from wgflow.solvers.langevin import Langevin, MetropolisLangevin
 from wgflow.solvers.multistep import AdamsBashforth, MultistepState
-from wgflow.solvers.ode import ODE
+from wgflow.solvers.ode import ODE, ODEState
 from wgflow.solvers.proximal import Proximal
 from wgflow.solvers.reaction import BirthDeath, Reaction, Reweight
 from wgflow.solvers.splitting import ForwardBackward, WithReaction
@@ -29,6 +29,7 @@ __all__ = [
     "Langevin",
     "MetropolisLangevin",
     "MultistepState",
+    "ODEState",
     "Proximal",
     "Reaction",
     "Reweight",

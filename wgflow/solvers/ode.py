@@ -64,7 +64,7 @@ class ODE(Explicit):
     Reports the number of velocity evaluations (``ode/evaluations``) and the dissipation :math:`E|v|^2` at the start of
     the step. ``order`` is that of a fixed method, in the step size; an adaptive one is as accurate as its tolerances at
     any step size. It begins a time step with the inner step that it would have gone on with in the one before, which is kept
-    in the state: ``dopri5`` takes 7 evaluations a time step that one inner step spans, and 14 or more in the first, where
+    in the state: ``dopri5`` takes 7 evaluations a time step that one inner step spans, and 8 or more in the first, where
     it looks for a size. The library waits for the device; ``Heun`` and ``RK4`` do not.
 
     ``explicit_adams`` is refused: it diverges on smooth problems that every other method solves.
