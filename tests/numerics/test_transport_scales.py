@@ -58,14 +58,14 @@ def test_squares_that_are_no_numbers_are_not_needed(scale: float, kind: type[Exa
 @pytest.mark.parametrize(
     "far", [{0: 1e6}, {0: 1e8}, {0: 1e8, 63: 1e8 + 5}, {0: 1e6, 63: -1e6}], ids=["one", "very", "one each", "opposite"]
 )
-@pytest.mark.parametrize("n", [60, 300])
-def test_a_far_point_leaves_the_optimum_of_the_others(n: int, far: dict[int, float]) -> None:
+@pytest.mark.parametrize(("n", "d"), [(60, 2), (300, 2), (60, 16), (200, 16)])
+def test_a_far_point_leaves_the_optimum_of_the_others(n: int, d: int, far: dict[int, float]) -> None:
     """An exchange of any two partners makes no plan cheaper, by more than rounding of these four costs."""
-    x, y = clouds(n, n)
+    x, y = clouds(n, n, d)
     for i, at in far.items():
         (x if i == 0 else y)[i % 60, 0] = at
     cost = distances(x, y) ** 2
-    j = assignment(cost).columns
+    j = assignment(cost, d).columns
     own = cost[np.arange(n), j]
     exchanged, kept = cost[:, j] + cost[:, j].T, own[:, None] + own
     assert (exchanged - kept >= -1e-14 * np.maximum(exchanged, kept)).all()
@@ -74,6 +74,30 @@ def test_a_far_point_leaves_the_optimum_of_the_others(n: int, far: dict[int, flo
     rows, columns = np.arange(n)[near], j[near]
     inner = cost[np.ix_(rows, columns)]
     assert own[near].sum() == pytest.approx(inner[linear_sum_assignment(inner)].sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_both_ways_to_an_assignment_cost_the_same(p: int) -> None:
+    """With points on one another, and on those of the other side: many plans are optimal, one value is."""
+    pytest.importorskip("ot")
+    x, y = clouds(80, 80, 12)
+    x[40:], y[60:] = x[:40], x[:20]
+    cost = distances(x, y) ** p
+    few, many = (cost[np.arange(80), assignment(cost, d).columns].mean() for d in (2, 12))
+    assert sorted(assignment(cost, 12).columns) == list(range(80))
+    assert many == pytest.approx(few, rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 6, 64])
+def test_distances_have_their_own_digits(d: int) -> None:
+    """Of points near each other and far from all others as well; 0 is 0."""
+    x, y = clouds(600, 500, d)
+    y[0], y[1], y[2] = x[0], x[1] + 1e-9, 1e6
+    x[2] = 1e6 + 1.0
+    exact = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    found = torch.from_numpy(distances(x, y))
+    torch.testing.assert_close(found, exact, rtol=1e-12, atol=0)
+    assert found[0, 0] == 0
 
 
 def test_weighted_plans_with_a_far_point_are_optimal_among_the_others() -> None:

@@ -80,7 +80,7 @@ def test_translated_copies_move_rigidly_at_unit_speed() -> None:
 
 
 def matched(x, y):
-    return y[torch.from_numpy(assignment(distances(x, y)).columns)]
+    return y[torch.from_numpy(assignment(distances(x, y), x.shape[1]).columns)]
 
 
 def test_an_optimal_matching_stays_optimal() -> None:

@@ -99,7 +99,7 @@ class ExactTransport(Functional):
             u = unit(x, y)
             r, g = distances(x, y, u), h / u
             cost = r**2 if self.power == 2 else np.where(r <= g, r**2 / 2, g * (r - g / 2))
-            partner = y[torch.from_numpy(assignment(cost).columns).to(y.device)]
+            partner = y[torch.from_numpy(assignment(cost, x.shape[1]).columns).to(y.device)]
         d = x - partner
         tiny = torch.finfo(d.dtype).tiny
         scale = (
@@ -139,9 +139,10 @@ class SquaredW2(ExactTransport):
     Notes
     -----
     One dimension: quantiles, O((n + m) log(n + m)), any size. Otherwise on the CPU, to which points are copied: an
-    assignment for equal weights and counts (POT where installed, else scipy, which is slower), else a network
-    simplex (POT); O(n³) and a dense (n, m) matrix, good up to some 2000 points. Costs are float64, in a unit of their own, and
-    solved again where one far point has hidden the rest; a duality gap above 1e-6 of the value gives ``NotConverged``.
+    assignment for equal weights and counts (below 8 coordinates by POT where installed, else by scipy, which is slower in few and
+    faster in many), else a network simplex (POT); O(n³) and a dense (n, m) matrix, good up to some 2000 points. Costs are float64,
+    in a unit of their own, and solved again where one far point has hidden the rest; a duality gap above 1e-6 of the value gives
+    ``NotConverged``.
 
     Derivatives are those of the envelope theorem. In positions: :math:`w_i\nabla\varphi(x_i)=2\int(x_i-y)\,\pi(x_i,dy)` at the
     optimal plan; where there are several, at the one that the algorithm returns. In weights: a Kantorovich potential, which
@@ -239,7 +240,7 @@ def _plan(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> t
     u = unit(x, y)
     cost = distances(x, y, u) ** p
     equal = len(x) == len(y) and _are_equal(a) and _are_equal(b)
-    return assignment(cost) if equal else weighted(cost, a, b), cost, u, equal
+    return assignment(cost, x.shape[1]) if equal else weighted(cost, a, b), cost, u, equal
 
 
 def _pairs(x: Points, a: Tensor | None, y: Points, b: Tensor | None, p: int) -> tuple[Tensor, Tensor, Tensor]:

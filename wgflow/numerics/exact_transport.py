@@ -16,11 +16,14 @@ from torch import Tensor
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.imports import require
 from wgflow.core.inner import report
+from wgflow.numerics.distances import Distances, tiles
 
 ROUNDS = 8
 """Solutions of remainders, each of which resolves costs some 1e8 times finer."""
 CUT, RESOLVED = 1e4, 1e-9
 """In typical remaining costs: above the first a pair is not offered, below the second a gap is none."""
+MANY = 8
+"""Coordinates from which on costs are so much alike that augmenting paths are short."""
 GAP = 1e-6
 """Duality gap, over the cost of the plan, above which a plan is reported as not optimal."""
 
@@ -45,21 +48,30 @@ def unit(*clouds: Tensor) -> float:
 def distances(x: Tensor, y: Tensor, unit: float = 1.0) -> np.ndarray:
     """Euclidean distances over ``unit`` in float64 on the CPU, without cancellation."""
     x, y = (t.detach().cpu().double() / unit for t in (x, y))
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    between, out = Distances(x, y, smooth=False), x.new_empty(len(x), len(y))
+    for i, j in tiles(len(x), len(y), x.device):
+        torch.sqrt(between.block(i, j), out=out[i, j])
+    return out.numpy()
 
 
-def assignment(cost: np.ndarray) -> Plan:
-    """Return an optimal permutation: by POT's network simplex where it is installed, which is faster than scipy."""
+def assignment(cost: np.ndarray, d: int) -> Plan:
+    """Return an optimal permutation between points with ``d`` coordinates.
+
+    In few, by POT's network simplex where it is installed: it is up to four times as fast as scipy's shortest augmenting paths at
+    d = 2 and 1000 points. From 8 on augmenting paths on reduced costs are faster, by 1.2 at first and by 3.5 at d = 64, unless
+    a far point has left these of different orders.
+    """
     n = len(cost)
-    even = np.full(n, 1 / n)
-    if find_spec("ot") is not None:
-        plan, f = _solve(cost, even, even)
-        return Plan(np.arange(n), plan.argmax(1), even, f)  # a vertex: a permutation over n
-    from scipy.optimize import linear_sum_assignment
+    even, pot = np.full(n, 1 / n), find_spec("ot") is not None
+    if not pot or d >= MANY:
+        reduced, f = _reduced(cost)
+        largest, typical = _sizes(reduced)
+        if not pot or largest <= CUT * typical:
+            from scipy.optimize import linear_sum_assignment
 
-    reduced, f = _reduced(cost)
-    j = linear_sum_assignment(reduced)[1]
-    return Plan(np.arange(n), j, even, f)
+            return Plan(np.arange(n), linear_sum_assignment(reduced)[1], even, f)
+    plan, f = _solve(cost, even, even)
+    return Plan(np.arange(n), plan.argmax(1), even, f)  # a vertex: a permutation over n
 
 
 def weighted(cost: np.ndarray, a: Tensor | None, b: Tensor | None) -> Plan:
