@@ -58,6 +58,9 @@ def step(case: str, n: int, d: int) -> Callable[[], Any]:
         "interaction_log": lambda: wg.InteractionEnergy(wg.Logarithmic()),
         "interaction_morse": lambda: wg.InteractionEnergy(wg.Morse(2.0, width / 2, 1.0, width)),
         "sliced": lambda: wg.SlicedWasserstein(nu, directions=torch.nn.functional.normalize(torch.randn(50, d), dim=1)),
+        "sinkhorn": lambda: wg.SinkhornDivergence(nu, blur=0.3 if d < 8 else math.sqrt(d) / 8, tol=1e-3),
+        "sinkhorn_precise": lambda: wg.SinkhornDivergence(nu, blur=0.3 if d < 8 else math.sqrt(d) / 8),
+        "w2": lambda: wg.SquaredW2(nu),
     }
     estimators = {
         "stein": lambda: wg.Stein(rbf),

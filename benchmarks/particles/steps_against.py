@@ -50,6 +50,7 @@ CASES = (
     "dopri5",
     "adam",
 )
+TRANSPORT = ("sinkhorn", "sinkhorn_precise", "w2")
 LIMIT = 1.05
 
 
@@ -110,7 +111,8 @@ def main(argv: list[str] | None = None) -> Path:
     options.add_argument("other", type=Path, help="root of the other checkout")
     options.add_argument("--seconds", type=float, default=4.0, help="of every case")
     options.add_argument("--sizes", nargs="+", default=[f"{n}x{d}" for n, d in SIZES], help="particles x coordinates")
-    options.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    options.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES + TRANSPORT)
+    options.add_argument("--name", default="steps_against", help="of the record")
     args = options.parse_args(argv)
     sizes = [tuple(map(int, size.split("x"))) for size in (["30x2"] if args.quick else args.sizes)]
     rows = []
@@ -129,7 +131,7 @@ def main(argv: list[str] | None = None) -> Path:
     ]
     print(f"slower than {LIMIT}:", ", ".join(slower) or "none")
     settings = {"seconds": args.seconds, "quick": args.quick, "limit": LIMIT, "clock": "CPU time of the process"}
-    return write("steps_against", args.results, settings, {"steps": rows, "slower": slower}, torch.device("cpu"))
+    return write(args.name, args.results, settings, {"steps": rows, "slower": slower}, torch.device("cpu"))
 
 
 if __name__ == "__main__":
