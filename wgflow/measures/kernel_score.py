@@ -174,6 +174,14 @@ class KernelScoreModel(MovingMeasure):
         """Normalised log density, shape (n,)."""
         return self.law.log_prob(x)
 
+    def score(self, x: Points) -> Points:
+        """Score of its law."""
+        return self.law.score(x)
+
+    def hyvarinen_score(self, x: Points) -> Tensor:
+        """Return that of its law."""
+        return self.law.hyvarinen_score(x)
+
     def noised(self, scale: float, variance: float) -> Measure:
         """Return that of its law."""
         return self.law.noised(scale, variance)

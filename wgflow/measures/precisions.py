@@ -175,19 +175,19 @@ class FullPrecision(LocalPrecision):
             return FullPrecision(self.factor / abs(scale))
         L = self.factor.double()
         M = scale**2 * _eye(L) + variance * L.mT @ L
-        half = torch.linalg.solve_triangular(torch.linalg.cholesky(M), L.mT, upper=False)
-        return FullPrecision(torch.linalg.cholesky(half.mT @ half).to(self.factor.dtype))
+        half = torch.linalg.solve_triangular(_root(M), L.mT, upper=False)
+        return FullPrecision(_root(half.mT @ half).to(self.factor.dtype))
 
     def floored(self, floor: float) -> "FullPrecision":
         r"""Return the factors of :math:`L_kL_k^\top+\varepsilon I`."""
         L = self.factor.double()
-        return FullPrecision(torch.linalg.cholesky(L @ L.mT + floor * _eye(L)).to(self.factor.dtype))
+        return FullPrecision(_root(L @ L.mT + floor * _eye(L)).to(self.factor.dtype))
 
     def marginal(self, coordinates: Sequence[int]) -> "FullPrecision":
         """Invert blocks of the covariances."""
         chosen = list(coordinates)
         block = torch.cholesky_inverse(self.factor.double())[:, chosen][:, :, chosen]
-        return FullPrecision(torch.linalg.cholesky(torch.linalg.inv(block)).to(self.factor.dtype))
+        return FullPrecision(_root(torch.linalg.inv(block)).to(self.factor.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,22 +232,22 @@ class FactorCovariance(LocalPrecision):
         return self.diagonal.shape[0], self.diagonal.shape[1]
 
     @cached_property
-    def _root(self) -> Tensor:
+    def _inner(self) -> Tensor:
         r"""Cholesky factors (K, r, r) of :math:`I+V^\top D^{-1}V`."""
         V, c = self.factor.double(), self.diagonal.double()
         inner = V.mT @ (V / c[:, :, None])
-        return torch.linalg.cholesky(_eye(inner) + inner)
+        return _root(_eye(inner) + inner)
 
     @cached_property
     def _lowered(self) -> Tensor:
         r""":math:`W` (K, d, r) with :math:`\Gamma=D^{-1}-WW^\top`."""
         scaled = self.factor.double() / self.diagonal.double()[:, :, None]
-        return torch.linalg.solve_triangular(self._root, scaled.mT, upper=False).mT.to(self.factor.dtype)
+        return torch.linalg.solve_triangular(self._inner, scaled.mT, upper=False).mT.to(self.factor.dtype)
 
     @cached_property
     def log_det(self) -> Tensor:  # type: ignore[override]
         """By the matrix determinant lemma."""
-        inner = 2 * self._root.diagonal(dim1=1, dim2=2).log().sum(1)
+        inner = 2 * self._inner.diagonal(dim1=1, dim2=2).log().sum(1)
         return -self.diagonal.log().sum(1) - inner.to(self.diagonal.dtype)
 
     @cached_property
@@ -292,7 +292,7 @@ class FactorCovariance(LocalPrecision):
         V, lifted = self.factor.double(), 1 + floor * self.diagonal.double()
         scaled = V / lifted[:, :, None]
         inner = floor * V.mT @ scaled
-        root = torch.linalg.cholesky(_eye(inner) + inner)
+        root = _root(_eye(inner) + inner)
         factor = torch.linalg.solve_triangular(root, scaled.mT, upper=False).mT.to(self.factor.dtype)
         return FactorCovariance(self.diagonal / (1 + floor * self.diagonal), factor)
 
@@ -304,3 +304,8 @@ class FactorCovariance(LocalPrecision):
 
 def _eye(matrices: Tensor) -> Tensor:
     return torch.eye(matrices.shape[-1], device=matrices.device, dtype=matrices.dtype)
+
+
+def _root(matrices: Tensor) -> Tensor:
+    """Return Cholesky factors of matrices that are positive definite by construction, without waiting for the device to say so."""
+    return torch.linalg.cholesky_ex(matrices)[0]

@@ -18,7 +18,14 @@ from wgflow.driver.checkpoint import Checkpoint
 from wgflow.driver.schedules import Geometric
 from wgflow.driver.solution import Solution
 from wgflow.driver.solve import solve
-from wgflow.functionals import CrossEntropy, Entropy, ImplicitScoreMatching, NegativeLogLikelihood, PotentialEnergy
+from wgflow.functionals import (
+    CrossEntropy,
+    Entropy,
+    Functional,
+    ImplicitScoreMatching,
+    NegativeLogLikelihood,
+    PotentialEnergy,
+)
 from wgflow.measures import (
     Dataset,
     KernelScoreModel,
@@ -32,7 +39,7 @@ from wgflow.measures import (
 from wgflow.metrics import FunctionalValue
 from wgflow.optim import Adam, Optim
 from wgflow.presets._flow import Flow
-from wgflow.solvers import JKO, Heun, Langevin
+from wgflow.solvers import JKO, Heun, Langevin, Solver
 
 _SATURATED = 0.5
 
@@ -251,7 +258,7 @@ def reverse_diffusion(
     """
     back = Reversed(target, Noising(beta, drift), horizon)
     F = 2 * beta * CrossEntropy(back) + beta * Entropy()
-    return _run(F, Langevin(), initial, drift, horizon, last, num_steps)
+    return _backwards(F, Langevin(), initial, drift, horizon, last, num_steps)
 
 
 @checked
@@ -267,10 +274,13 @@ def probability_flow(
 ) -> Flow:
     r"""Probability-flow equation (Song et al. 2021): the same laws as :func:`reverse_diffusion` without noise, by Heun's rule."""
     back = Reversed(target, Noising(beta, drift), horizon)
-    return _run(beta * CrossEntropy(back), Heun(), initial, drift, horizon, last, num_steps)
+    return _backwards(beta * CrossEntropy(back), Heun(), initial, drift, horizon, last, num_steps)
 
 
-def _run(F, solver, initial, drift, horizon, last, num_steps) -> Flow:  # type: ignore[no-untyped-def]
+def _backwards(
+    F: Functional, solver: Solver, initial: MovingMeasure, drift: float, horizon: float, last: float, num_steps: int
+) -> Flow:
+    """Add the potential that takes the drift of the noise back, and steps that are one share of the time left."""
     if drift:
         F = F + drift * PotentialEnergy(_minus_half_square)
     ratio = last ** (1 / num_steps)
