@@ -5,8 +5,7 @@ from wgflow.core.moved import find_moved
 
 # isort: split
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wgflow import maps, plotting, presets, reference
 from wgflow.core.errors import (
@@ -192,10 +191,12 @@ if TYPE_CHECKING:
 find_moved()
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Import what few programs use when it is first asked for."""
-    if name in ("bench", "testing"):
+    if name in ("bench", "generative", "testing"):
         return import_module(f"wgflow.{name}")
+    if name == "load_generator":
+        return import_module("wgflow.generative").load_generator
     raise AttributeError(f"module 'wgflow' has no attribute {name!r}")
 
 

@@ -1,6 +1,8 @@
 """The command line: any order of arguments, values as people write them, and errors of one line with exit status 2."""
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,12 +17,13 @@ import numpy as np
 import pytest
 
 import wgflow.cli
-from wgflow import BadInput
+from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, BadInput, presets
+from wgflow.bench import PROBLEMS
 from wgflow.cli import main
 from wgflow.cli.arguments import command
 from wgflow.cli.training import sections
 from wgflow.core.words import read
-from wgflow.generative import RECIPES, Recipe, image_methods
+from wgflow.generative import NETWORKS, RECIPES, Recipe, image_methods
 from wgflow.generative.methods import method
 
 INF = float("inf")
@@ -29,6 +32,12 @@ INF = float("inf")
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints."""
+    assert main(words) == 0
+    return capsys.readouterr().out
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -125,7 +134,19 @@ def test_a_recipe_keeps_all_that_no_option_says(asked: list[tuple[Recipe, Path]]
 METHODS = [
     ["fashion-mnist", "--method", "w1_fe", "--method.persistent", "4", "--critic-iters", "2", "--flip"],
     ["--method.critic-iters=2", "--flip", "fashion-mnist", "--persistent=4", "--method=w1_fe"],
-    ["--method", "otm", "--flip", "yes", "--persistent", "4", "--method", "w1_fe", "--critic_iters", "2"],
+    [
+        "fashion-mnist",
+        "--method",
+        "otm",
+        "--flip",
+        "yes",
+        "--persistent",
+        "4",
+        "--method",
+        "w1_fe",
+        "--critic_iters",
+        "2",
+    ],
 ]
 
 
@@ -156,8 +177,27 @@ def test_the_last_line_names_what_is_there(
     asked: list[tuple[Recipe, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("r/samples").mkdir(parents=True)
-    assert main(["train", "--folder", "r"]) == 0
+    assert main(["train", "fashion-mnist", "--folder", "r"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"look at {Path('r/samples')}"
+    Path("r/generator.safetensors").touch()
+    assert main(["train", "fashion-mnist", "--folder", "r"]) == 0
+    assert "wgflow sample r" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_training_asks_for_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train"], ["train", "--seed", "3"]):
+        message = refused(words, capsys)
+        assert message.startswith("wgflow: which recipe?")
+        assert all(name in message for name in RECIPES)
+    assert not os.listdir()
+
+
+def test_images_of_ones_own_need_no_recipe(asked: list[tuple[Recipe, Path]]) -> None:
+    assert main(["train", "--data", "some/shoes"]) == 0
+    assert main(["train", "--data", "shoes.npz", "--method", "otm"]) == 0
+    (one, folder), (two, other) = asked
+    assert (one.data, two.data) == ("some/shoes", "shoes.npz")
+    assert (folder, other) == (Path("runs/shoes"), Path("runs/shoes-otm"))
 
 
 EARLIER = Path(__file__).resolve().parents[1] / "data" / "before_the_move" / "training"
@@ -263,6 +303,8 @@ def test_wrong_input_is_one_line_and_no_folder(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = words[:1] == ["train"] and "--folder" not in " ".join(words)
+    if named and not any(word in words for word in (*RECIPES, "fashion-mnis", ".", "--data")):
+        words = [*words, "fashion-mnist"] if "--flip" not in words else words
     assert message in refused([*words, *(["--folder", "r"] if named else [])], capsys)
     assert not Path("r").exists()
 
@@ -322,6 +364,70 @@ def test_an_answer_that_cannot_be_written_is_an_error() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "wgflow: 'output': the disk is full\n")
+
+
+NAMED = [
+    name for r in (FUNCTIONALS, ESTIMATORS, SOLVERS, KERNELS, MAPS, MEASURES, presets.PRESETS, PROBLEMS) for name in r
+]
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMED, *RECIPES, *NETWORKS, "Moments", "SinkhornMetric", "FID", "KL", "Langevin", "forward-euler"]
+)
+def test_show_says_what_a_name_is_without_marks_of_tex(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    text = shown(["show", name], capsys)
+    assert text.splitlines()[0].startswith((f"{name.replace('-', '_')}: ", f"{name}: ", f"{name.lower()}: "))
+    assert not re.search(r":math:|\\\\|``|\$", text)
+    prose = [line for line in text.splitlines() if not line.startswith((" ", "=")) and " " in line[70:]]
+    assert text.count("\n==") or not [line for line in prose if len(line) > 70]  # tables are as they are
+    bare = re.findall(r"^  (\w+)(?: = \S+)?$", text, re.MULTILINE)
+    assert not bare  # every option is described
+
+
+def test_show_tells_formula_options_sources_and_partners(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(["show", "kl"], capsys)
+    assert "functional wgflow.KL" in text
+    assert "f(p)=p log p-p+1" in text
+    assert "target: ν, the data" in text
+    assert "choi2024scalable" in text
+    partners = " ".join(text[text.index("works with estimators") :].split())
+    assert all(word in partners for word in ("critic", "stein", "langevin", "jko", "pushforward"))
+    assert "two_batch" in partners or "mean_shift" not in partners
+    critic = shown(["show", "critic"], capsys)
+    assert "entropy," not in critic[critic.index("works with functionals") :]
+    assert "s_jko: method wgflow.presets.s_jko" in shown(["show", "fashion-mnist"], capsys)
+    assert "wgflow train RECIPE --method w1_fe" in shown(["show", "w1_fe"], capsys)
+
+
+def test_show_names_what_may_have_been_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'forward_euler'" in refused(["show", "forward_eular"], capsys)
+    assert "wgflow list" in refused(["show", "qqqqqq"], capsys)
+
+
+def test_a_list_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = shown(["list"], capsys)
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = shown(["list"], capsys)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert narrow.split() == whole.split()
+
+
+def test_helps_have_no_marks_of_tex(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (m.name for m in image_methods()):
+        text = shown(["train", "fashion-mnist", "--method", name, "--help"], capsys)
+        assert not re.search(r":math:|\\\\|\$|\{", text), name
+
+
+def test_a_pipe_that_is_closed_after_a_line_is_silent() -> None:
+    script = "import sys; from wgflow.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        f"{sys.executable} -c {shlex.quote(script)} list | head -n 1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("recipes:")
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

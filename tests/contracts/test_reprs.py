@@ -56,8 +56,13 @@ def test_a_registered_part_is_printed_in_a_few_lines(make) -> None:
 @pytest.mark.parametrize("name", FUNCTIONALS)
 def test_a_functional_with_a_large_target_is_printed_in_a_few_lines(name: str) -> None:
     F = FUNCTIONALS[name].example()
-    if F.targets() and name != "squared_ksd":  # it needs a density
-        assert "<tensor (20000, 3) float32 cpu>" in printed(F.with_measures(lambda m: Particles(BIG)))
+    if not F.targets():
+        return
+    try:
+        with_points = F.with_measures(lambda m: Particles(BIG))
+    except wg.BadInput:  # it needs a density
+        return
+    assert "<tensor (20000, 3) float32 cpu>" in printed(with_points)
 
 
 BIG_ONES = {

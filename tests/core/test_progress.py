@@ -1,6 +1,7 @@
 """The bar of progress: alive on a terminal and in a notebook, a line a minute in a log."""
 
 import io
+import sys
 
 import pytest
 
@@ -30,4 +31,17 @@ def test_a_bar_of_twenty_minutes_fills_no_log(stream, least, most, monkeypatch):
         for _ in range(12_000):
             now[0] += 0.1
             bar.update()
-    assert least < bar.fp.getvalue().count("\r") < most
+    mark = "\n" if stream is io.StringIO else "\r"
+    assert least < sys.stderr.getvalue().count(mark) < most
+
+
+def test_a_log_has_lines_and_nothing_that_draws_over_them(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with progress_bar(total=3, desc="flow") as bar:
+        for _ in range(3):
+            bar.update()
+    text = sys.stderr.getvalue()
+    assert "\r" not in text
+    assert "\n\n" not in text
+    assert [line[:5] for line in text.splitlines()] == ["flow:"] * len(text.splitlines())
+    assert "3/3" in text.splitlines()[-1]

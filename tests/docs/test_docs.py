@@ -95,4 +95,4 @@ def test_the_python_of_the_readme_runs_at_a_smaller_size(tmp_path, monkeypatch):
 def test_the_readme_names_commands_that_exist():
     readme = (DOCS.parent / "README.md").read_text()
     for command in re.findall(r"(?:`|bin/)wgflow (\w+)", readme):
-        assert command in {"train", "sample", "evaluate", "list", "bench"}
+        assert command in {"train", "sample", "evaluate", "list", "show", "bench", "run"}

@@ -406,7 +406,7 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
         (lambda: plotting.trajectories(flow(steps=1, save=Save(every=0))), "no saved states"),
         (lambda: plotting.trajectories(cloud()), "expected a Solution"),
         (lambda: plotting.vector_field(V, cloud(), grid=1), "grid=1"),
-        (lambda: plotting.energy(flow()), "Evaluate"),
+        (lambda: plotting.energy(flow()), "Pass the functional"),
         (lambda: plotting.energy({}), "at least one solution"),
         (lambda: plotting.energy(flow(), V, scale="cubic"), "cubic"),
         (lambda: plotting.order([0.1, 0.05], {"a": [0.1, 0.0]}), "positive"),
@@ -531,3 +531,80 @@ def test_a_chance_level_is_a_line_among_the_curves_and_a_margin_is_none():
     titles = [ax for ax in plotting.training_curves([], rows).axes if ax.get_visible()]
     assert len(titles) == 1
     assert [line.get_ydata()[0] for line in titles[0].lines] == [0.0, 0.8]
+
+
+# What a person sees -------------------------------------------------------------------------------------------------
+
+
+def test_two_solutions_stand_side_by_side_in_one_film(tmp_path):
+    slow, fast = (solve(V, ForwardEuler(), cloud(), step_size=h, num_steps=4) for h in (0.05, 0.2))
+    film = plotting.animate(
+        {"slow": slow, "fast": fast}, tmp_path / "two.gif", square, quantity=V, fps=10, dpi=40, progress=False
+    )
+    with Image.open(film.path) as gif:
+        assert gif.size == (3 * 144, 144)
+        last = (gif.seek(gif.n_frames - 1), np.asarray(gif.convert("RGB")).astype(int))[1]
+    blue, orange = (last[..., 2] - last[..., 0] > 100), (last[..., 0] - last[..., 2] > 100)
+    assert blue[:, :144].any()
+    assert orange[:, 144:288].any()
+    assert np.ptp(np.nonzero(orange[:, 144:288])[0]) < np.ptp(np.nonzero(blue[:, :144])[0])
+    with pytest.raises(BadInput, match="no solution to film"):
+        plotting.animate({}, tmp_path / "none.gif")
+
+
+def test_points_on_scales_that_differ_fill_the_panel():
+    wide = Particles(cloud().x * torch.tensor([10.0, 1.0]))
+    assert plotting.particles(wide).axes[0].get_aspect() == "auto"
+    assert plotting.particles(cloud()).axes[0].get_aspect() == 1.0
+
+
+def test_a_missing_energy_is_told_what_a_plotter_can_do():
+    with pytest.raises(BadInput, match=r"Pass the functional, energy\(solution, F\)") as caught:
+        plotting.energy(flow())
+    assert "'flow/dissipation'" in str(caught.value)
+    assert "seconds" not in str(caught.value)
+
+
+def windows(names):
+    return [{"update": 50 * i, "k": i // 3} | dict.fromkeys(names, float(i)) for i in range(1, 9)]
+
+
+@pytest.mark.parametrize(("metrics", "reported", "panels"), [(1, 0, 1), (2, 3, 4), (2, 7, 8), (9, 30, 8), (0, 6, 6)])
+def test_training_curves_fill_a_grid_of_at_most_eight_panels(metrics, reported, panels):
+    rows = [{"update": u} | {f"metric{i}": 1.0 for i in range(metrics)} for u in (0, 100)]
+    held = windows([f"critic/a{i}" for i in range(reported - 1)] + ["jko/transport"] * bool(reported))
+    axes = plotting.training_curves(held, rows).axes
+    assert len(axes) == panels
+    assert all(ax.get_visible() and ax.lines for ax in axes)
+    if reported:
+        assert "jko/transport" in [ax.get_title() for ax in axes]  # before others
+
+
+def test_steps_of_a_training_are_marked_where_they_end():
+    axes = plotting.training_curves(windows(["a"]), [], steps=[130, 270]).axes
+    assert [line.get_xdata()[0] for line in axes[0].lines[1:]] == [130, 270]
+
+
+def test_titles_are_inside_of_the_figure():
+    name = "a_metric_with_a_name_that_is_longer_than_its_panel_is_wide_by_far"
+    figure = plotting.training_curves([], [{"update": 0, name: 1.0}, {"update": 1, name: 2.0}])
+    figure.canvas.draw()
+    box, whole = figure.axes[0].title.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
+    assert box.y1 <= whole.y1
+
+
+def test_figures_are_on_white_whatever_the_style_and_arrows_are_seen_on_black(tmp_path):
+    with plt.style.context("dark_background"):
+        figure = plotting.energy(flow(), V)
+        figure.savefig(tmp_path / "a.png")
+        fig, ax = plt.subplots()
+        plotting.vector_field(V, cloud(), ax=ax)
+        plt.close(fig)
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    assert picture[0, 0] == 255
+    assert picture.min() < 100
+    assert figure.axes[0].xaxis.label.get_color() == "0.25"
+    (arrows,) = [c for c in ax.collections if isinstance(c, matplotlib.quiver.Quiver)]
+    assert arrows.get_facecolor()[0][0] > 0.4

@@ -1,5 +1,6 @@
 """A comparison as a picture."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def picture(result: "Result", time: float | None = None, figure: "Figure | None"
             against_step.set_xticks([], minor=True)
         against_step.set(xlabel="step size h", ylabel=f"error at time {result.times[i]:g}")
         against_time.set(xlabel=_clock(result))
-        figure.suptitle(result.problem, fontsize=10)
+        figure.suptitle(textwrap.fill(result.problem, 80), fontsize=10)
         handles, labels = against_step.get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside lower center", ncols=min(3, len(labels)), title="observed order in brackets"

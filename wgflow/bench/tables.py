@@ -72,7 +72,7 @@ def prose(text: str, width: int | None = None, indent: str = "") -> list[str]:
     """Return a paragraph as lines of at most ``width``; one line for None."""
     if width is None:
         return [text]
-    return textwrap.wrap(text, width, subsequent_indent=indent) or [""]
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def title(record: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench`` and ``list``."""
+"""The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench``, ``list`` and ``show``."""
 
 import io
 import json
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,17 +16,19 @@ import click
 
 from wgflow.cli.arguments import command
 from wgflow.cli.bench import bench
-from wgflow.core.errors import WgflowError
-from wgflow.core.fields import Count, NonNegative
+from wgflow.cli.names import list_names, show
+from wgflow.core.errors import BadInput, WgflowError
+from wgflow.core.fields import Count, NonNegative, Whole
 from wgflow.core.startup import stop
 from wgflow.core.words import shortened
 from wgflow.storage.files import reason
 
 
 def train(
-    recipe: str = "fashion-mnist",
+    recipe: str | None = None,
     *,
     folder: str | None = None,
+    extend: Whole = 0,
     device: str = "auto",
     checkpoint_seconds: NonNegative = 60.0,
     callback: str | None = None,
@@ -38,9 +40,11 @@ def train(
     Parameters
     ----------
     recipe
-        A recipe by name (wgflow list) or a YAML file.
+        A recipe by name (wgflow list) or a YAML file. With --data it may be left out: fashion-mnist with these data.
     folder
         Folder of the run. Default: runs/RECIPE, or runs/RECIPE-METHOD for another method.
+    extend
+        Time steps beyond those of the recipe: a finished run goes on.
     device
         auto, cpu, cuda or cuda:N.
     checkpoint_seconds
@@ -52,22 +56,30 @@ def train(
         Import what a recipe file names as package.module:NAME; what --network and --encoder name is allowed.
     """
     from wgflow.cli.own import callbacks
-    from wgflow.cli.training import as_changes
-    from wgflow.generative import Recipe
+    from wgflow.cli.training import FIRST, as_changes
+    from wgflow.generative import RECIPES, Recipe
     from wgflow.generative import train as train_recipe
+    from wgflow.generative.folder import WEIGHTS
     from wgflow.generative.runtime import processes
 
-    chosen = Recipe.load(recipe, allow_code=True)
+    if recipe is None and "data" not in overrides:
+        raise BadInput(
+            f"which recipe? wgflow train NAME, one of {', '.join(RECIPES)}; or a YAML file, or --data FOLDER of images of your own"
+        )
+    source = recipe or FIRST
+    chosen = Recipe.load(source, allow_code=True)
     named = {name: None for name in ("network", "encoder") if name in overrides}
-    chosen.changed(**named).trusted(recipe, allow_code)  # what the command line names is allowed
+    chosen.changed(**named).trusted(source, allow_code)  # what the command line names is allowed
     own, chosen = chosen.method, chosen.changed(**as_changes(overrides))
-    name = Path(recipe).stem if chosen.method == own else f"{Path(recipe).stem}-{chosen.method}"
+    stem = Path(recipe or chosen.data).stem
+    name = stem if chosen.method == own else f"{stem}-{chosen.method}"
     readers = callbacks(callback)
     place = Path(folder or Path("runs") / name)
     first = processes()[0] == 0  # torchrun starts this once a GPU
     if first:
         print("\n".join(f"{name}: {value}" for name, value in chosen.plain().items()), f"\nfolder: {place}")
-    solution = train_recipe(chosen, place, device=device, checkpoint_seconds=checkpoint_seconds, callbacks=readers)
+    options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "extend": extend, "callbacks": readers}
+    solution = train_recipe(chosen, place, **options)
     if not first:
         return
     last = solution.history[-1] if solution.history else {"k": 0}
@@ -75,6 +87,8 @@ def train(
     print(f"{solution.status}: {last['k']} steps, {shown}")
     left = [place / name for name in ("samples", "curves.png", "metrics.csv") if (place / name).exists()]
     print(f"look at {', '.join(map(str, left))}")
+    if (place / WEIGHTS).exists():
+        print(f"what was learned is in {place / WEIGHTS}: wgflow sample {place} draws from it")
 
 
 def sample(
@@ -93,7 +107,7 @@ def sample(
     Parameters
     ----------
     run
-        Folder of a run.
+        Folder of a run, or its generator.safetensors.
     n
         Number of images.
     seed
@@ -114,9 +128,11 @@ def sample(
     from wgflow.generative.sample import save_images
 
     label = None if class_ is None else class_number(Path(run), class_)
-    path = Path(out or Path(run) / f"samples-seed{seed}{'' if label is None else f'-class{label}'}.png")
-    save_images(load_generator(run, device, allow_code=allow_code), n, path, seed=seed, columns=columns, label=label)
-    print(path)
+    place = Path(run).parent if Path(run).is_file() else Path(run)
+    path = Path(out or place / f"samples-seed{seed}{'' if label is None else f'-class{label}'}.png")
+    law = load_generator(run, device, allow_code=allow_code)
+    count = save_images(law, n, path, seed=seed, columns=columns, label=label)
+    print(f"{path}: {count} images, seed {seed}")
 
 
 def evaluate(
@@ -157,6 +173,7 @@ def evaluate(
     allow_code
         Import the network that the run names as package.module:NAME.
     """
+    from wgflow.generative.evaluate import EVALUATION
     from wgflow.generative.evaluate import evaluate as evaluate_run
 
     numbers = evaluate_run(
@@ -175,37 +192,7 @@ def evaluate(
         table = Path(run) / "memorization.txt"
         print(table.read_text(), file=sys.stderr)  # the standard output is for programs
     print(json.dumps(numbers, indent=2))
-
-
-def list_names() -> None:
-    """List what is known by name, and the methods of wgflow train with what they are."""
-    from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, presets
-    from wgflow.bench import PROBLEMS, records
-    from wgflow.generative import NETWORKS, RECIPES
-    from wgflow.generative.catalogue import image_methods
-    from wgflow.generative.data import IMAGE_SETS
-    from wgflow.generative.evaluate import FEATURES
-
-    kinds: dict[str, Iterable[str]] = {
-        "recipes": RECIPES,
-        "data sets": (*IMAGE_SETS, "a folder of images", "an .npy or .npz file"),
-        "networks": NETWORKS,
-        "functionals": FUNCTIONALS,
-        "estimators": ESTIMATORS,
-        "solvers": SOLVERS,
-        "kernels": KERNELS,
-        "maps": MAPS,
-        "measures": MEASURES,
-        "presets": presets.PRESETS,
-        "features": FEATURES,
-        "problems": PROBLEMS,
-        "records": records.names(),
-    }
-    for kind, names in kinds.items():
-        print(f"{kind + ':':13}" + ", ".join(names))
-    print("methods of wgflow train, by --method:")
-    for m in image_methods():
-        print(f"  {m.name:20} {m.about}")
+    _say(f"written to {Path(run) / EVALUATION}")
 
 
 def _group() -> click.Group:
@@ -220,7 +207,7 @@ def _group() -> click.Group:
     )
     group.add_command(command(train, sections))
     group.add_command(command(run_preset, options_of_preset), "run")
-    for run in (sample, evaluate, bench):
+    for run in (sample, evaluate, bench, show):
         group.add_command(command(run))
     group.add_command(command(list_names), "list")
     return click.version_option(__version__, prog_name="wgflow", message="%(prog)s %(version)s")(group)

@@ -17,7 +17,8 @@ from wgflow.generative import RECIPES, Recipe
 from wgflow.generative.earlier import EARLIER_RATES, FIRST_METHOD
 from wgflow.generative.methods import METHOD, Method, Option, method, methods
 
-_FIRST = "fashion-mnist"
+FIRST = "fashion-mnist"
+"""The recipe of data that come without one, and of which a help shows the options."""
 _SWITCHES = {"allow_code", "h", "help"}
 
 
@@ -89,7 +90,7 @@ def _spelled(word: str) -> str:
 
 def _before_the_end(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the words before ``--``, each with the one that follows it."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "--":
             return
         yield word, following
@@ -134,4 +135,4 @@ def _recipe(words: Sequence[str]) -> Recipe:
                 return Recipe.load(word, allow_code=True)
             except WgflowError:
                 break
-    return RECIPES[_FIRST]
+    return RECIPES[FIRST]

@@ -16,5 +16,7 @@ def descriptions(obj: Any) -> dict[str, str]:
     """Return what the docstring of a function or a class says of each parameter."""
     doc = inspect.getdoc(obj) or ""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+\n|\Z)", doc, re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^(\w[\w, ]*?)(?: :.*)?\n((?:    .*\n?)+)", section[1] if section else "", re.MULTILINE)
+    entries = re.findall(
+        r"^(?:\\?\*)*(\w[\w, ]*?)(?: :.*)?\n((?:    .*\n?)+)", section[1] if section else "", re.MULTILINE
+    )
     return {name: " ".join(plain(text).split()) for names, text in entries for name in names.split(", ")}

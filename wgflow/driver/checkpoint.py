@@ -165,7 +165,7 @@ class Checkpoint(Checked):
         if run.updates > run.total_updates:
             raise CheckpointError(
                 f"the run in {self.folder} has made {run.updates} updates and completed {run.state.k} time steps, "
-                f"more than the num_steps={run.num_steps} asked for"
+                f"more than the num_steps={run.num_steps} asked for: ask for {run.state.k} or more"
             )
 
     def _another(self, run: "Run", theirs: dict[str, Any]) -> str | None:

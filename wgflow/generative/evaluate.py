@@ -23,6 +23,7 @@ from wgflow.generative.runtime import runtime
 from wgflow.generative.train import sinkhorn
 from wgflow.storage.files import write_text
 
+EVALUATION = "evaluation.json"
 FEATURES = ("inception", "random-conv", "cifar-resnet")
 """Names of the feature networks of :func:`evaluate`."""
 
@@ -34,7 +35,7 @@ def load_generator(run: str | Path, device: str | torch.device = "auto", *, allo
     Parameters
     ----------
     run : path
-        Folder of a run.
+        Folder of a run, or the ``generator.safetensors`` that it has exported, which describes itself.
     device : str or torch.device
         As for :func:`train`.
     allow_code : bool
@@ -147,6 +148,8 @@ def evaluate(
     if held_out is not None and not memorization:
         raise BadInput(f"held_out={held_out!r} is for memorization: ask for that too, or leave it out")
     folder = Path(run)
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file: expected the folder of a run, into which the numbers are written")
     recipe, shape = read_run(folder, allow_code)
     unseen = unseen_images(recipe, held_out) if memorization else None
     extractor, found = None, dict[str, Any]()
@@ -173,5 +176,5 @@ def evaluate(
         for report in reports.values():
             found |= report.values
             found["protocols"].append(report.protocol)
-    write_text(folder / "evaluation.json", json.dumps(json_numbers(found), indent=2) + "\n")
+    write_text(folder / EVALUATION, json.dumps(json_numbers(found), indent=2) + "\n")
     return found

@@ -17,6 +17,8 @@ from wgflow.storage.files import LOCK, locked, read_text, reason, write_text
 from wgflow.storage.state import first_nonfinite
 
 RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
+RECORD = "wgflow"
+"""Name in the metadata of an exported file under which it says what it is of, as JSON."""
 _LONGEST_SIDE = 2**12
 _ANEW = "Remove it and start the training again with the same options: it is written anew from the last checkpoint"
 
@@ -90,7 +92,7 @@ def still_there(folder: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return what ``recipe.json`` holds.
+    """Return what ``recipe.json`` holds, or what an exported file says of its run.
 
     Raises
     ------
@@ -99,10 +101,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     BadInput
         When it is damaged, or not such a file.
     """
-    path = folder / RECIPE
+    if folder.is_file():
+        path, text = folder, _record_in(folder)
+    else:
+        path, text = folder / RECIPE, None
     if not path.exists():
         raise DataNotFound(f"{folder} is not the folder of a run: it has no {RECIPE} (wgflow train makes one)")
-    text = read_text(path, "a recipe")
+    text = read_text(path, "a recipe") if text is None else text
     try:
         held = json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
@@ -114,6 +119,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise BadInput(f"{path} should hold the settings of a run by name, it holds {shortened(held)}")
     return held
+
+
+def _record_in(path: Path) -> str:
+    """Return the record in the metadata of an exported file."""
+    try:
+        with require("safetensors", extra="image").safe_open(path, "pt") as file:
+            held = json.loads((file.metadata() or {}).get(RECORD, "{}")).get("recipe")
+    except Exception as error:  # safetensors has classes of its own
+        raise BadInput(f"{path} cannot be read as safetensors ({str(error)[:100]})") from error
+    if held is None:
+        raise BadInput(
+            f"{path} does not say which run it is of: it is not of wgflow train, or of an earlier version. Give the folder of the run"
+        )
+    return json.dumps(held)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -138,7 +157,7 @@ def image_shape(record: dict[str, Any], folder: Path) -> tuple[int, int, int]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file of a run; raises as :func:`load_weights` where there are none."""
     if not path.exists():
-        raise DataNotFound(f"{path} does not exist: train first (wgflow train --folder {path.parent})")
+        raise DataNotFound(f"{path} does not exist: train first (wgflow train RECIPE --folder {path.parent})")
     load = require("safetensors.torch", extra="image").load_file
     try:
         held: dict[str, Tensor] | None = load(path) if path.is_file() else None

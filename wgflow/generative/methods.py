@@ -26,7 +26,7 @@ ROLES = ("target", "latent", "initial", "encoder", *NETWORKS_OF)
 NAMED: Mapping[type, Registry[Any]] = {Kernel: KERNELS}
 """Classes whose objects are written by name, ``rbf(8.0)``."""
 _PLAIN = (bool, int, float, str, type(None))
-_TEXTS = {
+TEXTS = {
     "step_size": "Size of a time step.",
     "num_steps": "Time steps.",
     "batch": "Points in one draw, over all processes.",
@@ -259,7 +259,7 @@ def _method(name: str, preset: Any) -> Method | str:
             continue
         plain = needed or isinstance(p.default, (*_PLAIN, tuple))
         default = p.default if plain and not needed else None
-        about = texts.get(p.name) or _TEXTS.get(p.name, f"{p.name.replace('_', ' ').capitalize()} of the method.")
+        about = texts.get(p.name) or TEXTS.get(p.name, f"{p.name.replace('_', ' ').capitalize()} of the method.")
         options[p.name] = Option(p.name, hint, default, about, needed, p.default)
     if "target" not in roles:
         return "it has no parameter target"

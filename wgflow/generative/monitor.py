@@ -44,6 +44,8 @@ class Monitor(Callback):
         Images on a grid.
     space : LatentSpace, optional
         Where the flow lives, if not among images.
+    record : dict, optional
+        What identifies the run: put into the exported file.
     """
 
     @checked
@@ -54,11 +56,13 @@ class Monitor(Callback):
         every: Count,
         images: Count = 64,
         space: LatentSpace | None = None,
+        record: dict[str, Any] | None = None,
     ) -> None:
         self.directory, self.metrics, self.every, self.images = Path(directory), metrics, every, images
-        self.space = space
+        self.space, self.record = space, record
         self.rows: list[dict[str, float]] = []
         self.windows: list[dict[str, float]] = []
+        self.steps: list[int] = []
         self.board: _Board | None = None
 
     def on_start(self, run: "Run") -> None:
@@ -73,7 +77,7 @@ class Monitor(Callback):
             remove_strays(folder)
         self.board = _Board(self.directory / "tensorboard", run.updates)
         if self.rows and not (self.directory / WEIGHTS).exists():
-            export(present(run), self.directory / WEIGHTS)
+            export(present(run), self.directory / WEIGHTS, self.record)
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Keep the window for the curves."""
@@ -88,6 +92,7 @@ class Monitor(Callback):
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> None:
         """Look at the end of the run, and put the last numbers into the record of the step."""
+        self.steps.append(run.updates)
         if run.state.k == run.num_steps:
             self._look(run)
         self._record(run)
@@ -121,7 +126,7 @@ class Monitor(Callback):
         images = min(self.images, len(rho)) if isinstance(rho, Particles) else self.images
         grid = self.directory / "samples" / f"update-{run.updates:06d}.png"
         save_images(pictured(rho, self.space), images, grid, seed=run.seed)
-        export(rho, self.directory / WEIGHTS)
+        export(rho, self.directory / WEIGHTS, self.record)
         with replacing(self.directory / "metrics.csv") as path, open(path, "w", newline="") as file:
             names = dict.fromkeys(name for row in self.rows for name in row)
             writer = csv.DictWriter(file, list(names), restval="")
@@ -135,7 +140,7 @@ class Monitor(Callback):
         try:
             from wgflow.plotting import training_curves
 
-            figure = training_curves(self.windows, self.rows)
+            figure = training_curves(self.windows, self.rows, self.steps)
         except MissingDependency:
             return
         with replacing(self.directory / "curves.png") as path:
@@ -148,11 +153,11 @@ class Monitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
-        return {"rows": self.rows, "windows": self.windows}
+        return {"rows": self.rows, "windows": self.windows, "steps": self.steps}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore the rows."""
-        self.rows, self.windows = saved["rows"], saved["windows"]
+        self.rows, self.windows, self.steps = saved["rows"], saved["windows"], saved.get("steps", [])
 
 
 class _Board:

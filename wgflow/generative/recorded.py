@@ -24,7 +24,7 @@ from wgflow.generative.folder import (
     refuse_other,
 )
 from wgflow.generative.latent_space import LATENT_SPACE, LatentSpace
-from wgflow.generative.methods import method
+from wgflow.generative.methods import METHOD, method
 from wgflow.generative.recipe import Recipe
 from wgflow.generative.runtime import Runtime
 from wgflow.generative.shown import pictured
@@ -61,8 +61,33 @@ def as_recorded(
         theirs = record_of(_recipe(held), tuple(held.get("image_shape", ())), held.get("classes"))
     except WgflowError:
         return ours  # a new folder; a damaged one is refused when it is claimed
+    if _steps(ours) > _steps(theirs):
+        ours = ours | {_STEPS: theirs[_STEPS]}
     refuse_other(folder, plain_record(ours), plain_record(theirs))
     return held
+
+
+def as_begun(recipe: Recipe, record: dict[str, Any]) -> Recipe:
+    """Return a recipe with as many time steps as the run of the record has begun with: schedules depend on them."""
+    steps = _recipe(record).options.get("num_steps")
+    return recipe if steps is None else recipe.changed(num_steps=steps)
+
+
+def lengthened(recipe: Recipe, steps: int, extend: int) -> int:
+    """Return how many time steps a run shall make in all; raises ``BadInput`` where its method has a fixed number."""
+    if extend and "num_steps" not in recipe.options:
+        raise BadInput(
+            f"extend={extend}: method {recipe.method} solves one time step, and more of them are another flow; train anew with more "
+            "iters instead"
+        )
+    return max(steps, recipe.options.get("num_steps") or steps) + extend
+
+
+_STEPS = f"{METHOD}num_steps"
+
+
+def _steps(record: dict[str, Any]) -> int:
+    return record.get(_STEPS) or 0
 
 
 def read_run(folder: Path, allow_code: bool = False) -> tuple[Recipe, tuple[int, int, int]]:
@@ -112,8 +137,13 @@ def _recipe(record: dict[str, Any]) -> Recipe:
 
 
 def load_law(folder: Path, recipe: Recipe, shape: tuple[int, ...], here: Runtime) -> Measure:
-    """Return what a run has exported, as a law of images; raises as :func:`load_weights` does."""
-    space = None if recipe.pca is None else LatentSpace.load(folder / LATENT_SPACE, recipe.pca, shape).to(here.device)
+    """Return what a run has exported, as a law of images; raises as :func:`load_weights` does.
+
+    In place of the folder its exported file will do; with ``pca`` the file of the latent space has to be beside it.
+    """
+    path = folder if folder.is_file() else folder / WEIGHTS
+    beside = path.parent / LATENT_SPACE
+    space = None if recipe.pca is None else LatentSpace.load(beside, recipe.pca, shape).to(here.device)
     classes = read_classes(folder) if recipe.labels else {}
     event, roles = shape if recipe.pca is None else (recipe.pca,), method(recipe.method).roles
     if "initial" in roles:
@@ -124,8 +154,8 @@ def load_law(folder: Path, recipe: Recipe, shape: tuple[int, ...], here: Runtime
         except BadInput as error:
             raise BadInput(f"{folder / RECIPE}: {error}") from error
     else:
-        net = _maps(recipe, event, folder / WEIGHTS, here)
-    load_weights(folder / WEIGHTS, net)
+        net = _maps(recipe, event, path, here)
+    load_weights(path, net)
     net.requires_grad_(False).eval().to(here.device)
     if isinstance(net, _Cloud):
         return pictured(Particles(net.x), space)

@@ -136,8 +136,8 @@ def save_images(
     columns: int | None = None,
     batch: int = 256,
     label: int | None = None,
-) -> None:
-    """Draw ``n`` images as :func:`sample` does, into a ``.png`` grid or an ``.npy`` array of uint8 (n, c, h, w).
+) -> int:
+    """Draw ``n`` images as :func:`sample` does, into a ``.png`` grid or an ``.npy`` array of uint8 (n, c, h, w); return their count.
 
     A grid of a generator with labels has a row a class (:func:`class_rows`), n over the number of classes in each, unless one class is
     asked for by its number ``label``.
@@ -159,11 +159,11 @@ def save_images(
         columns = columns or max(1, round(n / latent.classes))
         _columns(columns * latent.classes, shape[-2], shape[-1], columns)
         save_grid(class_rows(measure, columns, seed=seed, batch=batch), path, columns)
-        return
+        return columns * latent.classes
     if path.suffix == ".png":
         columns = _columns(n, shape[-2], shape[-1], columns)
         save_grid(sample(measure, n, seed=seed, batch=batch), path, columns)
-        return
+        return n
     if columns is not None:
         raise BadInput(f"columns={columns} is for a .png grid: leave it out for {path.name}")
     _check_count(n, 0, batch)
@@ -179,6 +179,7 @@ def save_images(
             images = sample(measure, min(batch, n - first), seed=seed, first=first, batch=batch)
             _say_cut_off(images)
             file.write(to_uint8(images).numpy().tobytes())
+    return n
 
 
 def _say_cut_off(images: Tensor) -> None:

@@ -1,5 +1,7 @@
 """What a run has made, as a law of images, and its file: a generator, a chain of maps or a cloud of images."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ from wgflow.core.behind import Keeping
 from wgflow.core.errors import BadInput
 from wgflow.core.imports import require
 from wgflow.core.networks import copied
+from wgflow.core.version import VERSION
+from wgflow.generative.folder import RECORD, plain_record
 from wgflow.generative.latent_space import Decoded, LatentSpace
 from wgflow.generative.nets.labelled import LabelledGenerator, WithoutLabels
 from wgflow.generative.runtime import Autocast
@@ -74,16 +78,26 @@ def pictured(rho: Measure, space: LatentSpace | None) -> Measure:
     return rho if net is rho.map else replace(rho, net=net, reference=None)
 
 
-def export(rho: Measure, path: Path) -> None:
-    """Write what was learned as safetensors: weights without the wrappers of precision, tied ones under every name; or points."""
+def export(rho: Measure, path: Path, record: Mapping[str, Any] | None = None) -> None:
+    """Write what was learned as safetensors: weights without the wrappers of precision, tied ones under every name; or points.
+
+    Its metadata say what it is of, in JSON under one name, since several have no order: with the ``record`` of the run as ``recipe``, by
+    which it can be loaded alone.
+    """
     save_file = require("safetensors.torch", extra="image").save_file
     if isinstance(rho, Particles):
         held: dict[str, Tensor] = {"x": rho.x} | ({} if rho.log_w is None else {"log_w": rho.log_w})
+        about: dict[str, Any] = {"network": "none: x are the points", "output": str(tuple(rho.x.shape))}
     else:
         assert isinstance(rho, Pushforward)
         net = rho.map.net if isinstance(rho.map, Autocast) else rho.map
-        held = net.state_dict()
+        held, laws = net.state_dict(), [m for m in (rho.latent, rho.noise) if m is not None]
+        about = {
+            "network": f"{type(net).__module__}.{type(net).__qualname__}",
+            "input": " and ".join(f"(n, {', '.join(map(str, m.event_shape))})" for m in laws),
+        }
+    about |= {"version": VERSION} | ({} if record is None else {"recipe": plain_record(dict(record))})
     # safetensors refuses tensors that share memory.
     weights = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in held.items()}
     with replacing(path) as temporary:
-        save_file(weights, temporary)
+        save_file(weights, temporary, {RECORD: json.dumps(about)})

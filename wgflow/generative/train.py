@@ -5,6 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
 from wgflow.generative.latent_space import LATENT_SPACE, Encoded, LatentSpace
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
-from wgflow.generative.recorded import as_recorded, class_counts
+from wgflow.generative.recorded import as_begun, as_recorded, class_counts, lengthened
 from wgflow.generative.runtime import Runtime, runtime
 from wgflow.metrics import Metric, SinkhornMetric
 from wgflow.storage.files import write_text
@@ -37,8 +38,12 @@ def train(
     callbacks: Sequence[Callback] = (),
     checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
+    extend: Whole = 0,
 ) -> Solution:
     """Train what a recipe says, in a folder of its own; the same call on the same folder goes on where it stopped.
+
+    A finished run goes on when ``extend`` or the recipe's ``num_steps`` asks for more time steps than it has made. Everything else,
+    the schedule of the learning rate too, stays what the run began with: a cosine stays at its floor.
 
     Parameters
     ----------
@@ -57,6 +62,8 @@ def train(
         Wall time between checkpoints.
     progress : bool
         Show a progress bar.
+    extend : int
+        Time steps beyond those of the recipe, counted from its end: the same call again goes on and adds none.
 
     Raises
     ------
@@ -77,8 +84,10 @@ def train(
         space = by_first(lambda: _latent_space(folder, recipe, data), here.device)
         space = space and space.to(here.device)
         law = data if space is None else Encoded(data, space)
-        flow = recipe.flow(law if labels is None else Labelled(law), here)
-        by_first(lambda: claim_folder(folder, record, {"recipe.yaml": recipe.text()}), here.device)
+        begun = as_begun(recipe, record)
+        flow = begun.flow(law if labels is None else Labelled(law), here)
+        flow = replace(flow, num_steps=lengthened(recipe, flow.num_steps, extend))
+        by_first(lambda: claim_folder(folder, record, {"recipe.yaml": begun.text()}), here.device)
         if space is not None and here.first and not (folder / LATENT_SPACE).exists():
             space.save(folder / LATENT_SPACE)
         return fit(
@@ -175,7 +184,10 @@ def fit(
     if here.first:
         shown = ("critic/objective", "jko/transport", "flow/dissipation")
         watchers += [Progress(shown, disable=not progress), JsonLog(folder / "log.jsonl")]
-    watchers += [Monitor(folder, metrics, every, space=space), *callbacks]  # which see what it has evaluated
+    watchers += [
+        Monitor(folder, metrics, every, space=space, record=record),
+        *callbacks,
+    ]  # which see what it has evaluated
     begun = time.perf_counter()
     checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds, name=name)
     solution = solve(

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from wgflow.core.imports import require
 from wgflow.core.progress import progress_bar
 from wgflow.driver.solution import Solution
 from wgflow.plotting._curves import Quantity, energy
+from wgflow.plotting._film import Film, View
 from wgflow.plotting._frames import Dims, Frame, Limits, frames, pick
-from wgflow.plotting._particles import frame_axes, line_top, put
-from wgflow.plotting._scene import Over, Scene, scene
-from wgflow.plotting._style import COLOURS, PARTICLE, Colour, styled
+from wgflow.plotting._particles import line_top
+from wgflow.plotting._scene import Over, scene
+from wgflow.plotting._style import COLOURS, PARTICLE, Colour, blank, styled
 from wgflow.storage.files import replacing
 
 MOST_FRAMES = 600
@@ -56,7 +57,7 @@ class Movie:
 
 @checked
 def animate(
-    solution: Solution,
+    solution: Solution | Mapping[str, Solution],
     path: str | Path,
     over: Over | None = None,
     *,
@@ -74,15 +75,15 @@ def animate(
 
     Parameters
     ----------
-    solution : Solution
-        A flow of particles with saved states.
+    solution : Solution or mapping from labels to solutions
+        Flows of particles with saved states; several stand side by side at the same times.
     path : path
         ``.gif`` (Pillow, which matplotlib brings) or ``.mp4`` (needs ffmpeg). Missing folders are made; a film that is there
         already is replaced when the new one is whole.
     over, dims, limits, color
         As for :func:`particles`.
     quantity, exact : optional
-        As for :func:`energy`: a second panel with its curve and a dot at the time.
+        As for :func:`energy`: a last panel with its curves and a dot at the time on each.
     fps : int
         Pictures a second. A GIF has 50 at most; up to 60, every so many are left out, so that the film lasts as long.
     max_frames : int
@@ -110,26 +111,45 @@ def animate(
     -----
     A GIF's pictures are held in memory until the end, one byte a pixel. Equal pictures in a row become one that is shown as long.
     """
-    target, columns = Path(path), 1 if quantity is None else 2
+    named = {"": solution} if isinstance(solution, Solution) else dict(solution)
+    if not named:
+        raise BadInput("no solution to film: expected a Solution, or several by label")
+    target, columns = Path(path), len(named) + (quantity is not None)
     _check(target, fps=fps, max_frames=max_frames, dpi=dpi)
     if max_frames > MOST_FRAMES or 3.6 * columns * dpi > _PIXELS:
         raise BadInput(
-            f"max_frames={max_frames}, {3.6 * columns * dpi:.0f} pixels wide: at most {MOST_FRAMES} frames and {_PIXELS} pixels"
+            f"max_frames={max_frames}, {3.6 * columns * dpi:.0f} pixels wide: at most {MOST_FRAMES} frames and {_PIXELS} pixels. A "
+            "smaller dpi makes a smaller film"
         )
-    shown = pick(frames(solution, dims), max_frames, max_frames)
+    shown = _together([frames(s, dims) for s in named.values()], max_frames)
     if target.suffix == ".gif" and fps > GIF_FPS:
         shown, fps = pick(shown, round(len(shown) * GIF_FPS / fps), 1), GIF_FPS
-    stage = scene(solution, shown, over, dims, limits)
+    all_frames = [frame for moment in shown for frame in moment]
+    stage = scene(next(iter(named.values())), all_frames, over, dims, limits)
+    colours = [color, *(c for c in COLOURS if c != color)]
     with styled():
-        figure = require("matplotlib.figure", extra="plot").Figure((3.6 * columns, 3.6), dpi=dpi, layout="constrained")
-        canvas = require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
+        figure = blank(3.6 * columns, 3.6, dpi=dpi)
         panels = figure.subplots(1, columns, squeeze=False)[0]
-        mark = None if quantity is None else _energy_panel(panels[1], solution, quantity, exact)
-        film = _Film(canvas, panels[0], stage, color, line_top(stage, shown), mark)
+        mark = None if quantity is None else _energy_panel(panels[-1], named, quantity, exact)
+        views = [View(ax, label, c) for ax, label, c in zip(panels, named, itertools.cycle(colours), strict=False)]
+        film = Film(figure.canvas, views, stage, line_top(stage, all_frames), mark)
         bar = progress_bar(shown, desc=target.name, unit="frame", disable=not progress)
         write = _write_gif if target.suffix == ".gif" else _write_mp4
         with replacing(target) as file:
-            return Movie(target, write(file, film.picture(shown[-1]), (film.picture(frame) for frame in bar), fps))
+            return Movie(target, write(file, film.picture(shown[-1]), (film.picture(moment) for moment in bar), fps))
+
+
+def _together(found: list[list[Frame]], count: int) -> list[tuple[Frame, ...]]:
+    """Return at most ``count`` moments, each with the nearest state of every solution; the one that lasts longest sets the times."""
+    if len({f.x.shape[1] for states in found for f in states}) > 1:
+        raise BadInput("the solutions have points of different shapes: they do not fit into one film")
+    longest = max(found, key=lambda states: (states[-1].t, len(states)))
+    moments = pick(longest, count, count)
+    near = [
+        moments if states is longest else [min(states, key=lambda f: abs(f.t - m.t)) for m in moments]
+        for states in found
+    ]
+    return list(zip(*near, strict=True))
 
 
 def _check(path: Path, **counts: int) -> None:
@@ -150,52 +170,19 @@ def _check(path: Path, **counts: int) -> None:
         )
 
 
-class _Film:
-    """Pictures of one Axes, of which only particles, title and dot are drawn anew where the background stays."""
-
-    def __init__(
-        self, canvas: Any, ax: Any, stage: Scene, color: str, top: float | None, mark: "Callable[[float], Any] | None"
-    ) -> None:
-        self.canvas, self.ax, self.stage, self.color, self.top, self.mark = canvas, ax, stage, color, top, mark
-        self.behind: Scene | None = None
-        self.background: Any = None
-
-    def picture(self, frame: Frame) -> np.ndarray:
-        """Return the picture of a frame, (height, width, 3) bytes."""
-        ax, now = self.ax, self.stage.at(frame)
-        if now is not self.behind:
-            self._draw_background(now)
-        self.canvas.restore_region(self.background)
-        moving = put(ax, frame, now, self.color)
-        ax.title.set_text(f"t = {frame.t:.2f}")
-        for artist in [*moving, ax.title, *([self.mark(frame.t)] if self.mark is not None else [])]:
-            artist.axes.draw_artist(artist)
-        for artist in moving:
-            artist.remove()
-        return np.array(self.canvas.buffer_rgba())[..., :3]
-
-    def _draw_background(self, stage: Scene) -> None:
-        first, self.behind = self.behind is None, stage
-        self.ax.clear()
-        stage.paint(self.ax)
-        frame_axes(self.ax, stage, " ", self.top)
-        self.canvas.draw()
-        if first:  # its place is found once, or the panels would tremble
-            self.canvas.figure.set_layout_engine("none")
-        self.background = self.canvas.copy_from_bbox(self.canvas.figure.bbox)
-
-
 def _energy_panel(
-    ax: Any, solution: Solution, quantity: Quantity, exact: Callable[[float], Tensor | float] | None
-) -> Callable[[float], Any]:
-    """Draw the curve and return a function that moves a dot along it and returns the dot."""
-    energy(solution, quantity, exact=exact, ax=ax)
-    times, values = ax.lines[-1].get_data()
-    (dot,) = ax.plot([], [], "o", color=COLOURS[1], markersize=6, zorder=5)
+    ax: Any, named: Mapping[str, Solution], quantity: Quantity, exact: Callable[[float], Tensor | float] | None
+) -> Callable[[float], list[Any]]:
+    """Draw the curves and return a function that moves a dot along each and returns the dots."""
+    energy(named, quantity, exact=exact, ax=ax)
+    curves = [line.get_data() for line in ax.lines[-len(named) :]]
+    dots = [ax.plot([], [], "o", color=COLOURS[1], markersize=6, zorder=5)[0] for _ in curves]
 
-    def move(t: float) -> Any:
-        dot.set_data([t], [np.interp(t, times, values)])
-        return dot
+    def move(t: float) -> list[Any]:
+        for dot, (times, values) in zip(dots, curves, strict=True):
+            at = min(t, times[-1])
+            dot.set_data([at], [np.interp(at, times, values)])
+        return dots
 
     return move
 

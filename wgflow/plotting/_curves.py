@@ -59,10 +59,10 @@ def values_along(solution: Solution, quantity: Quantity, *, seed: Whole = 0) -> 
     if isinstance(quantity, str):
         times, values = solution.curve(quantity)
         if not times:
-            keys = sorted(set().union(*solution.history)) if solution.history else []
+            keys = sorted(set().union(*solution.history) - {"k", "t", "update", "seconds"}) if solution.history else []
             raise BadInput(
-                f"the history has no {quantity!r}, only {keys}: record it with callbacks=[Evaluate([FunctionalValue(F)])], or "
-                "pass a functional, which is evaluated at the saved states"
+                f"the history has no {quantity!r}. Pass the functional, energy(solution, F), which is evaluated at the saved states"
+                + (f"; or one of the history: {', '.join(map(repr, keys))}" if keys else "")
             )
         return times, values
     steps = {row["t"]: row["k"] for row in solution.history}
@@ -149,4 +149,5 @@ def energy(
 def _name(quantity: Quantity) -> str:
     if isinstance(quantity, str):
         return quantity.rpartition("/")[2]
-    return "energy" if isinstance(quantity, Functional) else getattr(quantity, "__name__", "value")
+    name = "energy" if isinstance(quantity, Functional) else getattr(quantity, "__name__", "value")
+    return "value" if name == "<lambda>" else name

@@ -16,7 +16,7 @@ from wgflow.measures import Particles
 from wgflow.plotting._frames import Dims, Limits, frames
 from wgflow.plotting._particles import frame_axes, put
 from wgflow.plotting._scene import Over, scene
-from wgflow.plotting._style import GREY, INK, PARTICLE, drawing
+from wgflow.plotting._style import GREY, PARTICLE, drawing, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,11 +81,13 @@ def vector_field(
         if len(columns) == 2:
             stage.at(frame).paint(panel)
             put(panel, frame, stage, PARTICLE)
-            panel.quiver(*np.meshgrid(*columns, indexing="ij"), *v.T, color=INK, pivot="tail", width=0.0035, zorder=4)
+            panel.quiver(
+                *np.meshgrid(*columns, indexing="ij"), *v.T, color=ink(panel), pivot="tail", width=0.0035, zorder=4
+            )
             frame_axes(panel, stage, "")
         else:
             panel.axhline(0, color=GREY, linewidth=0.8)
-            panel.plot(columns[0], v[:, 0], color=INK)
+            panel.plot(columns[0], v[:, 0], color=ink(panel))
             panel.scatter(frame.x[:, 0], np.zeros(len(frame.x)), marker="|", s=40, color=PARTICLE, linewidths=0.7)
             panel.set(xlim=stage.box[0], xlabel="position", ylabel="velocity")
     return picture

@@ -90,6 +90,10 @@ def particles(
     return picture
 
 
+_SLIVER = 2.5
+"""Sides that differ by more have scales of their own: one scale would leave a sliver of the panel."""
+
+
 def put(ax: Any, frame: Frame, stage: Scene, color: str, label: str | None = None) -> list[Any]:
     """Draw the particles of a frame and return what was drawn; the last one is the dots."""
     x, drawn = frame.x, list[Any]()
@@ -133,7 +137,7 @@ def frame_axes(ax: Any, stage: Scene, title: str = "", top: float | None = None)
     if len(stage.box) == 2:
         ax.set_ylim(*stage.box[1])
         widths = [high - low for low, high in stage.box]
-        if max(widths) < 4 * min(widths):
+        if max(widths) < _SLIVER * min(widths):
             ax.set_aspect("equal")
     elif not stage.is_graph:
         ax.set_ylim(0, top)

@@ -1,5 +1,6 @@
 """One look for all pictures: colours that colour-blind readers can tell apart, thin axes, no frames."""
 
+import functools
 import io
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,17 @@ _RC = {
 }
 
 
+_PAPER = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "legend.labelcolor": INK,
+    "image.cmap": "viridis",
+}
+"""Of figures that are made here, whatever style the user has: dark ink on white."""
+
+
 def _colour(value: Any) -> Any:
     return value if require("matplotlib.colors", extra="plot").is_color_like(value) else REFUSED
 
@@ -46,10 +58,28 @@ Colour = Annotated[str, Rule(_colour, "a color that matplotlib knows, such as '#
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the library's style; the user's settings are back afterwards."""
-    with require("matplotlib", extra="plot").rc_context(_RC):
+def styled(own: bool = True) -> Iterator[None]:
+    """Draw in the library's style, on white where the figure is its ``own``; the user's settings are back afterwards."""
+    with require("matplotlib", extra="plot").rc_context(_RC | (_PAPER if own else {})):
         yield
+
+
+def ink(ax: Any) -> str:
+    """Return a colour of lines that is legible on the background of Axes."""
+    red, green, blue = require("matplotlib.colors", extra="plot").to_rgb(ax.get_facecolor())
+    return INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else GREY
+
+
+@functools.cache
+def figure_class() -> Any:
+    """Return a figure that is saved on its own background, whatever the style at that time."""
+    Figure = require("matplotlib.figure", extra="plot").Figure
+
+    class OwnFigure(Figure):  # type: ignore[misc, valid-type]
+        def savefig(self, *arguments: Any, **options: Any) -> None:
+            super().savefig(*arguments, **{"facecolor": self.get_facecolor()} | options)
+
+    return OwnFigure
 
 
 @contextmanager
@@ -62,7 +92,7 @@ def drawing(
     """
     if ax is not None and not isinstance(ax, require("matplotlib.axes", extra="plot").Axes):
         raise BadInput(f"ax={shown(ax)}: expected Axes of matplotlib, one of those that plt.subplots() makes")
-    with styled():
+    with styled(own=ax is None):
         if ax is not None:
             yield ax, [ax]
             return
@@ -70,11 +100,11 @@ def drawing(
         yield figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def blank(width: float, height: float) -> Any:
-    """Return a figure of a size in inches that pyplot does not know of."""
-    Figure = require("matplotlib.figure", extra="plot").Figure
-    _let_notebooks_show(Figure)
-    figure = Figure(figsize=(width, height), layout="constrained")
+def blank(width: float, height: float, **options: Any) -> Any:
+    """Return a figure of a size in inches that pyplot does not know of; to be called inside of :func:`styled`."""
+    require("matplotlib.figure", extra="plot")  # asked every time: the class is kept
+    _let_notebooks_show(figure_class())
+    figure = figure_class()(figsize=(width, height), layout="constrained", **options)
     require("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
     return figure
 

@@ -1,60 +1,66 @@
-"""Curves of a training: what updates reported and what was evaluated."""
+"""Curves of a training: what was evaluated and what updates reported."""
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wgflow.core.fields import checked
-from wgflow.core.imports import require
+from wgflow.core.fields import Whole, checked
+from wgflow.plotting._style import COLOURS, GREY, PALE, blank, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_PANELS, _METRICS, _MARKS = 8, 4, 40
+"""Most panels, most of them with a metric, and most marks of steps that are told apart."""
+_BESIDE = ("_floor", "_std", "_chance", "_margin", "_residual")
+"""Ends of the names of what is a line beside another quantity, or its accuracy."""
+_FIRST = ("objective", "transport", "energy", "dissipation", "realised")
+"""Training quantities that are shown before others."""
+
 
 @checked
-def training_curves(windows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> "Figure":
-    """Draw what updates reported and what was evaluated, against the update count.
+def training_curves(
+    windows: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]], steps: Sequence[Whole] = ()
+) -> "Figure":
+    """Draw what was evaluated and what updates reported, against the update count: at most eight panels.
 
     Parameters
     ----------
     windows : sequence of dict
-        Means over log windows, each with ``update`` and ``k``; the starts of time steps are marked.
+        Means over log windows, each with ``update`` and ``k``.
     evaluations : sequence of dict
-        Metrics, each with ``update``.
+        Metrics, each with ``update``. A quantity and its ``_floor`` or ``_chance`` share a panel.
+    steps : sequence of int
+        Updates at which time steps have ended, marked by vertical lines. Without them the ends of the windows in which ``k`` grows.
 
     Returns
     -------
     Figure
-        One row of metrics (a quantity and its ``_floor`` or ``_chance`` share axes) above one of training quantities.
+        First up to four metrics, then training quantities: objective, transport and energy before others. What does not fit is in
+        the logs.
     """
-    Figure = require("matplotlib.figure", extra="plot").Figure
-    metric_names = [n for n in _names(evaluations) if not n.endswith(("_floor", "_std", "_chance", "_margin"))]
-    window_names = _names(windows)
-    columns = max(len(metric_names), 4)
-    rows = 1 + -(-len(window_names) // columns) if window_names else 1
-    figure = Figure(figsize=(3.1 * columns, 2.5 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_visible(False)
-    starts = [b["update"] for a, b in itertools.pairwise(windows) if b["k"] > a["k"]]
-    for ax, name in zip(axes[0], metric_names, strict=False):
-        _line(ax, evaluations, name, marker="o", markersize=3)
-        real = [
-            e[key]
-            for key in (f"{name}_floor", f"{name}_chance")
-            for e in evaluations
-            if math.isfinite(e.get(key, math.inf))
-        ]
-        if real:
-            ax.axhline(real[0], color="0.4", linestyle="--", linewidth=1, label="real against real")
-            ax.legend(frameon=False, fontsize=7)
-        ax.set_ylim(bottom=min([0, *(e[name] for e in evaluations if name in e and math.isfinite(e[name]))]))
-    for ax, name in zip(axes[1:].flat, window_names, strict=False):
-        _line(ax, windows, name, linewidth=0.9)
-        for start in starts:
-            ax.axvline(start, color="0.85", linewidth=0.6, zorder=0)
+    metrics = [n for n in _names(evaluations) if not n.endswith(_BESIDE)][:_METRICS]
+    reported = sorted(
+        _names(windows), key=lambda name: _FIRST.index(end) if (end := name.rpartition("/")[2]) in _FIRST else 99
+    )
+    count = _filled(len(metrics) + len(reported))
+    columns = count if count <= 3 else 3 if count == 6 else max(count // 2, 2)
+    ends = list(steps) or [b["update"] for a, b in itertools.pairwise(windows) if b["k"] > a["k"]]
+    with styled():
+        figure = blank(3.1 * columns, 2.5 * (count // columns))
+        axes = figure.subplots(count // columns, columns, squeeze=False)
+        for ax, name in zip(axes.flat, [*metrics, *reported], strict=False):
+            _line(ax, evaluations if name in metrics else windows, name, name in metrics)
+            for end in ends if len(ends) <= _MARKS else ():
+                ax.axvline(end, color=PALE, linewidth=0.6, zorder=0)
     return figure
+
+
+def _filled(count: int) -> int:
+    """Return the most panels, of those that there are, that fill a grid."""
+    return max([n for n in (1, 2, 3, 4, 6, _PANELS) if n <= count], default=1)
 
 
 def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -64,11 +70,15 @@ def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(found)
 
 
-def _line(ax: Any, rows: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
-    rows = [r for r in rows if name in r]
-    ax.plot([r["update"] for r in rows], [r[name] for r in rows], color="C0", **style)
-    ax.set_visible(True)
-    ax.set_title(name, fontsize=9)
-    ax.tick_params(labelsize=7)
-    ax.set_xlabel("update", fontsize=7)
-    ax.spines[["top", "right"]].set_visible(False)
+def _line(ax: Any, rows: Sequence[dict[str, Any]], name: str, metric: bool) -> None:
+    held = [r for r in rows if name in r]
+    style: dict[str, Any] = {"marker": "o", "markersize": 3} if metric else {"linewidth": 0.9}
+    ax.plot([r["update"] for r in held], [r[name] for r in held], color=COLOURS[0], **style)
+    beside = [v for end in ("_floor", "_chance") for r in rows if math.isfinite(v := r.get(name + end, math.inf))]
+    if beside:
+        ax.axhline(beside[0], color=GREY, linestyle="--", linewidth=1, label="real against real")
+        ax.legend(fontsize=7)
+    if metric:
+        ax.set_ylim(bottom=min([0, *(r[name] for r in held if math.isfinite(r[name]))]))
+    ax.set_title(textwrap.fill(name.replace("_", " "), 34))
+    ax.set_xlabel("update")

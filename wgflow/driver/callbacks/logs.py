@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ class Progress(Callback):
     def on_start(self, run: "Run") -> None:
         """Open the bar where the run stands."""
         self.bar = progress_bar(total=run.total_updates, initial=run.updates, disable=self.disable)
+        if run.resumed_from is not None and not self.disable:
+            self.bar.write(_resumed(run), file=sys.stderr)
         self.begun = None if run.updates else 0  # where the step in progress began; unknown in the middle of a run
 
     def on_update(self, run: "Run", info: Info) -> None:
@@ -57,6 +60,15 @@ class Progress(Callback):
     def on_end(self, run: "Run") -> None:
         """Close the bar."""
         self.bar.close()
+
+
+def _resumed(run: "Run") -> str:
+    """Say where a run goes on, or that it has reached its end."""
+    if run.state.k >= run.num_steps:
+        return f"all {run.updates} updates of {run.num_steps} time steps are done already: nothing is left to do"
+    return (
+        f"going on from update {run.updates} of {run.total_updates}, in time step {run.state.k + 1} of {run.num_steps}"
+    )
 
 
 class JsonLog(Callback):

@@ -1,0 +1,252 @@
+"""``wgflow list`` and ``wgflow show``: what is known by name, and what one of these names is."""
+
+import inspect
+import itertools
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from wgflow.bench.tables import prose, terminal
+from wgflow.core.brief import brief
+from wgflow.core.docstrings import descriptions
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.registry import near_misses
+from wgflow.core.tex import plain
+
+_WIDTH, _NARROW = 100, "    "
+
+
+_USUAL = {
+    "estimator": "How the first variation is found: an estimator.",
+    "batch": "Points of a measure that is drawn from, in one update.",
+    "kernel": "A kernel, see wgflow list.",
+    "step_size": "Size of a time step, or a function of its number.",
+    "num_steps": "Time steps.",
+    "target": "Where to: a measure.",
+    "initial": "Where from: a measure that moves.",
+    "optim": "The minimizer.",
+    "latent": "Source of the generator: a measure.",
+    "generator": "The network that is trained, or a function that makes one.",
+    "noise": "Auxiliary noise: of a generator its law, of a flow its size.",
+    "encoder": "Frozen features in which points are compared; the points themselves when None.",
+    "negatives": "Points that repel besides those of the moving law.",
+    "temperatures": "Scales of the kernels.",
+    "floor": "A lower bound.",
+    "persistent": "Updates of the generator toward the targets of one step.",
+    "lr": "Learning rate.",
+    "ema": "Decay per update of a running average of the generator; 0 for none.",
+    "blur": "Length over which transport is blurred.",
+    "tol": "Tolerance of the inner solver.",
+    "directions": "Directions drawn in a step.",
+    "friction": "Friction of the momentum.",
+    "restart": "Whether momentum that has come to point uphill is set to zero.",
+    "rate": "Rate of the reaction.",
+    "time": "Time of the regularization.",
+    "max_iter": "Most iterations.",
+    "length": "The length scale.",
+    "nu": "Smoothness: 1.5 or 2.5.",
+    "power": "The exponent.",
+    "scale": "A factor of the bandwidth that the rule gives.",
+}
+"""What an option is where its part says nothing."""
+
+
+def list_names() -> None:
+    """List what is known by name, and the methods of wgflow train with what they are."""
+    from wgflow.bench import records
+    from wgflow.generative.catalogue import image_methods
+    from wgflow.generative.data import IMAGE_SETS
+    from wgflow.generative.evaluate import FEATURES
+
+    found = _kinds()
+    kinds: dict[str, Iterable[str]] = {
+        "recipes": found["recipe"],
+        "data sets": (*IMAGE_SETS, "a folder of images", "an .npy or .npz file"),
+        "networks": found["network"],
+        **{
+            f"{kind}s": found[kind]
+            for kind in ("functional", "estimator", "solver", "kernel", "map", "measure", "metric")
+        },
+        "presets": found["method"],
+        "features": FEATURES,
+        "problems": found["problem"],
+        "records": records.names(),
+    }
+    width = terminal()
+    for kind, names in kinds.items():
+        print("\n".join(prose(f"{kind + ':':13}" + ", ".join(names), width, " " * 13)))
+    print("methods of wgflow train, by --method:")
+    for m in image_methods():
+        print("\n".join(prose(f"  {m.name:20} {m.about}", width, " " * 23)))
+    print("what one of them is: wgflow show NAME")
+
+
+def show(name: str) -> None:
+    """Say what a name stands for: its formula, its options, where it is from and what it works with.
+
+    Parameters
+    ----------
+    name
+        Of a functional, an estimator, a solver, a kernel, a map, a measure, a metric, a method, a recipe, a network or a problem
+        (wgflow list), or of its class.
+    """
+    kinds = _kinds()
+    found = [
+        (kind, key, held)
+        for kind, names in kinds.items()
+        for key in names
+        if name in (key, getattr(held := names[key], "__name__", key)) or name.replace("-", "_") == key
+    ]
+    if not found:
+        known = sorted({key for names in kinds.values() for key in names})
+        raise BadInput(
+            f"nothing is called {name!r}: {near_misses(name, known).partition('known: ')[0]}wgflow list has all names"
+        )
+    width = min(terminal() or _WIDTH, _WIDTH)
+    print("\n\n".join("\n".join(_described(kind, key, held, width)) for kind, key, held in found))
+
+
+def _kinds() -> dict[str, Mapping[str, Any]]:
+    """What has a name, by kind."""
+    from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, metrics, presets
+    from wgflow.bench import PROBLEMS
+    from wgflow.generative import FID, NETWORKS, RECIPES
+
+    numbers = [c for n in metrics.__all__ if isinstance(c := getattr(metrics, n), type) and c is not metrics.Metric]
+    registries: dict[str, Any] = {
+        "functional": FUNCTIONALS, "estimator": ESTIMATORS, "solver": SOLVERS, "kernel": KERNELS, "map": MAPS,
+        "measure": MEASURES, "metric": {c.__name__: c for c in (*numbers, FID) if "__call__" in vars(c)},
+        "method": presets.PRESETS, "recipe": RECIPES, "network": NETWORKS, "problem": PROBLEMS,
+    }  # fmt: skip
+    return registries
+
+
+def _described(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
+    if kind == "recipe":
+        yield f"{name}: recipe of wgflow train"
+        yield from (f"  {key}: {brief(value)}" for key, value in held.plain().items() if value is not None)
+        yield from _described("method", held.method, _kinds()["method"][held.method], width)
+        return
+    for part in held if kind == "network" else (held,):
+        yield f"{name}: {kind} {_path(part)}"
+        yield ""
+        yield from _text(inspect.getdoc(part) or "", width)
+        yield from _options(part, width)
+    yield from _sources(held, width)
+    yield from _uses(kind, name, held, width)
+
+
+def _path(obj: Any) -> str:
+    """Return the name under which an object is imported."""
+    import wgflow
+
+    own = f"{obj.__module__}.{obj.__name__}"
+    for room in (wgflow, wgflow.presets, wgflow.maps, wgflow.metrics, wgflow.bench):
+        if getattr(room, obj.__name__, None) is obj:
+            return f"{room.__name__}.{obj.__name__}"
+    return own
+
+
+def _text(doc: str, width: int) -> Iterator[str]:
+    """Return what a docstring says before its first section, with formulas as characters."""
+    about = plain(re.split(r"^\w[^\n]*\n-+$", doc, maxsplit=1, flags=re.MULTILINE)[0]).strip()
+    for block in about.split("\n\n"):
+        if block.startswith((" ", "==")):
+            yield from block.splitlines()
+        elif block.startswith("* "):
+            for item in block.removeprefix("* ").split("\n* "):
+                yield from textwrap.wrap(item, width, initial_indent="* ", subsequent_indent="  ")
+        else:
+            yield from textwrap.wrap(block, width)
+        yield ""
+
+
+def _options(obj: Any, width: int) -> Iterator[str]:
+    from wgflow.generative.methods import TEXTS
+
+    about: dict[str, str] = TEXTS | _USUAL
+    for base in reversed(obj.__mro__ if isinstance(obj, type) else (obj,)):
+        about |= getattr(base, "option_texts", {}) | descriptions(base)
+    parameters = [
+        p for p in inspect.signature(obj).parameters.values() if not p.name.startswith("_") and p.kind != p.VAR_KEYWORD
+    ]
+    if parameters:
+        yield "options:"
+    for p in parameters:
+        given = "" if p.default is p.empty or repr(p.default).startswith("<") else f" = {brief(p.default)}"
+        yield from prose(f"  {p.name}{given}: {about.get(p.name) or _unsaid(p.name)}", width, _NARROW)
+
+
+def _unsaid(name: str) -> str:
+    return f"{name.replace('_', ' ').capitalize()}, see the text above."
+
+
+def _sources(obj: Any, width: int) -> Iterator[str]:
+    doc = inspect.getdoc(obj) or ""
+    section = re.search(r"^References\n-+\n(.*?)(?=^\w[^\n]*\n-+\n|\Z)", doc, re.MULTILINE | re.DOTALL)
+    if section:
+        yield from prose("references: " + " ".join(plain(section[1]).split()), width, _NARROW)
+    elif getattr(obj, "reference", ()):
+        yield from prose("references, by the keys of the bibliography: " + ", ".join(obj.reference), width, _NARROW)
+
+
+def _uses(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
+    """Say what a part works with."""
+    if kind in ("functional", "estimator", "solver"):
+        for other, names in _partners(kind, name).items():
+            yield from prose(f"works with {other}s: {', '.join(names) or 'none of these alone'}", width, _NARROW)
+        yield "(not every one with every other: wgflow.why_not(F, solver, measure) tells)"
+    elif kind == "kernel":
+        takers = [
+            cls.__name__
+            for registry in list(_kinds().values())[:2]
+            for cls in dict.fromkeys(registry[n] for n in registry)
+            if any("Kernel" in str(p.annotation) for p in inspect.signature(cls).parameters.values())
+        ]
+        yield from prose(f"works with {', '.join([*takers, 'KernelDensity'])}", width, _NARROW)
+    elif kind == "metric":
+        yield f"works with wgflow.Evaluate([{held.__name__}(...)], every=N), a callback of solve"
+    elif kind == "method":
+        from wgflow.generative.catalogue import image_methods
+
+        yield f"in Python: {_path(held)}(target, ...).solve()"
+        if name in [m.name for m in image_methods()]:
+            yield f"on images: wgflow train RECIPE --method {name}"
+    elif kind == "problem":
+        yield f"at a shell: wgflow bench {name}"
+        yield f"in Python: wgflow.bench.compare({_path(held)}())"
+
+
+def _partners(kind: str, name: str) -> dict[str, list[str]]:
+    """Return the parts of the other kinds with which one is part of a flow, going by their examples."""
+    import wgflow
+    from wgflow import ESTIMATORS, FUNCTIONALS, SOLVERS, StandardNormal, why_not
+
+    latent = StandardNormal(2)
+    start = wgflow.Particles(latent.draw(3, wgflow.core.rng.generator(0)).x)
+    net = wgflow.maps.Affine(2)
+    moving = {
+        "particles": start,
+        "pushforward": wgflow.Pushforward(latent, net, regression=wgflow.Regression(wgflow.Adam())),
+        "chain": wgflow.Chain(latent, net),
+        "grid": wgflow.Grid.of(latent, low=(-4, -4), high=(4, 4), shape=(8, 8)),
+    }
+    fixed = {kind: [name]}
+    names = {"functional": list(FUNCTIONALS), "estimator": list(ESTIMATORS), "solver": list(SOLVERS)} | fixed
+    functionals = {n: F for n in names["functional"] if (F := _example(FUNCTIONALS[n])) is not None}
+    found: dict[str, dict[str, None]] = {"functional": {}, "estimator": {}, "solver": {}, "measure": {}}
+    for e, s in itertools.product(names["estimator"], names["solver"]):
+        solver = SOLVERS[s].example(ESTIMATORS[e].example())
+        for (f, F), (m, measure) in itertools.product(functionals.items(), moving.items()):
+            if why_not(F, solver, measure) is None:
+                for what, one in zip(found, (f, e, s, m), strict=True):
+                    found[what][one] = None
+    return {what: list(ones) for what, ones in found.items() if what != kind}
+
+
+def _example(cls: Any) -> Any:
+    try:
+        return cls.example()
+    except Unsupported:
+        return None
