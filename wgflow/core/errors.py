@@ -4,31 +4,93 @@ from typing import Any
 
 
 class WgflowError(Exception):
-    """Base class of every error raised on purpose by wgflow."""
+    """Base class of every error raised on purpose by wgflow.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> try:
+    ...     wg.JKO(iters=0)
+    ... except wg.WgflowError as error:
+    ...     print(error)
+    JKO(iters=0): expected a whole number from 1 up, or None
+    """
 
 
 class Unsupported(WgflowError, NotImplementedError):
-    """The object does not implement the method that was asked of it."""
+    """The object does not implement the method that was asked of it.
+
+    Examples
+    --------
+    A density that is known up to a constant cannot be drawn from:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> target = wg.Unnormalised(lambda x: -x.square().sum(1), 2)
+    >>> target.draw(10, torch.Generator())
+    Traceback (most recent call last):
+        ...
+    wgflow.Unsupported: ...
+    """
 
 
 class Incompatible(WgflowError, TypeError):
-    """A functional, a solver and a measure that cannot work together; the message says why and what to use instead."""
+    """A functional, a solver and a measure that cannot work together; the message says why and what to use instead.
+
+    Examples
+    --------
+    Langevin noise has no finite law of a network behind it:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> latent = wg.StandardNormal(2)
+    >>> start = wg.Pushforward(latent, torch.nn.Linear(2, 2))
+    >>> wg.solve(wg.KL(latent), wg.Langevin(), start, step_size=0.1, num_steps=1)
+    Traceback (most recent call last):
+        ...
+    wgflow.Incompatible: ...
+    """
 
 
 class BadInput(WgflowError, ValueError):
-    """An argument has a wrong shape, type, range or name, or holds values that are not finite."""
+    """An argument has a wrong shape, type, range or name, or holds values that are not finite.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> wg.RBF(-1.0)
+    Traceback (most recent call last):
+        ...
+    wgflow.BadInput: RBF(bandwidth=-1.0): ...
+    """
 
 
 class MissingDependency(WgflowError, ImportError):
-    """An optional package is needed; the message names the extra that installs it."""
+    """An optional package is needed; the message names the extra that installs it.
+
+    Examples
+    --------
+    It is an ``ImportError``, and says which extra to install:
+
+    >>> issubclass(MissingDependency, ImportError)
+    True
+    """
 
 
 class DataNotFound(WgflowError, FileNotFoundError):
-    """A data set or weights file is not where it was looked for; the message lists the places and how to get it."""
+    """A data set or weights file is not where it was looked for; the message lists the places and how to get it.
+
+    Examples
+    --------
+    It is a ``FileNotFoundError``:
+
+    >>> issubclass(DataNotFound, FileNotFoundError)
+    True
+    """
 
 
 class Diverged(WgflowError, ArithmeticError):
-    """A quantity stopped being finite; the message names the term, the time step and the update.
+    r"""A quantity stopped being finite; the message names the term, the time step and the update.
 
     Attributes
     ----------
@@ -42,6 +104,19 @@ class Diverged(WgflowError, ArithmeticError):
         Time of the last law that was finite.
     solution : Solution or None
         What the run had produced until then.
+
+    Examples
+    --------
+    Forward Euler for :math:`\tfrac12E|x|^2` is stable for :math:`h<2`. At h = 1e20 the second step overflows:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> try:
+    ...     wg.solve(F, wg.ForwardEuler(), wg.Particles(torch.ones(1, 1)), step_size=1e20, num_steps=5)
+    ... except wg.Diverged as error:
+    ...     print(error.step, error.solution.measure.x)
+    1 tensor([[-1.0000e+20]])
     """
 
     def __init__(self, reason: str, *, advice: str = "", term: str = "", step: int = -1, update: int = -1) -> None:
@@ -53,15 +128,39 @@ class Diverged(WgflowError, ArithmeticError):
 
 
 class CheckpointError(WgflowError, RuntimeError):
-    """A checkpoint is truncated, foreign or belongs to another run, or none could be written."""
+    """A checkpoint is truncated, foreign or belongs to another run, or none could be written.
+
+    Examples
+    --------
+    It is a ``RuntimeError``:
+
+    >>> issubclass(CheckpointError, RuntimeError)
+    True
+    """
 
 
 class CannotWrite(WgflowError, OSError):
-    """A file could not be written; the message names it and the reason. What was there before is still there."""
+    """A file could not be written; the message names it and the reason. What was there before is still there.
+
+    Examples
+    --------
+    It is an ``OSError``, so that what catches those catches it:
+
+    >>> issubclass(CannotWrite, OSError)
+    True
+    """
 
 
 class NotConverged(RuntimeWarning):
-    """An iteration inside of a computation stopped at its budget, above its tolerance; the message has both numbers."""
+    """An iteration inside of a computation stopped at its budget, above its tolerance; the message has both numbers.
+
+    Examples
+    --------
+    It is a warning: the result is there, and no better than the message says.
+
+    >>> issubclass(NotConverged, RuntimeWarning)
+    True
+    """
 
 
 for _kind in list(vars().values()):

@@ -80,7 +80,32 @@ class Registry(Listed, Generic[T]):
         self._plugins_loaded = False
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator. Raises ``BadInput`` when another class already has the name."""
+        """Class decorator. Raises ``BadInput`` when another class already has the name.
+
+        Parameters
+        ----------
+        name : str
+            The name at the command line, in recipes and in tables.
+
+        Returns
+        -------
+        callable
+            A class decorator. It returns the class, which knows the name as ``registered_name``.
+
+        Raises
+        ------
+        BadInput
+            When another class already has the name.
+
+        Examples
+        --------
+        >>> shapes = Registry("shape")
+        >>> @shapes.register("disk")
+        ... class Disk:
+        ...     pass
+        >>> shapes["disk"] is Disk, Disk.registered_name
+        (True, 'disk')
+        """
 
         def add(cls: type[T]) -> type[T]:
             held = self._entries.get(name)

@@ -41,6 +41,21 @@ class Kernel(Checked, Placed, Linear, ABC):
     A subclass gives :meth:`profile` and :meth:`slope`; everything else follows. The slope at :math:`s=0` only ever
     multiplies :math:`x-y=0`: it must be finite, and is 0 by convention where the kernel is not smooth, so that coincident
     particles do not act on each other.
+
+    Examples
+    --------
+    A kernel of one's own, :math:`k=1/(1+s)`, at distance 2, so :math:`s=4`:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Cauchy(wg.Kernel):
+    ...     def profile(self, s):
+    ...         return 1 / (1 + s)
+    ...
+    ...     def slope(self, s):
+    ...         return -1 / (1 + s) ** 2
+    >>> Cauchy()(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]))
+    tensor([[0.2000]])
     """
 
     goes_to = "a kernel: give it to a functional or an estimator, SquaredMMD(target, kernel) or Stein(kernel)"
@@ -127,6 +142,11 @@ suggest(Kernel, ((int, float), "Wrap the bandwidth: RBF({value})"))
 @dataclass(frozen=True)
 class KernelSum(Kernel):
     r"""A linear combination :math:`\sum_lc_lk_l`; several bandwidths at once, or attraction minus repulsion.
+
+    Parameters
+    ----------
+    terms : tuple of (float, Kernel)
+        Coefficients :math:`c_l` and kernels :math:`k_l`. ``+``, ``-``, ``*`` and ``sum`` of kernels make it.
 
     Examples
     --------

@@ -20,7 +20,18 @@ from wgflow.numerics.distances import readable
 
 
 class DensityModel(Checked, Placed, ABC):
-    r"""A density :math:`\rho_\varepsilon` made from weighted particles, differentiable in positions and weights."""
+    r"""A density :math:`\rho_\varepsilon` made from weighted particles, differentiable in positions and weights.
+
+    Examples
+    --------
+    The density of one particle under a Gaussian kernel is that Gaussian: :math:`-\tfrac12\log2\pi` at its center.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> model = wg.KernelDensity(wg.RBF(1.0))
+    >>> model.log_density(wg.Particles(torch.zeros(1, 1)))
+    tensor([-0.9189])
+    """
 
     goes_to = "a model of a density: give it to a functional or an estimator, Entropy(density) or Blob(density)"
 
@@ -99,6 +110,16 @@ class Spacings(DensityModel):
     BadInput
         For points of more than one coordinate, or fewer than two particles. On a CPU also where a slope is asked for and two
         particles are at one place.
+
+    Examples
+    --------
+    Particles at equal distances 1/2 on [0, 1] have the uniform density, so the entropy :math:`\int\rho\log\rho` is 0.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> rho = wg.Particles(torch.tensor([[0.0], [0.5], [1.0]]))
+    >>> wg.Spacings().expect(rho, lambda log_density: log_density).item()
+    0.0
     """
 
     @property

@@ -14,7 +14,19 @@ from wgflow.kernels.base import Evaluated, Kernel, KernelSum, apart, exp_, regis
 @register_kernel("laplace")
 @dataclass(frozen=True)
 class Laplace(Kernel):
-    r"""The Laplace kernel :math:`k=e^{-r/\ell}`, :math:`r=|x-y|`; not smooth at 0."""
+    r"""The Laplace kernel :math:`k=e^{-r/\ell}`, :math:`r=|x-y|`; not smooth at 0.
+
+    Parameters
+    ----------
+    length : float
+        :math:`\ell`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Laplace(2.0)(torch.zeros(1, 1), torch.tensor([[2.0]]))  # exp(-1)
+    tensor([[0.3679]])
+    """
 
     length: Positive
     smooth = False
@@ -54,6 +66,14 @@ class InverseMultiquadric(Kernel):
         :math:`\ell`.
     power : float
         :math:`\beta`.
+
+    Examples
+    --------
+    :math:`(1+3)^{-1/2}=\tfrac12` at :math:`r=\sqrt3`:
+
+    >>> import torch
+    >>> InverseMultiquadric(1.0).profile(torch.tensor(3.0))
+    tensor(0.5000)
     """
 
     length: Positive
@@ -89,6 +109,26 @@ class Matern(Kernel):
     r"""The Matérn kernel with :math:`\nu=\tfrac32` or :math:`\tfrac52`, :math:`a=\sqrt{2\nu}\,r/\ell`.
 
     :math:`(1+a)e^{-a}` and :math:`(1+a+a^2/3)e^{-a}`; :math:`\nu=\tfrac12` is :class:`Laplace`.
+
+    Parameters
+    ----------
+    length : float
+        :math:`\ell`.
+    nu : {1.5, 2.5}
+        :math:`\nu`; the kernel has :math:`2\nu-1` derivatives at 0 (two and four).
+
+    Raises
+    ------
+    BadInput
+        For another ``nu``.
+
+    Examples
+    --------
+    At :math:`\nu=\tfrac32`, :math:`r=\ell/\sqrt3` gives :math:`a=1` and :math:`2e^{-1}`:
+
+    >>> import torch
+    >>> Matern(1.0).profile(torch.tensor(1 / 3))
+    tensor(0.7358)
     """
 
     length: Positive
@@ -125,6 +165,22 @@ class Riesz(Kernel):
 
     :math:`-r`, not :math:`\tfrac12(|x|+|y|-r)`: the latter's MMD² is half as large. Unit forces at :math:`p=1`, no
     bandwidth; coincident particles do not act on each other, so they never separate: jitter ties in the start.
+
+    Parameters
+    ----------
+    power : float
+        :math:`p`.
+
+    Raises
+    ------
+    BadInput
+        For a power outside (0, 2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> Riesz()(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+    tensor([[-5.]])
     """
 
     power: Finite = 1.0
@@ -159,6 +215,12 @@ class Logarithmic(Kernel):
     r"""The logarithmic potential :math:`-\log r`: repulsion in an :class:`InteractionEnergy`, Newtonian up to :math:`2\pi` in the plane.
 
     0 at :math:`r=0` by convention: a particle does not act on itself, nor on one at the same place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Logarithmic()(torch.zeros(1, 1), torch.tensor([[0.0], [1.0], [0.1]]))  # -log 0.1 = log 10
+    tensor([[-0.0000, -0.0000, 2.3026]])
     """
 
     smooth = False
@@ -184,6 +246,22 @@ class PowerLaw(Kernel):
 
     :math:`p=2` is the quadratic one, :math:`p=2-d` minus the Newtonian potential up to a constant (:math:`p=1` in one
     dimension). 0 at :math:`r=0` by convention, also for :math:`p<0`. Not positive definite: not for an MMD.
+
+    Parameters
+    ----------
+    power : float
+        :math:`p`.
+
+    Raises
+    ------
+    BadInput
+        For a power of 0; :class:`Logarithmic` is that limit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> PowerLaw(2.0)(torch.zeros(1, 1), torch.tensor([[3.0]]))  # 9 / 2
+    tensor([[4.5000]])
     """
 
     power: Finite
@@ -214,5 +292,28 @@ class PowerLaw(Kernel):
 
 @checked
 def Morse(repulsion: Finite, repulsion_length: Positive, attraction: Finite, attraction_length: Positive) -> KernelSum:
-    r"""Return the Morse potential :math:`C_re^{-r/\ell_r}-C_ae^{-r/\ell_a}` of swarming models (D'Orsogna et al. 2006)."""
+    r"""Return the Morse potential :math:`C_re^{-r/\ell_r}-C_ae^{-r/\ell_a}` of swarming models (D'Orsogna et al. 2006).
+
+    Parameters
+    ----------
+    repulsion : float
+        :math:`C_r`.
+    repulsion_length : float
+        :math:`\ell_r`.
+    attraction : float
+        :math:`C_a`.
+    attraction_length : float
+        :math:`\ell_a`.
+
+    Returns
+    -------
+    Kernel
+        The sum of two :class:`Laplace` kernels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Morse(2.0, 0.5, 1.0, 2.0).profile(torch.tensor(0.0))  # 2 - 1
+    tensor(1.)
+    """
     return repulsion * Laplace(repulsion_length) + (-attraction) * Laplace(attraction_length)

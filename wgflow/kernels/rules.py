@@ -114,6 +114,20 @@ class MedianRBF(Rule):
 
     The median is over pairs of particles at different places, each with the product of their weights. Source: Liu and Wang
     (2016), who write :math:`e^{-r^2/h}`, :math:`h=\mathrm{med}^2/\log n`.
+
+    Parameters
+    ----------
+    scale : float
+        A factor of the bandwidth :math:`\sigma`.
+
+    Examples
+    --------
+    Two particles at distance 2: :math:`2\sigma^2=4/\log3`, so :math:`\sigma^2=2/\log3`.
+
+    >>> import torch
+    >>> kernel = MedianRBF().fit(torch.tensor([[0.0], [2.0]]))
+    >>> round(float(kernel.bandwidth**2 * math.log(3)), 4)
+    2.0
     """
 
     def squared_length(self, x: Points, w: Tensor | None) -> Tensor:
@@ -147,6 +161,20 @@ class NearestRBF(Rule):
     For the densities of blob and GFSD flows, where the kernel should just bridge the gaps between particles. Some look for
     their neighbour, among all that have mass. ``NearestRBF(scale=2**-0.5)`` is the ``nei`` rule of DPVI (Zhang, Li and Zhu
     2022), which puts this mean for :math:`h` in :math:`e^{-r^2/h}`; scale 1 is :math:`\sqrt2` wider.
+
+    Parameters
+    ----------
+    scale : float
+        A factor of the bandwidth :math:`\sigma`.
+
+    Examples
+    --------
+    The squared distances to the nearest are 1, 1 and 4, their mean 2:
+
+    >>> import torch
+    >>> kernel = NearestRBF().fit(torch.tensor([[0.0], [1.0], [3.0]]))
+    >>> round(float(kernel.bandwidth**2), 4)
+    2.0
     """
 
     def squared_length(self, x: Points, w: Tensor | None) -> Tensor:

@@ -37,6 +37,28 @@ class TransportMap(nn.Module):
         Shape of one point.
     has_logdet, invertible : bool
         What this map can.
+
+    Raises
+    ------
+    BadInput
+        For no size at all, or sizes below 1.
+
+    Examples
+    --------
+    A shift, whose Jacobian has determinant 1:
+
+    >>> class Shift(TransportMap):
+    ...     has_logdet = True
+    ...
+    ...     def __init__(self, d):
+    ...         super().__init__(d)
+    ...         self.b = nn.Parameter(torch.zeros(d))
+    ...
+    ...     def forward(self, x):
+    ...         return x + self.b
+    >>> T = Shift(2)
+    >>> torch.equal(T(torch.ones(3, 2)), torch.ones(3, 2))
+    True
     """
 
     has_logdet: ClassVar[bool] = False

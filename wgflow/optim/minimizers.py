@@ -86,6 +86,14 @@ class Adam(Checked):
     One pass over parameters, gradients and moments an update (PyTorch's ``fused``), on a GPU as on a CPU. Where a parameter is a
     view that is not dense it is the plain loop, and so in a run that a checkpoint without ``fused`` goes on with: its numbers
     stay what they were to the last bit.
+
+    Examples
+    --------
+    The setting of a generator whose learning rate falls along a cosine over 10,000 updates:
+
+    >>> import wgflow as wg
+    >>> optim = wg.Adam(2e-4, (0.5, 0.9), schedule=wg.Cosine(updates=10_000, floor=5e-5))
+    >>> solver = wg.JKO(optim=optim, iters=2000)
     """
 
     lr: Positive = 2e-4
@@ -112,7 +120,21 @@ def _fusible(p: Tensor) -> bool:
 class SGD(Checked):
     """Plain or heavy-ball gradient descent, as a description; exact expectations and tests use it.
 
-    ``clip`` and ``accumulate`` are those of :class:`Adam`.
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    momentum : float
+        Decay of the running sum of gradients; 0 for plain descent.
+    schedule : Cosine or None
+        Learning rate as a function of the update count; constant when None.
+    clip, accumulate : optional
+        As for :class:`Adam`.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> solver = wg.JKO(optim=wg.SGD(0.1, momentum=0.9), iters=200)
     """
 
     lr: Positive
@@ -156,6 +178,11 @@ class LBFGS(Checked):
     all. Those so light that the objective's value does not show them (below a weight of 2e-4 of the largest, 1e-2 in float32)
     are searched for in turn with the others; the line search then has the trapezoidal rule over gradients for values, which
     makes it the approximate Wolfe search of Hager and Zhang (2005).
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> solver = wg.JKO(optim=wg.LBFGS(max_iter=50))  # an implicit step is one update of at most 50 iterations
     """
 
     max_iter: Count = 500

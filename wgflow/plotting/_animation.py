@@ -43,6 +43,12 @@ class Movie:
         The file.
     frames : int
         How many pictures the file has.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> Movie(Path("flow.gif"), frames=31).frames
+    31
     """
 
     path: Path
@@ -110,6 +116,19 @@ def animate(
     Notes
     -----
     A GIF's pictures are held in memory until the end, one byte a pixel. Equal pictures in a row become one that is shown as long.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.randn(20, 2))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.1, num_steps=2, save=wg.Save(every=1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     movie = wg.plotting.animate(flow, f"{folder}/flow.gif", progress=False)
+    >>> movie.frames
+    3
     """
     named = {"": solution} if isinstance(solution, Solution) else dict(solution)
     if not named:

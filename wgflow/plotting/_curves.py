@@ -121,6 +121,19 @@ def energy(
     ------
     BadInput
         For another ``scale`` or no solution, and as :func:`values_along` does.
+
+    Examples
+    --------
+    The energy :math:`\tfrac12E|x|^2` of a step :math:`1-h`, beside the exact :math:`\tfrac12e^{-2t}`:
+
+    >>> import math
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), wg.Particles(torch.ones(1, 1)), step_size=0.1, num_steps=10, save=wg.Save(every=1))
+    >>> figure = wg.plotting.energy({"Euler": flow}, F, exact=lambda t: 0.5 * math.exp(-2 * t))
+    >>> figure.axes[0].get_xlabel()
+    't'
     """
     named = {"": solutions} if isinstance(solutions, Solution) else dict(solutions)
     if not named or scale not in ("auto", "linear", "log"):

@@ -67,6 +67,13 @@ def vector_field(
     Notes
     -----
     One evaluation with the grid's points as light probes: :func:`wgflow.estimators.probe.velocity_at`, with its limits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> figure = wg.plotting.vector_field(F, wg.Particles(torch.randn(20, 2)), grid=8)
     """
     estimator = Autograd() if estimator is None else estimator
     frame = frames(rho, dims)[-1]

@@ -40,6 +40,14 @@ def training_curves(
     Figure
         First up to four metrics, then training quantities: objective, transport and energy before others. What does not fit is in
         the logs.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> windows = [{"update": 10, "k": 0, "critic/loss": 0.7}, {"update": 20, "k": 1, "critic/loss": 0.6}]
+    >>> figure = wg.plotting.training_curves(windows, [{"update": 20, "sinkhorn": 0.3}])
+    >>> len(figure.axes)
+    2
     """
     metrics = [n for n in _names(evaluations) if not n.endswith(_BESIDE)][:_METRICS]
     reported = sorted(

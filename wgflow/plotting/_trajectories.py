@@ -57,6 +57,15 @@ def trajectories(
     Notes
     -----
     Where a step resamples particles (birth and death) a path jumps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.randn(20, 2))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.1, num_steps=5, save=wg.Save(every=1))
+    >>> figure = wg.plotting.trajectories(flow, count=10)
     """
     found = frames(solution, dims)
     if len(found) < 2:

@@ -4,6 +4,7 @@ from typing import Any
 
 from wgflow.core.registry import Registry
 from wgflow.presets._chains import classic_jko
+from wgflow.presets._distances import ksd_descent, mmd_flow, sinkhorn_flow, sliced_w_flow
 from wgflow.presets._drifts import drifting, energy_drift, mmd_drift, w_flow
 from wgflow.presets._euler_generators import w1_fe, w2_fe, wgan_gp, wgan_lp
 from wgflow.presets._flow import Flow, option_texts, options_of
@@ -11,32 +12,14 @@ from wgflow.presets._generators import f_gan, otm, s_jko, uotm_source_fixed
 from wgflow.presets._gwf import gwf
 from wgflow.presets._kernel_score import (
     KernelScoreFit,
-    PointSplit,
     fit_kernel_score,
-    isotropic_kde,
     probability_flow,
     reverse_diffusion,
-    split_points,
 )
-from wgflow.presets._particles import (
-    accelerated,
-    arwp,
-    birth_death_langevin,
-    blob,
-    brwp,
-    brwp_splitting,
-    gfsd,
-    ksd_descent,
-    mala,
-    mmd_flow,
-    proximal_gradient,
-    prwp,
-    sinkhorn_flow,
-    sliced_w_flow,
-    svgd,
-    ula,
-    wfr,
-)
+from wgflow.presets._langevin import birth_death_langevin, mala, ula
+from wgflow.presets._particles import accelerated, blob, gfsd, proximal_gradient, svgd, wfr
+from wgflow.presets._proximals import arwp, brwp, brwp_splitting, prwp
+from wgflow.presets._split import PointSplit, isotropic_kde, split_points
 
 PRESETS: Registry[Any] = Registry("preset")
 _ALL: tuple[Any, ...] = (s_jko, uotm_source_fixed, otm, f_gan, gwf, classic_jko)

@@ -78,13 +78,15 @@ def w_flow(
     ----------
     target, latent, noise : Measure
         Data, source of the generator, and its auxiliary noise if it takes any. Every class is a flow of its own where data and source
-        are ``Balanced`` labelled ones.
+        are ``Balanced`` labeled ones.
     generator : nn.Module or callable
         The network or its factory.
     encoder : nn.Module or callable, optional
         Frozen features of :class:`InFeatures`; the points themselves when None.
     blur : float or callable
         :math:`\sqrt\varepsilon`, a fraction of the root mean squared distance; or a function of the step.
+    tol : float
+        Largest violation of a marginal at which Sinkhorn's iterations end.
     whole : Measure, optional
         For ``guidance``: the data as a whole, where ``target`` is conditional.
     guidance : float
@@ -93,6 +95,23 @@ def w_flow(
         Whether the field in every feature is divided by its size; without it this is the flow of a functional.
     persistent, batch, lr, ema : int, int, float, float
         Regression steps a batch; points of each of the three batches; learning rate; decay of the generator's running average.
+    step_size, num_steps : float or callable, int
+        The time step, in units of the field, or a function of the step; and the number of steps.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
+    >>> flow = wg.presets.w_flow(data, latent, nn.Linear(2, 2), batch=8, num_steps=2)
+    >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
+    torch.Size([5, 2])
     """
 
     def at(s: float) -> Functional:
@@ -124,8 +143,29 @@ def mmd_drift(
 ) -> Flow:
     r"""MMD drift (Gretton et al. 2026; the MMD row of Han et al. 2026): half the squared MMD in feature space.
 
-    ``kernel`` has its bandwidths in units of the root mean squared distance of every feature; the sources name none, three are the
-    default. Other arguments as for :func:`w_flow`.
+    Parameters
+    ----------
+    target, latent, generator, encoder, noise
+        As for :func:`w_flow`.
+    kernel : Kernel
+        Its bandwidths are in units of the root mean squared distance of every feature; the sources name none, three are the default.
+    persistent, batch, lr, ema, step_size, num_steps
+        As for :func:`w_flow`.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
+    >>> flow = wg.presets.mmd_drift(data, latent, nn.Linear(2, 2), kernel=wg.RBF(0.5), batch=8, num_steps=2)
+    >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
+    torch.Size([5, 2])
     """
     F = 0.5 * SquaredMMD(target, kernel, batch)
     start = _follower(latent, generator, noise, lr, ema, persistent, batch)
@@ -147,7 +187,28 @@ def energy_drift(
     step_size: StepSize = 1.0,
     num_steps: Count = 30_000,
 ) -> Flow:
-    """Energy drift: half the energy distance in feature space, forces of one size and no bandwidth; arguments as for :func:`w_flow`."""
+    """Energy drift: half the energy distance in feature space, with forces of one size and no bandwidth.
+
+    Parameters
+    ----------
+    target, latent, generator, encoder, noise, persistent, batch, lr, ema, step_size, num_steps
+        As for :func:`w_flow`.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
+    >>> flow = wg.presets.energy_drift(data, latent, nn.Linear(2, 2), batch=8, num_steps=2)
+    >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
+    torch.Size([5, 2])
+    """
     F = 0.5 * EnergyDistance(target, batch)
     start = _follower(latent, generator, noise, lr, ema, persistent, batch)
     return _flow(F, TwoBatch(), encoder, start, step_size, num_steps)
@@ -173,9 +234,37 @@ def drifting(
 ) -> Flow:
     r"""Drifting (Deng et al. 2026): their Algorithm 2 at three temperatures, each field over its size.
 
-    A batch repels itself. ``floor`` is that of the published code; take 0 in few dimensions. Temperatures are in units of the root
-    mean squared distance of every feature (theirs: of the mean distance), and features are averaged (theirs: summed, which for
-    Adam is no change). Their weight decay and clipping of gradients are left out. Other arguments as for :func:`w_flow`.
+    A batch repels itself. Features are averaged (theirs: summed, which for Adam is no change). Their weight decay and clipping of
+    gradients are left out.
+
+    Parameters
+    ----------
+    target, latent, generator, encoder, noise
+        As for :func:`w_flow`.
+    temperatures : tuple of float
+        Lengths :math:`T` of the kernels ``Laplace(T)``, in units of the root mean squared distance of every feature (theirs: of the
+        mean distance).
+    floor : float
+        As for :class:`MeanShift`; the default is that of the published code. Take 0 in few dimensions.
+    negatives : MixedNegatives, optional
+        Points mixed into those that repel.
+    persistent, batch, lr, ema, step_size, num_steps
+        As for :func:`w_flow`.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
+    >>> flow = wg.presets.drifting(data, latent, nn.Linear(2, 2), floor=0.0, batch=8, num_steps=2)
+    >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
+    torch.Size([5, 2])
     """
     fields = (
         UnitSpeed(MeanShift(Laplace(T), "joint", own=True, floor=floor, negatives=negatives)) for T in temperatures

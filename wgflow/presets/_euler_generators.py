@@ -72,6 +72,22 @@ def w1_fe(
         Momenta of both Adams.
     ema : float
         Decay per update of a running average of the generator; 0 for none.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    Forward Euler for W1, followed by regression steps toward one set of targets:
+
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.w1_fe(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1), persistent=5)
+    >>> flow.functional.__class__.__name__, flow.initial.regression.persistent
+    ('W1', 5)
     """
     return Flow(
         functional=W1(target, batch),
@@ -109,6 +125,20 @@ def wgan_gp(
     """WGAN-GP (Gulrajani et al. 2017): W1-FE with one generator update a step, and slopes of 1.
 
     ``options`` are those of :func:`w1_fe`, without ``persistent`` and ``control``.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.wgan_gp(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> flow.initial.regression.persistent, flow.solver.estimator.penalty
+    (1, GradientPenalty(kind='gp'))
     """
     options |= {"num_steps": num_steps, "batch": batch, "lr": lr, "betas": betas}
     return w1_fe(target, latent, generator, critic, persistent=1, penalty=penalty, **options)
@@ -120,6 +150,20 @@ def wgan_lp(target: Measure, latent: Measure, generator: NetSource, critic: NetS
     """WGAN-LP (Petzka, Fischer and Lukovnikov 2018): WGAN-GP with slopes of at most 1.
 
     ``options`` are those of :func:`wgan_gp`, without ``penalty``.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.wgan_lp(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> flow.initial.regression.persistent, flow.solver.estimator.penalty
+    (1, GradientPenalty())
     """
     return wgan_gp(target, latent, generator, critic, penalty="lp", **options)
 
@@ -131,6 +175,22 @@ def w2_fe(target: Measure, latent: Measure, generator: NetSource, critic: NetSou
 
     The authors train two potentials, with penalties on pairs of points; here the second is the c-transform of the first
     (:class:`SquaredW2`). A step size of 1 goes all the way. ``options`` are those of :func:`w1_fe`, without ``penalty`` and ``weight``.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    The functional is half of the squared distance:
+
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.w2_fe(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> flow.functional.c, flow.functional.term.__class__.__name__
+    (0.5, 'SquaredW2')
     """
     flow = w1_fe(target, latent, generator, critic, **options)
     assert isinstance(flow.solver.estimator, Critic)

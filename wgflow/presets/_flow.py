@@ -21,6 +21,19 @@ Preset = TypeVar("Preset", bound=Callable[..., Any])
 class Flow(Checked, Placed):
     """A functional, a solver and a start with their step size: everything :func:`solve` asks for.
 
+    Parameters
+    ----------
+    functional : Functional
+        What decreases.
+    solver : Solver
+        The time discretization.
+    initial : MovingMeasure
+        The start.
+    step_size : float or callable
+        :math:`h`, or a function of the step.
+    num_steps : int
+        Time steps.
+
     Examples
     --------
     >>> import torch
@@ -46,10 +59,30 @@ class Flow(Checked, Placed):
 
 
 def options_of(parent: Callable[..., Any], *without: str) -> Callable[[Preset], Preset]:
-    """Let a preset that ends in ``**options`` show the options of its parent, but those that it sets itself.
+    r"""Let a preset that ends in ``**options`` show the options of its parent, but those that it sets itself.
 
     Its signature then has them by name, for help, checks and recipes; what the parent says of them is kept in
     ``option_texts``.
+
+    Parameters
+    ----------
+    parent : callable
+        The preset whose keyword options are taken over.
+    \*without : str
+        Options that the preset sets itself.
+
+    Returns
+    -------
+    callable
+        A decorator that changes the signature and nothing else.
+
+    Examples
+    --------
+    >>> def parent(target, *, rate=1.0, batch=10): ...
+    >>> @options_of(parent, "batch")
+    ... def child(target, **options): ...
+    >>> inspect.signature(child)
+    <Signature (target, *, rate=1.0)>
     """
 
     def declared(preset: Preset) -> Preset:
@@ -67,5 +100,22 @@ def options_of(parent: Callable[..., Any], *without: str) -> Callable[[Preset], 
 
 
 def option_texts(preset: Callable[..., Any]) -> dict[str, str]:
-    """Return what a preset, or the one that it takes its options from, says of each option."""
+    """Return what a preset, or the one that it takes its options from, says of each option.
+
+    Parameters
+    ----------
+    preset : callable
+        A function with sections in numpydoc style.
+
+    Returns
+    -------
+    dict of str to str
+        Texts by the names of options, in plain text.
+
+    Examples
+    --------
+    >>> from wgflow.presets import svgd
+    >>> sorted(option_texts(svgd))
+    ['initial', 'kernel', 'num_steps', 'step_size', 'target']
+    """
     return {**getattr(preset, "option_texts", {}), **descriptions(preset)}

@@ -62,6 +62,8 @@ def s_jko(
         Where the sources disagree. ``wgflow``: shared auxiliary noise, :math:`\gamma=0.2`, 50 steps. ``paper``:
         independent noise, :math:`\gamma=0.4` (:math:`\lambda=0.2` without the half), 50 steps. ``code``:
         independent noise, :math:`\gamma=0.2`, instance noise :math:`1/(32(k+1))` on data, 100 steps.
+    step_size : float or callable
+        :math:`h`, or a function of the step.
     num_steps : int, optional
         JKO steps; the variant's when None.
     first_iters, iters : int
@@ -84,6 +86,22 @@ def s_jko(
         Weights that a finished step leaves behind: the trained ones or their running average.
     ema : float
         Decay per update of the generator's running average.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    The functional is KL, the solver JKO with a critic, and what moves a network's output:
+
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.s_jko(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> flow.functional.__class__.__name__, flow.solver.iters, flow.num_steps
+    ('KL', 2000, 50)
     """
     settings: dict[str, tuple[Literal["shared", "independent"], float, int]] = {
         "wgflow": ("shared", 0.2, 50),
@@ -130,7 +148,8 @@ def uotm_source_fixed(
 ) -> Flow:
     r"""Source-fixed UOTM: unbalanced optimal transport with a hard source marginal, cost :math:`\tau\lVert x-y\rVert^2` (sum).
 
-    One JKO step of size :math:`h_{JKO}=1/(2\tau)` from the reference map.
+    One JKO step of size :math:`h_{JKO}=1/(2\tau)` from the reference map. The networks and the other options are those of
+    :func:`s_jko`.
 
     Parameters
     ----------
@@ -138,8 +157,22 @@ def uotm_source_fixed(
         Weight of the cost, as in UOTM; 0 leaves it out.
     iters : int
         Updates of the whole run.
-    **options
-        Those of :func:`s_jko`.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    The step size is :math:`1/(2\tau)`:
+
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.uotm_source_fixed(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1), tau=0.1)
+    >>> flow.step_size, flow.num_steps
+    (5.0, 1)
     """
     flow = s_jko(
         target, latent, generator, critic, divergence=divergence, num_steps=1, first_iters=iters, iters=iters, **options
@@ -155,6 +188,20 @@ def otm(target: Measure, latent: Measure, generator: NetSource, critic: NetSourc
     """OTM (Rout, Korotin and Burnaev 2022): the semi-dual of plain optimal transport, both marginals hard.
 
     Source-fixed UOTM with the entropy ``identity``; ``options`` are those of :func:`uotm_source_fixed`.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.otm(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1), tau=0.1)
+    >>> flow.functional.__class__.__name__, flow.step_size
+    ('Identity', 5.0)
     """
     return uotm_source_fixed(target, latent, generator, critic, divergence="identity", **options)
 
@@ -167,5 +214,20 @@ def f_gan(
     """f-GAN (Nowozin et al. 2016), model first and data second: one JKO step of infinite size, so without a cost.
 
     ``js_nonsat`` is the usual non-saturating GAN. ``options`` are those of :func:`uotm_source_fixed`, without ``tau``.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> data = wg.twenty_five_gaussians()
+    >>> flow = wg.presets.f_gan(data, latent, nn.Linear(2, 2), nn.Linear(2, 1), divergence="js_nonsat")
+    >>> flow.functional.__class__.__name__, flow.step_size
+    ('JSNonSaturating', inf)
     """
     return uotm_source_fixed(target, latent, generator, critic, tau=0.0, divergence=divergence, **options)

@@ -99,10 +99,26 @@ def gwf(
     ema : float
         Decay per update of the generator's running average.
 
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` trains it.
+
     Raises
     ------
     BadInput
         For an unknown objective, with near misses.
+
+    Examples
+    --------
+    KL in the form of Donsker and Varadhan, in steps of :math:`h=d\lambda_2/2`:
+
+    >>> import wgflow as wg
+    >>> from torch import nn
+    >>> latent = wg.StandardNormal(2)
+    >>> flow = wg.presets.gwf(wg.twenty_five_gaussians(), latent, nn.Linear(2, 2), nn.Linear(2, 1), objective="kl_dv")
+    >>> flow.functional.__class__.__name__, flow.step_size, flow.solver.cost
+    ('KLDonskerVaradhan', 1.0, 'sum')
     """
     if objective not in _OBJECTIVES:
         raise BadInput(f"objective={objective!r}: {near_misses(objective, list(_OBJECTIVES))}")

@@ -8,10 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Fraction, NonNegative, Positive, Whole, checked
-from wgflow.core.finite import require_finite
-from wgflow.core.rng import generator, mixed
 from wgflow.core.typing import NetSource
 from wgflow.driver.callbacks import Callback, Evaluate, KeepBest
 from wgflow.driver.checkpoint import Checkpoint
@@ -39,62 +36,10 @@ from wgflow.measures import (
 from wgflow.metrics import FunctionalValue
 from wgflow.optim import Adam, Optim
 from wgflow.presets._flow import Flow
+from wgflow.presets._split import PointSplit, split_points
 from wgflow.solvers import JKO, Heun, Langevin, Solver
 
 _SATURATED = 0.5
-
-
-@dataclass(frozen=True)
-class PointSplit:
-    """Points in three parts that share none.
-
-    Attributes
-    ----------
-    centres, train, held_out : Tensor, shapes (K, d), (n, d), (m, d)
-    """
-
-    centres: Tensor
-    train: Tensor
-    held_out: Tensor
-
-
-@checked
-def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction = 0.2, seed: Whole = 0) -> PointSplit:
-    r"""Split points at random into centres, training points and held-out points, so that no point is in two parts.
-
-    Parameters
-    ----------
-    x : Tensor, shape (n, d)
-        The data. Of points that occur several times one is a centre at most, and then the others are left out.
-    num_centres : int, optional
-        By default half of the points, 1000 at most.
-    held_out : float
-        Share of the other points that is held out, at least one and at most 1000.
-    seed : int
-        Of the split.
-
-    Raises
-    ------
-    BadInput
-        For a tensor of another shape, entries that are not finite, or fewer than two distinct points beside the centres.
-    """
-    if x.dim() != 2 or x.numel() == 0:
-        raise BadInput(f"expected data of shape (n, d), got {tuple(x.shape)}; flatten images first: x.flatten(1)")
-    require_finite("split_points", x=x)
-    distinct, copy_of = torch.unique(x, dim=0, return_inverse=True)
-    K = min(1000, len(distinct) // 2) if num_centres is None else num_centres
-    if K < 1 or len(distinct) < K + 2:
-        raise BadInput(
-            f"num_centres={K}: there are {len(distinct)} distinct points of {len(x)}, and beside the centres one to fit to and one to "
-            "hold out are needed: give more points or fewer centres"
-        )
-    rng = generator(mixed(seed), "cpu")
-    order = torch.randperm(len(distinct), generator=rng).to(x.device)
-    m = min(max(1, round(held_out * (len(distinct) - K))), len(distinct) - K - 1, 1000)
-    part = torch.empty_like(order)
-    part[order] = torch.arange(len(order), device=x.device)
-    place = part[copy_of]
-    return PointSplit(distinct[order[:K]], x[place >= K + m], x[(place >= K) & (place < K + m)])
 
 
 @dataclass(frozen=True)
@@ -111,6 +56,14 @@ class KernelScoreFit:
         What the data were split into.
     solution : Solution
         Of the fit; ``functional`` in its history is the negative log-likelihood of the held-out points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    >>> fit = fit_kernel_score(x, num_centres=10, max_iters=20)
+    >>> fit.law.score(torch.zeros(1, 2)).shape
+    torch.Size([1, 2])
     """
 
     law: LocalGaussians
@@ -169,6 +122,11 @@ def fit_kernel_score(
     callbacks, checkpoint
         As for :func:`solve`: progress, logs, resume.
 
+    Returns
+    -------
+    KernelScoreFit
+        The law, the mean log density of the held-out points, the split, and the solution of the fit.
+
     Warns
     -----
     RuntimeWarning
@@ -224,23 +182,6 @@ def _say_saturated(law: LocalGaussians, ceiling: float) -> None:
 
 
 @checked
-def isotropic_kde(points: PointSplit, stds: Sequence[Positive] = ()) -> LocalGaussians:
-    r"""Return the kernel density estimate at the centres whose bandwidth the held-out points find most likely.
-
-    Parameters
-    ----------
-    points : PointSplit
-        Centres and held-out points.
-    stds : sequence of float
-        Bandwidths to choose from, standard deviations; by default 40, from 0.01 to 1 times the standard deviation of a coordinate.
-    """
-    unit = float((points.centres - points.centres.mean(0)).square().mean().sqrt())
-    tried = list(stds) or [unit * 10 ** (-2 + 2 * i / 39) for i in range(40)]
-    laws = [LocalGaussians.isotropic(points.centres, std) for std in tried]
-    return max(laws, key=lambda law: float(law.log_prob(points.held_out).mean()))
-
-
-@checked
 def reverse_diffusion(
     target: Measure,
     initial: MovingMeasure,
@@ -255,6 +196,40 @@ def reverse_diffusion(
 
     The flow of ``2 * beta * CrossEntropy(Reversed(target)) + beta * Entropy()`` by Euler-Maruyama. Start it from draws of ``Reversed(...)``
     at time 0. Remaining times fall geometrically to ``last`` times the horizon, so that a step is a fixed share of what is left.
+
+    Parameters
+    ----------
+    target : Measure
+        Where it ends, with the exact law of its noising (:meth:`Measure.noised`): Gaussians, mixtures, kernel score models.
+    initial : MovingMeasure
+        Particles, draws of ``Reversed(...)`` at time 0.
+    beta : float
+        :math:`\beta`, half the variance of the noise in a unit of time.
+    drift : float
+        As for :class:`Noising`; 0 is variance exploding.
+    horizon : float
+        The time of the noising.
+    last : float
+        The remaining time at the end, a fraction of the horizon.
+    num_steps : int
+        Steps.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` runs it.
+
+    Examples
+    --------
+    Noise of variance 1 makes N(0, 2) of N(0, 1), and the reverse process N(0, 1) of N(0, 2):
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> target = wg.Gaussian(torch.zeros(1), torch.eye(1))
+    >>> noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    >>> flow = wg.presets.reverse_diffusion(target, wg.Particles(2**0.5 * noise), num_steps=50)
+    >>> round(flow.solve().measure.x.var().item(), 1)
+    1.0
     """
     back = Reversed(target, Noising(beta, drift), horizon)
     F = 2 * beta * CrossEntropy(back) + beta * Entropy()
@@ -272,7 +247,29 @@ def probability_flow(
     last: Fraction = 1e-4,
     num_steps: Count = 100,
 ) -> Flow:
-    r"""Probability-flow equation (Song et al. 2021): the same laws as :func:`reverse_diffusion` without noise, by Heun's rule."""
+    r"""Probability-flow equation (Song et al. 2021): the same laws as :func:`reverse_diffusion` without noise, by Heun's rule.
+
+    Parameters
+    ----------
+    target, initial, beta, drift, horizon, last, num_steps
+        As for :func:`reverse_diffusion`.
+
+    Returns
+    -------
+    Flow
+        What ``solve`` asks for; ``.solve()`` runs it.
+
+    Examples
+    --------
+    From N(0, 2) back to N(0, 1) every point is divided by :math:`\sqrt2`:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> target = wg.Gaussian(torch.zeros(1), torch.eye(1))
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> wg.presets.probability_flow(target, start, num_steps=50).solve().measure.x
+    tensor([[0.7070]])
+    """
     back = Reversed(target, Noising(beta, drift), horizon)
     return _backwards(beta * CrossEntropy(back), Heun(), initial, drift, horizon, last, num_steps)
 

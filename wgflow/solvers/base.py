@@ -38,6 +38,14 @@ class State(Brief, Placed):
         The only source of randomness.
     estimator : object
         What the estimator keeps: networks and optimisers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> flow = wg.solve(wg.Entropy(), wg.Langevin(), wg.Particles(torch.zeros(5, 1)), step_size=0.1, num_steps=3)
+    >>> flow.state.k, round(flow.state.t, 1)
+    (3, 0.3)
     """
 
     measure: MovingMeasure
@@ -60,7 +68,27 @@ S = TypeVar("S", bound=State)
 
 
 class Solver(Checked, Placed, ABC):
-    """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``."""
+    """A time discretization. Subclasses are frozen dataclasses with a field ``estimator``.
+
+    Examples
+    --------
+    Forward Euler, said anew. A solver gives ``update``; :func:`advance` counts the step and the time.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.solvers import advance
+    >>> @dataclass(frozen=True)
+    ... class Euler(wg.Solver):
+    ...     estimator: wg.Estimator
+    ...
+    ...     def update(self, F, state, h):
+    ...         move = lambda p: p.x + h * self.estimator.velocity(F, p, state.estimator)
+    ...         return advance(state, state.measure.follow(move, state.rng), h), {}
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> wg.solve(F, Euler(wg.Autograd()), wg.Particles(torch.ones(1, 1)), step_size=0.5, num_steps=1).measure.x
+    tensor([[0.5000]])
+    """
 
     estimator: Estimator
     goes_to = "a solver: how time is discretized, solve(F, solver, start, ...)"

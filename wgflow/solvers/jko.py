@@ -33,10 +33,29 @@ _ADVICE = (
 def transport_cost(x: Points, y: Points, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
     r"""Return :math:`\tfrac12\lVert x_i-y_i\rVert^2`, shape (n,), summed or averaged over the coordinates of a point.
 
+    Parameters
+    ----------
+    x, y : Tensor, shape (n, \*event)
+        Points before and after a step, in pairs.
+    reduction : {"sum", "mean"}
+        Over the coordinates of a point.
+
+    Returns
+    -------
+    Tensor, shape (n,)
+        The cost of every pair.
+
     Raises
     ------
     BadInput
         When the shapes differ (they would broadcast) or the reduction is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> wg.transport_cost(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))  # 25 / 2
+    tensor([12.5000])
     """
     if x.shape != y.shape:
         raise BadInput(f"the transport cost pairs points one to one: got shapes {tuple(x.shape)} and {tuple(y.shape)}")
@@ -121,6 +140,17 @@ class JKO(Solver):
     end, and that pull for a move of a hundredth of the largest coordinate. A step that ends above the minimiser's tolerance is
     ``minimiser/unconverged``. Gradients are per mass, so that a light particle's step is solved like that of a heavy one; one of
     weight 0 has no velocity here either and stays. For networks a minimisation is training, and its iterations are a budget.
+
+    Examples
+    --------
+    For :math:`F=\tfrac12E|x|^2` the minimizer of :math:`\tfrac1{2h}|y-x|^2+\tfrac12|y|^2` is :math:`x/(1+h)`:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.ones(1, 1, dtype=torch.float64))
+    >>> wg.solve(F, wg.JKO(), start, step_size=1.0, num_steps=1).measure.x
+    tensor([[0.5000]], dtype=torch.float64)
     """
 
     estimator: Estimator = field(default_factory=Autograd)

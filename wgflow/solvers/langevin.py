@@ -41,6 +41,17 @@ class Langevin(Explicit):
     -----
     Cost: one gradient of E and n d normal numbers a step. The stationary law is biased: for a quadratic potential with
     Hessian A it has covariance :math:`T[A(I-hA/2)]^{-1}`. Stable for :math:`h\lambda_{max}(A)<2`. ``MetropolisLangevin`` has no bias.
+
+    Examples
+    --------
+    For N(0, 1) the stationary variance is :math:`1/(1-h/2)`, 4/3 at :math:`h=\tfrac12`:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> start = wg.Particles(torch.zeros(20_000, 1))
+    >>> flow = wg.solve(wg.KL(wg.StandardNormal(1)), wg.Langevin(), start, step_size=0.5, num_steps=20)
+    >>> round(flow.measure.x.var().item(), 1)
+    1.3
     """
 
     order = 1
@@ -92,6 +103,17 @@ class MetropolisLangevin(Solver):
     Cost: two gradients and two values of V a step. Where the proposal or its density is not finite it is refused. An acceptance rate of
     0.57 is best in many dimensions (Roberts and Rosenthal 1998); a run that ends below 0.01 on average gives a
     ``RuntimeWarning``. A flow in time only as h goes to 0. Particles must start where the density is positive.
+
+    Examples
+    --------
+    For N(0, 1) the variance is 1 whatever the step size, where ``Langevin`` has 4/3:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> start = wg.Particles(torch.zeros(20_000, 1))
+    >>> flow = wg.solve(wg.KL(wg.StandardNormal(1)), wg.MetropolisLangevin(), start, step_size=0.5, num_steps=20)
+    >>> round(flow.measure.x.var().item(), 1)
+    1.0
     """
 
     estimator: Estimator = field(default_factory=Autograd)

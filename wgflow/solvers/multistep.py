@@ -69,6 +69,16 @@ class AdamsBashforth(Explicit):
     piecewise constant velocity: higher order gains nothing there.
 
     Source: Bashforth and Adams (1883).
+
+    Examples
+    --------
+    For :math:`F=\tfrac12E|x|^2` and :math:`h=\tfrac12`: 1, then 1/2 by Euler, then :math:`\tfrac12-\tfrac14(\tfrac32-1)=\tfrac38`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> wg.solve(F, wg.AdamsBashforth(), wg.Particles(torch.ones(1, 1)), step_size=0.5, num_steps=2).measure.x
+    tensor([[0.3750]])
     """
 
     order = 2

@@ -19,7 +19,16 @@ Potential = Callable[[Particles], Tensor]
 
 
 class Reaction(Checked, ABC):
-    r"""Follows :math:`\partial_t\rho=-r\,(\varphi-E_\rho\varphi)\,\rho`, :math:`\varphi=\delta F/\delta\rho`; ``rate`` is r."""
+    r"""Follows :math:`\partial_t\rho=-r\,(\varphi-E_\rho\varphi)\,\rho`, :math:`\varphi=\delta F/\delta\rho`; ``rate`` is r.
+
+    Examples
+    --------
+    Both reactions take a rate, and ``WithReaction`` a transport beside them:
+
+    >>> import wgflow as wg
+    >>> wg.WithReaction(wg.ForwardEuler(), wg.Reweight(rate=2.0)).reaction.rate
+    2.0
+    """
 
     rate: float
     order: int = 1
@@ -54,6 +63,18 @@ class Reweight(Reaction):
     Notes
     -----
     Cost: none beside the potential. Source: Zhang et al. (2021), "continuous adjusting", in a form that keeps weights positive.
+
+    Examples
+    --------
+    Two particles in the potentials 0 and 1, which do not move: their weights become proportional to 1 and :math:`e^{-t}`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: (x > 0).sum(1) + 0 * x.sum(1))
+    >>> start = wg.Particles(torch.tensor([[0.0], [1.0]]))
+    >>> flow = wg.solve(F, wg.WithReaction(wg.ForwardEuler(), wg.Reweight()), start, step_size=0.1, num_steps=10)
+    >>> flow.measure.log_w.diff()
+    tensor([-1.0000])
     """
 
     rate: NonNegative = 1.0
@@ -99,6 +120,18 @@ class BirthDeath(Reaction):
     Notes
     -----
     Cost: a sort of 2n numbers beside the potential. Sources: Lu, Lu and Nolen (2019), Zhang et al. (2021).
+
+    Examples
+    --------
+    A particle at high potential is replaced by a copy of one at low potential:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: x.square().sum(1))
+    >>> solver = wg.WithReaction(wg.ForwardEuler(), wg.BirthDeath())
+    >>> start = wg.Particles(torch.tensor([[0.0], [0.0], [10.0]]))
+    >>> wg.solve(F, solver, start, step_size=0.1, num_steps=1).measure.x.flatten()
+    tensor([0., 0., 0.])
     """
 
     rate: NonNegative = 1.0

@@ -67,6 +67,19 @@ class ForwardBackward(Explicit):
 
     The splitting of Han, Osher and Li (2025) for :math:`V=f+g` has ``backward=ForwardEuler(ProximalScore(h, normalizer of g))``, explicit
     and a proximal step ahead, ``closed_terms``, and the Moreau envelope of g in the functional (``presets.brwp_splitting``).
+
+    Examples
+    --------
+    KL to N(0, 1) is :math:`E\tfrac12x^2` plus the entropy. Its stationary variance is 1, but for what 10 spacings add:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.KL(wg.StandardNormal(1, dtype=torch.float64))
+    >>> solver = wg.ForwardBackward(backward=wg.JKO(wg.Blob(wg.Spacings()), wg.LBFGS()))
+    >>> start = wg.Particles(torch.linspace(-1, 1, 10, dtype=torch.float64)[:, None])
+    >>> flow = wg.solve(F, solver, start, step_size=0.5, num_steps=6)
+    >>> round(flow.measure.x.var(unbiased=False).item(), 2)
+    1.0
     """
 
     backward: Solver = field(default_factory=lambda: JKO(Blob(KernelDensity(NearestRBF())), LBFGS(), iters=1))
@@ -183,6 +196,18 @@ class WithReaction(Solver):
     ------
     BadInput
         When the reaction cannot act on the particles it is given.
+
+    Examples
+    --------
+    Two particles in the potentials 0 and 1, which do not move: mass goes to the lower one at rate 4.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: (x > 0).sum(1) + 0 * x.sum(1))
+    >>> start = wg.Particles(torch.tensor([[0.0], [1.0]]))
+    >>> flow = wg.solve(F, wg.WithReaction(wg.ForwardEuler(), wg.Reweight(rate=4.0)), start, step_size=0.1, num_steps=10)
+    >>> flow.measure.log_w.exp()  # proportional to 1 and exp(-4)
+    tensor([0.9820, 0.0180])
     """
 
     transport: Solver = None  # type: ignore[assignment]
