@@ -6,6 +6,7 @@ the bias: BRWP rests at the variance 1 - T² of a standard normal target whateve
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from wgflow import (
 )
 
 FACTORS = (0.5, 1.0, 2.0)
+NAMES = ("BRWP", "ARWP", "ULA", "MALA", "SVGD", "PRWP")
 TIMES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#000000")
 
@@ -45,7 +47,7 @@ def methods(case: Case) -> dict[str, list[tuple[Solver, float, float | None]]]:
         "ARWP": [(Accelerated(ProximalScore(T, case.log_z(T))), 2 * f * h, T) for T in case.times for f in FACTORS],
         "ULA": [(Langevin(), f * h, None) for f in FACTORS],
         "MALA": [(MetropolisLangevin(), 2 * f * h, None) for f in FACTORS],
-        "SVGD": [(ForwardEuler(Stein(MedianRBF())), 5 * f * h, None) for f in FACTORS],
+        "SVGD": [(ForwardEuler(Stein(MedianRBF())), 20 * f**3 * h, None) for f in FACTORS],  # a mean over all particles
     }
     if M is not None and not torch.equal(M, torch.eye(case.d, dtype=DOUBLE)):
         proximal = [(ProximalScore(T, case.log_z(T, M), metric=M), T) for T in case.times]
@@ -66,14 +68,17 @@ def run(case: Case, solver: Solver, h: float, seed: int, n: int, num_steps: int,
     return [p.x for p in end.saved], seconds
 
 
-def compared(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the curves of all methods on one target, means over seeds, and the distance of independent draws."""
+def compared(case: Case, args: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the curves of the chosen methods on one target, means over seeds, beside earlier ones, and the distance of independent draws."""
     num_steps = 8 if args.quick else case.num_steps
     every = max(1, num_steps // 20)
     distance, n = case.distance(), args.particles
     floor = [distance(case.exact(n, 100 + s).x) for s in range(args.seeds)]
     rows: dict[str, Any] = {}
     for name, tried in methods(case).items():
+        if name in earlier and name not in args.methods:
+            rows[name] = earlier[name]
+            continue
         ends = []
         for solver, h, _ in tried:
             saved, _ = run(case, solver, h, 99, n, num_steps, every)
@@ -146,22 +151,23 @@ def main(argv: Sequence[str] | None = None) -> Path:
     given.add_argument("--seeds", type=int, default=5)
     given.add_argument("--particles", type=int, default=POINTS, help="a divisor of 600")
     given.add_argument("--targets", nargs="+", default=[*cases()], help="names of the record")
+    given.add_argument(
+        "--methods", nargs="+", default=[*NAMES], help="to run again; others are kept where the record has them"
+    )
     args = given.parse_args(argv)
     if args.quick:
         args.seeds, args.particles = 1, 20
     torch.set_num_threads(args.threads)
+    kept = {key: vars(args)[key] for key in ("particles", "seeds", "quick", "threads")}
+    settings = kept | {"factors of step sizes": list(FACTORS)}
+    record = args.results / "proximal_samplers.json"
+    found = json.loads(record.read_text()) if record.exists() else {"settings": None}
+    held = found["results"]["targets"] if found["settings"] == settings else {}
     results: dict[str, Any] = {"targets": {}}
     for name in args.targets:
         print(name)
-        results["targets"][name] = compared(cases()[name], args)
+        results["targets"][name] = compared(cases()[name], args, held.get(name, {}).get("methods", {}))
     results["bias_law"] = bias_law(args)
-    settings = {
-        "particles": args.particles,
-        "seeds": args.seeds,
-        "factors of step sizes": list(FACTORS),
-        "quick": args.quick,
-        "threads": args.threads,
-    }
     path = write("proximal_samplers", args.results, settings, results, torch.device("cpu"))
     picture(results, figure(args, "proximal_samplers.png"))
     return path
