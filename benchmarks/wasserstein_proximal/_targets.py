@@ -12,7 +12,6 @@ from wgflow import Gaussian, Grid, Measure, Particles, SquaredW2, Unnormalised
 from wgflow.reference import Moments, squared_w2
 
 POINTS = 200
-REFERENCE = 600
 DOUBLE = torch.float64
 
 
@@ -64,13 +63,13 @@ class Case:
         box = [-self.box] * self.d, [self.box] * self.d, [round(40 * self.box)] * self.d
         return Particles(self._symmetric(Grid.of(lambda x: -self.potential(x), *box).draw(n, rng).x))
 
-    def distance(self) -> Callable[[Tensor], float]:
-        """Return W2 to the law as a function of points: of Gaussians with the same moments, or exactly to 600 draws."""
+    def distance(self, draws: int) -> Callable[[Tensor], float]:
+        """Return W2 to the law as a function of points: of Gaussians with the same moments, or exactly to so many draws."""
         if self.covariance is not None:
             law = Moments(torch.zeros(self.d, dtype=DOUBLE), self.covariance)
             return lambda x: math.sqrt(max(float(squared_w2(Moments.of(Particles(x)), law)), 0.0))
-        draws = self.exact(REFERENCE, 12345)
-        return lambda x: math.sqrt(float(SquaredW2(draws).value(Particles(x.repeat(len(draws) // len(x), 1)))))
+        truth = SquaredW2(self.exact(draws, 12345))
+        return lambda x: math.sqrt(float(truth.value(Particles(x.repeat(draws // len(x), 1)))))
 
 
 def quadratic(*curvatures: float) -> Callable[[Tensor], Tensor]:

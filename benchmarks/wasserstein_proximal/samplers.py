@@ -74,7 +74,7 @@ def compared(case: Case, args: argparse.Namespace, earlier: dict[str, Any]) -> d
     """Return the curves of all methods on one target, means over seeds, earlier ones kept, and the distance of independent draws."""
     num_steps = 8 if args.quick else case.num_steps
     every = max(1, num_steps // 20)
-    distance, n = case.distance(), args.particles
+    distance, n = case.distance(3 * args.particles), args.particles
     floor = [distance(case.exact(n, 100 + s).x) for s in range(args.seeds)]
     rows: dict[str, Any] = {}
     for name, tried in methods(case).items():
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Run all of it and write the record."""
     given = parser(__doc__)
     given.add_argument("--seeds", type=int, default=5)
-    given.add_argument("--particles", type=int, default=POINTS, help="a divisor of 600")
+    given.add_argument("--particles", type=int, default=POINTS, help="an even number")
     given.add_argument("--targets", nargs="+", default=[*cases()], help="names of the record")
     given.add_argument(
         "--methods", nargs="+", default=[*NAMES], help="to run again; others are kept where the record has them"

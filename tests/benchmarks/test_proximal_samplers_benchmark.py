@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,8 +37,8 @@ def test_record(script, tmp_path):
 def test_distances_and_normalisers_of_the_targets(targets):
     line = targets["condition 100, d = 2"]
     x = line.exact(20_000, 0).x
-    assert line.distance()(x) < 0.15  # of a standard deviation of 10
-    assert line.distance()(torch.zeros(2, 2).double()) == pytest.approx(math.sqrt(101))
+    assert line.distance(1)(x) < 0.15  # of a standard deviation of 10
+    assert line.distance(1)(torch.zeros(2, 2).double()) == pytest.approx(math.sqrt(101))
     for metric in (None, torch.tensor([[1.0, 0.0], [0.0, 100.0]]).double()):
         z = 0.3 * torch.eye(2).double()
         M = torch.eye(2).double() if metric is None else metric
@@ -48,4 +49,35 @@ def test_distances_and_normalisers_of_the_targets(targets):
         torch.testing.assert_close(line.log_z(0.25, metric)(z), -0.25 * ((z @ A) * z).sum(1))
     banana = targets["double banana"]
     assert float(banana.exact(200, 0).x.mean(0).abs().max()) < 1e-12
-    assert banana.distance()(banana.exact(200, 1).x) < 1.0
+    assert banana.distance(200)(banana.exact(200, 1).x) < 1.0
+
+
+def test_a_prior_with_kinks(script, tmp_path):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(80, 3)).astype(np.float32)
+    y = np.where(x[:, 0] + generator.normal(size=80) > 0, 1, -1).astype(np.int8)
+    np.savez(tmp_path / "titanic.npz", x=x, y=y)
+    path = script("laplace_prior").main(
+        ["--quick", "--device", "cpu", "--results", str(tmp_path), "--data", str(tmp_path)]
+    )
+    found = json.loads(path.read_text())
+    assert str(tmp_path) not in json.dumps(found)
+    methods = found["results"]["sets"]["titanic"]["methods"]
+    assert methods.keys() == {"BRWP splitting", "BRWP", "MYULA", "ULA", "SVGD"}
+    for row in methods.values():
+        assert row["runs"] == 1
+        assert 0 <= row["accuracy"] <= 1
+        assert row["ratio_of_std"] > 0
+
+
+def test_rows_that_the_record_has_are_kept(script, tmp_path):
+    def run(*more):
+        options = ["--quick", "--device", "cpu", "--results", str(tmp_path), "--targets", "mixture", *more]
+        return json.loads(script("samplers").main(options).read_text())["results"]["targets"]["mixture"]["methods"]
+
+    first = run()
+    second = run("--methods", "ULA")
+    assert second.keys() == first.keys()
+    assert second["SVGD"]["ms_per_step"] == first["SVGD"]["ms_per_step"]  # a time is never measured twice alike
+    assert second["ULA"]["w2"] == first["ULA"]["w2"]
+    assert second["ULA"]["ms_per_step"] != first["ULA"]["ms_per_step"]
