@@ -113,7 +113,7 @@ report("source-fixed UOTM", source_fixed[-1])
 report("the target", target.draw(2000, torch.Generator().manual_seed(2)).x)
 
 shown = [(f"S-JKO, k = {k}", s_jko[k]) for k in (0, 2, 4, 8)] + [("source-fixed UOTM", source_fixed[-1])]
-figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.7), layout="constrained")
+figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.4), layout="constrained")
 for ax, (title, x) in zip(axes, shown, strict=True):
     ax.scatter(*x.T, s=1.5, color="C3" if "UOTM" in title else "C0")
     ax.scatter(*target.means.T, s=90, facecolors="none", edgecolors="0.35", linewidths=0.7)
