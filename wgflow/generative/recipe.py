@@ -287,10 +287,7 @@ class Recipe(Brief):
         return cls(**{k: read(hints[k], v, k) if k in hints and k != "options" else v for k, v in held.items()})
 
     def networks(self, event_shape: tuple[int, ...], classes: int = 0, **sizes: int) -> tuple[Any, Any]:
-        """Return a fresh generator and critic for images, or for vectors, of this shape, with a label behind them where there are classes.
-
-        ``sizes`` are further ones of the critic.
-        """
+        """Return a fresh generator and critic for points of this shape, with labels behind if any; ``sizes`` are the critic's."""
         return pairs.networks(cast(str, self.network), self.channels, tuple(event_shape), classes, **sizes)
 
     def flow(self, data: Measure, here: Runtime) -> Flow:
