@@ -1,0 +1,39 @@
+"""The law of the least record, and an end of runs that get no better."""
+
+import math
+
+import pytest
+import torch
+
+from wgflow import Checkpoint, Evaluate, ForwardEuler, KeepBest, Particles, PotentialEnergy, solve
+
+RECORDS = [3.0, 1.0, math.nan, 2.0, 1.0, 0.5]
+
+
+def drifting(records, best, num_steps=6, **options):
+    """One particle that moves by 1 a step; what is recorded of step k is the k-th number."""
+    F = PotentialEnergy(lambda x: -x[:, 0])
+    watch = Evaluate([lambda rho, rng: {"loss": [0.0, *records][int(rho.x[0, 0])]}])
+    start = Particles(torch.zeros(1, 1, dtype=torch.float64))
+    return solve(F, ForwardEuler(), start, step_size=1.0, num_steps=num_steps, callbacks=[watch, best], **options)
+
+
+@pytest.mark.parametrize(("patience", "steps", "at"), [(None, 6, 6), (3, 5, 2), (4, 6, 6)])
+def test_the_best_law_is_kept_until_patience_ends(patience, steps, at):
+    """NaN and a tie are no betterment."""
+    best = KeepBest("loss", patience)
+    flow = drifting(RECORDS, best)
+    assert (len(flow.history), int(best.measure.x)) == (steps, at)
+    assert best.value == RECORDS[at - 1]
+
+
+def test_it_survives_a_checkpoint(tmp_path):
+    drifting(RECORDS, KeepBest("loss", 3), num_steps=4, checkpoint=Checkpoint(tmp_path))
+    best = KeepBest("loss", 3)
+    flow = drifting(RECORDS, best, checkpoint=Checkpoint(tmp_path))
+    assert (len(flow.history), int(best.measure.x), best.value) == (5, 2, 1.0)
+
+
+def test_a_key_that_is_never_recorded_is_named():
+    with pytest.warns(UserWarning, match="'los'.* has .*loss"):
+        drifting(RECORDS, KeepBest("los"))
