@@ -268,6 +268,12 @@ class ProximalScore(Estimator):
     def _metric(self) -> Metric | None:
         return None if self.metric is None else Metric(self.metric)
 
+    @cached_property
+    def _whitened(self) -> Any:
+        """A potential that knows its normaliser, in the coordinates of the metric: found once, not in every step."""
+        given, M = self.log_normaliser, self._metric
+        return given if M is None or not isinstance(given, ExactPotential) else given.whitened(M)
+
     @classmethod
     def example(cls) -> "ProximalScore":
         """Return a tiny instance."""
@@ -277,10 +283,9 @@ class ProximalScore(Estimator):
         """Refuse what is not a potential energy with an entropy."""
         energy, temperature = F.split_entropy()
         if energy is not None and temperature > 0 and linear_part(energy) is not None:
-            given, M = self.log_normaliser, self._metric
-            if not isinstance(given, QuadraticPotential):
+            if not isinstance(self.log_normaliser, QuadraticPotential):
                 return None
-            return collapse(given if M is None else given.whitened(M), self.time)
+            return collapse(self._whitened, self.time)
         return (
             f"ProximalScore needs a potential energy plus an entropy, such as KL to a target with log_prob, and "
             f"{type(F).__name__} is not one. Use Blob(KernelDensity(kernel)) or Autograd()."
@@ -311,8 +316,8 @@ class ProximalScore(Estimator):
     def _normalizer(self, temperature: float) -> Normalizer:
         given = self.log_normaliser
         if isinstance(given, ExactPotential):  # its own constant does not matter here
-            own = WassersteinProximal(given, self.time, temperature=temperature, metric=self._metric)
-            return KnownNormalizer(own.log_mean)
+            own, M = WassersteinProximal(self._whitened, self.time, temperature=temperature), self._metric
+            return KnownNormalizer(own.log_mean if M is None else lambda y: own.log_mean(M.whiten(y)))
         if isinstance(given, Normalizer):
             return given
         return MonteCarloNormalizer(self.samples) if given is None else KnownNormalizer(given)
