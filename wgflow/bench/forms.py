@@ -8,12 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow import JKO, KL, LBFGS, DensityModel, EntropicJKO, Estimator, Gaussian, Grid, Particles, Solver
+from wgflow import (
+    JKO,
+    KL,
+    LBFGS,
+    RK4,
+    AdamsBashforth,
+    DensityModel,
+    EntropicJKO,
+    Estimator,
+    ForwardEuler,
+    Gaussian,
+    Grid,
+    Heun,
+    Particles,
+    Solver,
+)
 from wgflow.core.typing import Scalar
 from wgflow.reference import GaussianFit, Moments
 
 EVERY = 10**9
 """A batch that takes all points."""
+
+EXPLICIT: dict[str, Any] = {
+    "forward Euler": ForwardEuler(),
+    "Adams–Bashforth": AdamsBashforth(),
+    "Heun": Heun(),
+    "RK4": RK4(),
+}
+"""Explicit solvers by their names in tables."""
 
 
 @dataclass(frozen=True)

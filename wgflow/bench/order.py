@@ -29,6 +29,11 @@ class Order:
         The step sizes whose errors it rests on.
     reason : str
         Why errors were left out.
+
+    Examples
+    --------
+    >>> Order(value=1.02, spread=0.05, step_sizes=(0.1, 0.05, 0.025)).value
+    1.02
     """
 
     value: float | None

@@ -116,6 +116,13 @@ class Method(Checked):
         noisy methods of draws of the exact law.
     seeds : int, optional
         At most so many of the comparison's seeds: 1 for a method without noise, which only takes its time again.
+
+    Examples
+    --------
+    Implicit steps without seeds, of two sizes only:
+
+    >>> import wgflow as wg
+    >>> method = Method(wg.JKO(), step_sizes=(0.1, 0.2), seeds=1)
     """
 
     solver: Solver | Callable[[float], Solver]

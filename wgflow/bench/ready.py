@@ -12,9 +12,6 @@ from wgflow import (
     JKO,
     KL,
     RBF,
-    RK4,
-    W1,
-    AdamsBashforth,
     Blob,
     EntropicJKO,
     ForwardBackward,
@@ -22,21 +19,16 @@ from wgflow import (
     Gaussian,
     GaussianMixture,
     Grid,
-    Heun,
-    InteractionEnergy,
     KernelDensity,
     Langevin,
     MetropolisLangevin,
     MovingMeasure,
     Particles,
     PowerEntropy,
-    PowerLaw,
-    Proximal,
-    SlicedWasserstein,
     Spacings,
 )
 from wgflow.bench.forms import (
-    EVERY,
+    EXPLICIT,
     ModelledKL,
     debiased,
     double,
@@ -49,18 +41,12 @@ from wgflow.bench.forms import (
 from wgflow.bench.line import Line
 from wgflow.bench.problem import Method, Problem
 from wgflow.bench.scores import DRAWS, cloud
+from wgflow.bench.transports import attraction, sliced_gaussians, w1
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, checked
 from wgflow.core.registry import Named
 from wgflow.optim.tridiagonal import TridiagonalNewton
-from wgflow.reference import Barenblatt, GaussianFit, OrnsteinUhlenbeck, w1_flow
-
-_EXPLICIT: dict[str, Any] = {
-    "forward Euler": ForwardEuler(),
-    "Adams–Bashforth": AdamsBashforth(),
-    "Heun": Heun(),
-    "RK4": RK4(),
-}
+from wgflow.reference import Barenblatt, GaussianFit, OrnsteinUhlenbeck
 
 
 @checked
@@ -76,11 +62,21 @@ def ornstein_uhlenbeck(d: Count = 2, n: Count = 10_000) -> Problem:
         Dimension.
     n : int
         Particles, more than d.
+
+    Returns
+    -------
+    Problem
+        With its exact law, errors and methods.
+
+    Examples
+    --------
+    >>> sorted(ornstein_uhlenbeck(n=100).methods)
+    ['Adams–Bashforth', 'Heun', 'JKO', 'Langevin', 'Metropolis-adjusted Langevin', 'RK4', 'forward Euler', 'forward-backward']
     """
     start, target = gaussian_pair(d)
     flow, exact = OrnsteinUhlenbeck.towards(target), Blob(GaussianFit())
     methods = {
-        **_EXPLICIT,
+        **EXPLICIT,
         "forward-backward": ForwardBackward(backward=implicit(exact)),
         "JKO": implicit(),
         "Langevin": Langevin(),
@@ -106,6 +102,16 @@ def mixture(n: Count = 1000) -> Problem:
     ----------
     n : int
         Particles, at quantiles of the start.
+
+    Returns
+    -------
+    Problem
+        With its exact law, errors and methods.
+
+    Examples
+    --------
+    >>> sorted(mixture(n=100).methods)
+    ['JKO', 'JKO of quantiles', 'JKO on a grid', 'Langevin', 'forward Euler']
     """
     (start, target), line = mixture_pair(), Line(-8.0, 8.0, cells=2000)
 
@@ -163,10 +169,20 @@ def porous_medium(d: Count = 1, n: Count = 1000) -> Problem:
     n : int
         Particles: at quantiles for d = 1, drawn for d = 2.
 
+    Returns
+    -------
+    Problem
+        With its exact law, errors and methods.
+
     Raises
     ------
     BadInput
         For three dimensions or more.
+
+    Examples
+    --------
+    >>> sorted(porous_medium(n=100).methods)
+    ['JKO', 'JKO on a grid', 'forward Euler', 'forward Euler (blob)']
     """
     if d > 2:
         raise BadInput(f"d={d}: expected 1 or 2, on grids of more the flow is out of reach")
@@ -200,84 +216,6 @@ def radius_error(measure: MovingMeasure, exact: Barenblatt) -> float:
     """Return the error of the root mean square distance from the origin."""
     p = cloud(measure)
     return abs(math.sqrt(float(p.mean(p.x.square().sum(1)))) - math.sqrt(exact.second_moment))
-
-
-@checked
-def attraction(d: Count = 10, n: Count = 200) -> Problem:
-    r"""Aggregation: particles that attract each other with the force :math:`x-y`, so that all contract by :math:`e^{-t}`.
-
-    The error is the root mean square distance of the particles to where they should be.
-
-    Parameters
-    ----------
-    d : int
-        Dimension.
-    n : int
-        Particles.
-    """
-    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mean = x.mean(0)
-    return Problem(
-        InteractionEnergy(PowerLaw(2)),
-        Particles(x),
-        lambda t: mean + math.exp(-t) * (x - mean),
-        methods=_EXPLICIT | {"JKO": implicit()},
-        name=f"quadratic attraction, d = {d}",
-    )
-
-
-@checked
-def w1(n: Count = 400) -> Problem:
-    r""":math:`W_1` to a Gaussian on a line: mass moves at unit speed and stops, and the JKO scheme has no error in time.
-
-    The error is :math:`W_2`.
-
-    Parameters
-    ----------
-    n : int
-        Particles, and points of the target, at quantiles.
-    """
-    z = torch.special.ndtri(levels(n))
-    start, target = 2 + 1.5 * z, z
-    return Problem(
-        W1(Particles(target[:, None]), batch=EVERY),
-        Particles(start[:, None]),
-        lambda t: Particles(w1_flow(start, target, t)[:, None]),
-        methods={
-            "forward Euler": ForwardEuler(),
-            "Heun": Heun(),
-            "JKO": implicit(),
-            "JKO in closed form": Proximal(),
-        },
-        name="W1 on the line",
-    )
-
-
-@checked
-def sliced_gaussians(d: Count = 2, n: Count = 500, directions: Count = 100) -> Problem:
-    r"""Half of the squared sliced Wasserstein distance between a Gaussian cloud and its image under scaling and translation.
-
-    Every direction sees the same partners, so that a particle goes to its own at the rate :math:`1/d`:
-    :math:`x(t)=y+e^{-t/d}(x_0-y)`. Directions are drawn anew in every step, and their noise has order 1/2 in the step size.
-
-    Parameters
-    ----------
-    d : int
-        Dimension.
-    n : int
-        Particles, and points of the target.
-    directions : int
-        Drawn in a step.
-    """
-    y = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = 3 + 0.5 * y
-    return Problem(
-        0.5 * SlicedWasserstein(Particles(y), directions=directions, batch=EVERY),
-        Particles(x),
-        lambda t: y + math.exp(-t / d) * (x - y),
-        methods=_EXPLICIT | {"JKO": implicit()},
-        name=f"sliced W2 between Gaussians, d = {d}",
-    )
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = Named(

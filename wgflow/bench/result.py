@@ -57,6 +57,14 @@ class Row(Checked):
         Error that is not one in time: of sampling.
     eps : float
         Unit of rounding of the numbers computed with.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> problem = wg.bench.attraction(d=2, n=10)
+    >>> row = wg.bench.compare(problem, {"Euler": wg.ForwardEuler()}, step_sizes=(0.1,), progress=False).rows[0]
+    >>> row.method, row.step_size, row.status
+    ('Euler', 0.1, 'done')
     """
 
     method: str
@@ -114,6 +122,14 @@ class Result(Checked):
         One a method and step size.
     about : dict
         Date, machine, versions and commit.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> problem = wg.bench.attraction(d=2, n=10)
+    >>> result = wg.bench.compare(problem, {"Euler": wg.ForwardEuler()}, step_sizes=(0.2, 0.1), progress=False)
+    >>> result.problem, len(result.rows)
+    ('quadratic attraction, d = 2', 2)
     """
 
     problem: str
@@ -231,7 +247,34 @@ class Result(Checked):
 
 @checked
 def load(path: str | Path) -> Result:
-    """Read a comparison that :meth:`Result.save` wrote; raises ``BadInput`` for any other file."""
+    """Read a comparison that :meth:`Result.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+        A ``.json`` file.
+
+    Returns
+    -------
+    Result
+        What was saved.
+
+    Raises
+    ------
+    BadInput
+        For any other file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import wgflow as wg
+    >>> problem = wg.bench.attraction(d=2, n=10)
+    >>> result = wg.bench.compare(problem, {"Euler": wg.ForwardEuler()}, step_sizes=(0.1,), progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = wg.bench.load(result.save(f"{folder}/attraction.json"))
+    >>> again.rows == result.rows
+    True
+    """
     return Result.load(path)
 
 

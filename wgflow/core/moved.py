@@ -52,6 +52,11 @@ _PARTS = {
     "wgflow.measures._pushforward_successor": "wgflow.measures.pushforward",
     "wgflow.measures.dataset": "wgflow.measures.targets",
     "wgflow.measures.regression": "wgflow.measures.pushforward",
+    "wgflow.reference.ornstein_uhlenbeck": "wgflow.reference.gaussian",
+    **dict.fromkeys(
+        (f"wgflow.presets.{name}" for name in ("_distances", "_langevin", "_proximals")), "wgflow.presets._particles"
+    ),
+    "wgflow.presets._split": "wgflow.presets._kernel_score",
 }
 """Modules that have taken functions over from one which still has them, under the name above if it has moved."""
 

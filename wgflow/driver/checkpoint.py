@@ -17,11 +17,11 @@ from wgflow.core.fields import Checked, Count, NonNegative
 from wgflow.core.instead import suggest
 from wgflow.core.ranks import anywhere, from_first, parallel, rank, world
 from wgflow.driver import first_format
-from wgflow.driver.earlier_batches import VERSION, as_earlier, give_batches, is_earlier
+from wgflow.driver.earlier_batches import as_earlier, give_batches, is_earlier
+from wgflow.driver.same_run import another, describe_run, say_other_shares
 from wgflow.storage.describe import describe, differences
 from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
 from wgflow.storage.saved import SavedStates
-from wgflow.storage.shares import as_one
 from wgflow.storage.state import first_nonfinite, load_state, plain, state_dict, tensors
 
 if TYPE_CHECKING:
@@ -57,6 +57,27 @@ class Checkpoint(Checked):
         Tells this run from others where code would have to: a run goes on in its folder if its numbers, tensors and
         classes are the same and neither name is another one. Without a name functions count with their code and all that
         they hold, and what cannot be compared is refused with a sentence that says so.
+
+    Raises
+    ------
+    BadInput
+        For an interval that is not positive, fewer than two files to keep, or wall time together with a count of updates.
+
+    Examples
+    --------
+    A finished run that is started again is read from its folder:
+
+    >>> import tempfile
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save = wg.Checkpoint(folder)
+    ...     first = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=3, checkpoint=save)
+    ...     again = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=3, checkpoint=save)
+    >>> again.measure.x, len(again.history)
+    (tensor([[0.1250]]), 3)
     """
 
     directory: str | Path
@@ -146,7 +167,7 @@ class Checkpoint(Checked):
             except CheckpointError as error:
                 refused[path] = str(error)
                 continue
-            _say_other_shares(saved.get("processes", world()))
+            say_other_shares(saved.get("processes", world()))
             ours = describe(run.save)
             if differences(ours, saved.get("save", ours), settled=self.name is not None):
                 warnings.warn(
@@ -266,45 +287,6 @@ class Checkpoint(Checked):
 
 
 suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))
-
-
-def describe_run(run: "Run") -> dict[str, Any]:
-    """Return what makes two runs the same one, before the first update.
-
-    ``num_steps`` and the number of processes may change: they are not part of it.
-    """
-    start = {"state": describe(run.state)} if run.initial is None else {"measure": describe(run.initial)}
-    found: dict[str, Any] = as_one({"functional": describe(run.F), "solver": describe(run.solver)} | start)
-    return {"version": VERSION, "step_size": describe(run.step_size), "seed": run.seed} | found
-
-
-def _say_other_shares(processes: int) -> None:
-    if processes != world():
-        warnings.warn(
-            f"this run was begun with {processes} processes and goes on with {world()}: the same up to the order of sums, but for "
-            "terms that are no means over a batch (batch normalization, minibatch statistics, kl_dv), which see other shares",
-            stacklevel=2,
-        )
-
-
-def another(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """Return why two descriptions are not of the same run, or None.
-
-    A name settles what only code and private attributes could tell, also where just one of the two has one: somebody
-    has given it to go on with a run.
-    """
-    names = ours["name"], theirs["name"]
-    if None not in names and names[0] != names[1]:
-        return f"its name is {names[0]!r} here and {names[1]!r} there"
-    differ = differences(ours | {"name": None}, theirs | {"name": None}, settled=names[0] is not None)
-    if not differ:
-        return None
-    advice = ""
-    if not differences(ours | {"name": None}, theirs | {"name": None}, settled=True):
-        advice = (
-            ". If it is the same run all the same, give it a name, which settles this: Checkpoint(..., name='mine')"
-        )
-    return "; ".join(differ) + advice
 
 
 def _named(callbacks: Sequence["Callback"]) -> dict[str, "Callback"]:

@@ -9,7 +9,26 @@ from wgflow.solvers import Solver
 
 @checked
 def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
-    """Return None when the three work together, else the reason and what to use instead; raises ``BadInput`` for other objects.
+    """Say why a functional, a solver and a measure do not work together, and what to use instead.
+
+    Parameters
+    ----------
+    F : Functional
+        What is to decrease.
+    solver : Solver
+        The time discretization, with its estimator.
+    measure : MovingMeasure
+        What it is to move.
+
+    Returns
+    -------
+    str or None
+        None when they work together. It is what :func:`solve` raises as ``Incompatible``.
+
+    Raises
+    ------
+    BadInput
+        For objects of other kinds.
 
     Examples
     --------

@@ -53,6 +53,19 @@ class EqualMovement(Callback):
     BadInput
         For numbers that are not positive or a factor that is not above 1; after a step of a solver that reports no
         transport.
+
+    Examples
+    --------
+    For :math:`F=\tfrac12E|x|^2` from 100 a step moves by :math:`hx/(1+h)`, about 1 here:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> pace = wg.EqualMovement(first=0.01, distance=1.0)
+    >>> start = wg.Particles(torch.tensor([[100.0]], dtype=torch.float64))
+    >>> flow = wg.solve(F, wg.JKO(), start, step_size=pace, num_steps=10, callbacks=[pace], save=wg.Save())
+    >>> round((flow.saved[-2].x - flow.saved[-1].x).item(), 2)
+    0.99
     """
 
     first: Positive

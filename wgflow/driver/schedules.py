@@ -85,6 +85,11 @@ class Piecewise(Checked):
     starts : tuple of int
         The steps at which the value changes, increasing and positive.
 
+    Raises
+    ------
+    BadInput
+        When there is not one value more than changes, or the steps do not increase.
+
     Examples
     --------
     >>> h = Piecewise((0.1, 0.05), starts=(100,))

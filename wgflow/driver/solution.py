@@ -102,6 +102,16 @@ class Solution(Brief, Placed):
     status : {"done", "unconverged", "stopped", "diverged"}
         All steps done; all steps made, but a solver inside of one missed its tolerance (:attr:`unconverged`); stopped by a
         callback; or a quantity ceased to be finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=2, save=wg.Save(every=1))
+    >>> flow.status, flow.times, [rho.x.item() for rho in flow.saved]
+    ('done', [0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
     """
 
     goes_to = "a solution: go on from its law, solution.measure"

@@ -16,6 +16,20 @@ class Metric(Protocol):
 
     A metric draws from ``rho`` with the generator it is handed and with nothing else. The caller keeps that
     generator apart from the flow's, so that evaluating more often never changes the flow.
+
+    Examples
+    --------
+    The mean of the first coordinate:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> def mean(rho, rng):
+    ...     return {"mean": rho.draw(100, rng).x[:, 0].mean().item()}
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=2, callbacks=[wg.Evaluate([mean])])
+    >>> flow.history[-1]["mean"]
+    0.25
     """
 
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
@@ -36,6 +50,15 @@ class FunctionalValue(Checked):
         One that has ``value``. Each call freezes it anew, so its batches of targets differ between calls.
     n : int
         Points drawn from the measure.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> value = wg.metrics.FunctionalValue(V, n=10)
+    >>> value(wg.Particles(torch.full((10, 1), 2.0)), torch.Generator())
+    {'functional': 2.0}
     """
 
     F: Functional

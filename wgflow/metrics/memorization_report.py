@@ -133,6 +133,16 @@ class MemorizationReport:
         Distances and ratios of the draws and of the real points.
     prefix : str
         Of the keys of ``values``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> train, fresh = torch.randn(50, 2, generator=rng), torch.randn(50, 2, generator=rng)
+    >>> report = wg.metrics.Memorization(train, fresh).report(wg.Dataset(train))
+    >>> report.values["memorized"]
+    1.0
     """
 
     values: dict[str, float]

@@ -64,13 +64,6 @@ class SinkhornMetric(Checked):
         Real data.
     n : int
         Points a cloud; at most :data:`MAX_POINTS`.
-    blur : float
-        :math:`\varepsilon=\text{blur}^p`: a length in the units of the flattened event, for images of the
-        pixel vector in [-1, 1]. Finer differences are not seen; a much smaller one only costs time. Take a
-        tenth to a quarter of the typical distance to the nearest neighbour, which is
-        ``torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1).median()`` for ``x`` of shape (n, d).
-        Fashion-MNIST has 9.3 at n = 1000: blur 1 to 2. (A blur near that distance removes the floor, and much of
-        the signal with it.)
     p, scaling
         See :func:`sinkhorn_divergence`.
     repeats : int
@@ -79,6 +72,13 @@ class SinkhornMetric(Checked):
         :math:`J`.
     seed : int
         Of the real samples, which do not depend on the generator handed to a call.
+    blur : float
+        :math:`\varepsilon=\text{blur}^p`: a length in the units of the flattened event, for images of the
+        pixel vector in [-1, 1]. Finer differences are not seen; a much smaller one only costs time. Take a
+        tenth to a quarter of the typical distance to the nearest neighbour, which is
+        ``torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1).median()`` for ``x`` of shape (n, d).
+        Fashion-MNIST has 9.3 at n = 1000: blur 1 to 2. (A blur near that distance removes the floor, and much of
+        the signal with it.)
 
     Raises
     ------

@@ -4,7 +4,6 @@ from wgflow.reference.barenblatt import Barenblatt
 from wgflow.reference.fit import GaussianFit
 from wgflow.reference.gaussian import (
     Moments,
-    OrnsteinUhlenbeck,
     geodesic,
     kl,
     squared_w2,
@@ -14,6 +13,7 @@ from wgflow.reference.gaussian import (
 )
 from wgflow.reference.line import w1_flow
 from wgflow.reference.mean_field_game import MeanFieldGame
+from wgflow.reference.ornstein_uhlenbeck import OrnsteinUhlenbeck
 
 __all__ = [
     "Barenblatt",

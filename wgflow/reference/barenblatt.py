@@ -30,8 +30,8 @@ class Barenblatt(Measure):
         Exponent, above 1.
     time : float
         t, positive; at 0 it is a point mass.
-    device, dtype
-        Of the draws.
+    dtype, on
+        Of the draws; ``on`` is their device.
 
     Raises
     ------

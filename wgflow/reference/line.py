@@ -20,6 +20,16 @@ def w1_flow(x: Tensor, y: Tensor, t: NonNegative) -> Tensor:
     t : float
         Time, 0 or more.
 
+    Returns
+    -------
+    Tensor, shape (n,)
+        The quantiles, sorted.
+
+    Raises
+    ------
+    BadInput
+        For quantiles that are not sorted, shapes that differ, or a negative time.
+
     Examples
     --------
     >>> import torch

@@ -54,6 +54,11 @@ def checks_for(obj: Any, **world: Any) -> list[Check]:
     **world
         What it is looked at with, as for the function of its kind: ``measure`` for a functional, for example.
 
+    Returns
+    -------
+    list of Check
+        In the order in which they are declared.
+
     Raises
     ------
     BadInput
@@ -150,6 +155,11 @@ def check_estimator(
         With one sentence for each check that failed.
     BadInput
         When no functional is given and it accepts none of the simple ones.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> report = wg.testing.check_estimator(wg.Autograd())
     """
     return _check(Estimator, estimator, excused, F=F, measure=measure)
 
@@ -188,6 +198,15 @@ def check_solver(
         When nothing is given and it accepts nothing simple.
     Incompatible
         When it refuses what is given.
+
+    Examples
+    --------
+    Heun's rule shows its order 2:
+
+    >>> import wgflow as wg
+    >>> report = wg.testing.check_solver(wg.Heun())
+    >>> [name for name in report.passed if "order" in name]
+    ['order_shows_against_the_exact_flow', 'order_shows_between_its_own_steps']
     """
     return _check(Solver, solver, excused, F=F, measure=measure, step_size=step_size, num_steps=num_steps)
 
@@ -212,6 +231,19 @@ def check_kernel(kernel: Kernel, *, excused: Excused = None) -> Report:
     ------
     AssertionError
         With one sentence for each check that failed.
+
+    Examples
+    --------
+    A kernel whose slope has the wrong sign is found out:
+
+    >>> import wgflow as wg
+    >>> class Wrong(wg.RBF):
+    ...     def slope(self, s):
+    ...         return -super().slope(s)
+    >>> wg.testing.check_kernel(Wrong(1.0))
+    Traceback (most recent call last):
+        ...
+    AssertionError: ...
     """
     return _check(Kernel, kernel, excused)
 
@@ -237,6 +269,11 @@ def check_map(T: TransportMap, *, excused: Excused = None) -> Report:
     ------
     AssertionError
         With one sentence for each check that failed.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> report = wg.testing.check_map(wg.maps.Affine(2))
     """
     return _check(TransportMap, T, excused)
 
@@ -261,5 +298,10 @@ def check_measure(measure: Measure, *, excused: Excused = None) -> Report:
     ------
     AssertionError
         With one sentence for each check that failed.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> report = wg.testing.check_measure(wg.StandardNormal(2))
     """
     return _check(Measure, measure, excused)

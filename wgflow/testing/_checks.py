@@ -23,6 +23,21 @@ class Check:
 
     Call it: it returns nothing, raises ``AssertionError`` with a sentence that says what is wrong, by how much and where, or
     raises ``unittest.SkipTest`` with the reason where it does not apply (pytest and unittest report that as skipped).
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    claim : str
+        What it holds the object to, in one sentence.
+    run : callable
+        The check itself.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> check = wg.testing.checks_for(wg.RBF(1.0))[0]
+    >>> check()  # passes
     """
 
     name: str
@@ -80,6 +95,13 @@ class Report:
         Names of the checks that passed.
     skipped : dict
         Reasons of the checks that did not apply, or that were excused, by name.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> report = wg.testing.check_kernel(wg.RBF(1.0))
+    >>> len(report.passed) > 3
+    True
     """
 
     subject: str

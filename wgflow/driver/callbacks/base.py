@@ -13,7 +13,25 @@ if TYPE_CHECKING:
 
 
 class Callback(Checked):
-    """The moments of a run. A callback reads the state and never writes it; metrics use generators of their own."""
+    """The moments of a run. A callback reads the state and never writes it; metrics use generators of their own.
+
+    Examples
+    --------
+    A callback that counts the steps:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Count(wg.Callback):
+    ...     steps = 0
+    ...
+    ...     def on_step(self, run, row):
+    ...         self.steps += 1
+    >>> F = wg.PotentialEnergy(lambda x: x.square().sum(1))
+    >>> count = Count()
+    >>> flow = wg.solve(F, wg.ForwardEuler(), wg.Particles(torch.ones(1, 1)), step_size=0.1, num_steps=3, callbacks=[count])
+    >>> count.steps
+    3
+    """
 
     def on_start(self, run: "Run") -> str | None:
         """Before the first update, after a resume; may return ``run.STOP``."""

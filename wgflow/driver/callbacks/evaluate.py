@@ -22,7 +22,7 @@ _OF_A_RECORD = {"k", "t", "update", "seconds", "kind"}
 
 @dataclass
 class Evaluate(Callback):
-    """Evaluates metrics at the end of time steps and puts them into the history.
+    r"""Evaluates metrics at the end of time steps and puts them into the history.
 
     Put it before callbacks that write the record. The generator of an evaluation is a function of the run's seed and
     the step, so evaluating more often changes neither the flow nor the other evaluations.
@@ -34,6 +34,21 @@ class Evaluate(Callback):
     every : int
         Time steps between evaluations; the first law and the last one, of a run that is stopped as well, are always
         evaluated.
+    initial : dict
+        Metrics of the law before the first step; filled in by the run.
+
+    Examples
+    --------
+    The energy :math:`\tfrac12E|x|^2` falls by :math:`(1-h)^2` a step:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> look = wg.Evaluate([wg.metrics.FunctionalValue(F)])
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=2, callbacks=[look])
+    >>> [row["functional"] for row in flow.history]
+    [0.125, 0.03125]
     """
 
     metrics: Sequence[Metric]

@@ -33,6 +33,19 @@ class KeepBest(Callback):
         The best law so far.
     value : float
         Its record.
+
+    Examples
+    --------
+    Forward Euler with too long a step, which multiplies x by -1.5: the first record is the least, and two more are made.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> look, best = wg.Evaluate([wg.metrics.FunctionalValue(F)]), wg.KeepBest("functional", patience=2)
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=2.5, num_steps=50, callbacks=[look, best])
+    >>> best.value, len(flow.history)
+    (1.125, 3)
     """
 
     key: str

@@ -29,6 +29,14 @@ class Progress(Callback):
         What to show; everything by default.
     disable : bool
         Show nothing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> bar = wg.Progress(keys=["dissipation"], disable=True)
+    >>> flow = wg.solve(F, wg.ForwardEuler(), wg.Particles(torch.ones(1, 1)), step_size=0.5, num_steps=2, callbacks=[bar])
     """
 
     @checked
@@ -88,6 +96,22 @@ class JsonLog(Callback):
         At the start of a new run, when the file holds something already.
     CannotWrite
         When the file system refuses, or the path is a link.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "log.jsonl")
+    ...     log = wg.JsonLog(file)
+    ...     flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=2, callbacks=[log])
+    ...     lines = [json.loads(line) for line in file.read_text().splitlines()]
+    >>> [(line["k"], line["t"]) for line in lines if "seconds" in line]
+    [(1, 0.5), (2, 1.0)]
     """
 
     @checked

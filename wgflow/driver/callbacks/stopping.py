@@ -29,6 +29,19 @@ class StopWhen(Callback):
     ----------
     condition : callable
         From the record of a step (with the metrics of the callbacks before) to a bool.
+
+    Examples
+    --------
+    The dissipation :math:`E|v|^2` at the start of step k is :math:`4^{-(k-1)}` here, below 0.01 for the first time at k = 5:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> stop = wg.StopWhen(lambda row: row["flow/dissipation"] < 0.01)
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=100, callbacks=[stop])
+    >>> len(flow.history)
+    5
     """
 
     condition: Callable[[dict[str, Any]], bool]
@@ -62,6 +75,16 @@ class StopAt(Callback):
     ----------
     time : float
         In the units of the step size; rounding of its sum is allowed for.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start = wg.Particles(torch.ones(1, 1))
+    >>> flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.1, num_steps=1000, callbacks=[wg.StopAt(0.5)])
+    >>> flow.status, len(flow.history)
+    ('stopped', 5)
     """
 
     time: PositiveOrInfinite
