@@ -22,6 +22,16 @@ class Autograd(Estimator):
     ------
     Unsupported
         From :meth:`Functional.value`, when the functional has no primal form on these particles.
+
+    Examples
+    --------
+    Of :math:`\tfrac12E|x|^2` the velocity is :math:`-x`, whatever the number of particles:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> wg.Autograd().velocity(F, wg.Particles(torch.tensor([[1.0], [3.0]])), None).flatten()
+    tensor([-1., -3.])
     """
 
     needs = ("value",)

@@ -33,6 +33,21 @@ class Estimator(Checked, Placed, ABC):
 
     :math:`\partial s/\partial w_i=\varphi_i` and :math:`\partial s/\partial x_i=w_i\nabla\varphi(x_i)`, where
     :math:`\varphi=\delta F/\delta\rho`. Configuration only; what changes is the state that :meth:`init` returns and the others are handed.
+
+    Examples
+    --------
+    An estimator gives a surrogate; here the value itself, as :class:`Autograd` does.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> @dataclass(frozen=True)
+    ... class Value(wg.Estimator):
+    ...     def surrogate(self, F, rho, es):
+    ...         return F.value(rho)
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> Value().velocity(F, wg.Particles(torch.tensor([[1.0], [3.0]])), None).flatten()
+    tensor([-1., -3.])
     """
 
     goes_to = "an estimator: give it to a solver, ForwardEuler(estimator)"

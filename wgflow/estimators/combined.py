@@ -84,6 +84,17 @@ class UnitSpeed(_Asks):
     -----
     A step goes on to move points at equilibrium, where the velocity is noise: keep a running average of the generator (``ema``).
     The loss of the regression says nothing either. No flow of a functional; source: Deng et al. (2026), Section A.
+
+    Examples
+    --------
+    Far away or near, a step of size h has length h:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> solver = wg.ForwardEuler(wg.UnitSpeed(wg.Autograd()))
+    >>> wg.solve(F, solver, wg.Particles(torch.tensor([[100.0]])), step_size=0.25, num_steps=2).measure.x
+    tensor([[99.5000]])
     """
 
     estimator: Estimator
@@ -112,6 +123,22 @@ class Total(_Asks):
     ----------
     estimators : tuple of Estimator
         At least one.
+
+    Raises
+    ------
+    BadInput
+        For no estimator.
+
+    Examples
+    --------
+    Two mean shifts, each the whole way to one datum:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.KL(wg.Particles(torch.tensor([[3.0]])))
+    >>> field = wg.Total(tuple(wg.MeanShift(wg.RBF(s), own=True) for s in (0.5, 2.0)))
+    >>> wg.solve(F, wg.ForwardEuler(field), wg.Particles(torch.zeros(1, 1)), step_size=0.5, num_steps=1).measure.x
+    tensor([[3.]])
     """
 
     estimators: tuple[Estimator, ...]

@@ -57,6 +57,18 @@ class Critic(Estimator):
     -----
     One update costs one forward pass on a model batch (drawn without gradient), one on a data batch and one backward
     pass; R1 adds a backward pass of a backward pass, a penalty between model and data another forward pass as well.
+
+    Examples
+    --------
+    The dual of W1 between points at 0 and 3: the model moves toward the data at a speed of 1, up to the penalty's tolerance.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> critic = wg.Critic(torch.nn.Linear(1, 1), optim=wg.Adam(0.05), iters=100, penalty=wg.GradientPenalty(100.0))
+    >>> F = wg.W1(wg.Particles(torch.tensor([[3.0]])))
+    >>> flow = wg.solve(F, wg.ForwardEuler(critic), wg.Particles(torch.zeros(1, 1)), step_size=0.5, num_steps=1)
+    >>> round(flow.measure.x.item(), 1)
+    0.5
     """
 
     net: NetSource

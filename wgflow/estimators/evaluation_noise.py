@@ -56,6 +56,18 @@ class EvaluationNoise(Estimator):
     ------
     BadInput
         For a standard deviation that is negative or not finite.
+
+    Examples
+    --------
+    Of a linear force the mean over the noise is the force without it:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> noisy = wg.EvaluationNoise(wg.Autograd(), std=0.1)
+    >>> flow = wg.solve(F, wg.ForwardEuler(noisy), wg.Particles(torch.ones(1000, 1)), step_size=0.5, num_steps=1)
+    >>> round(flow.measure.x.mean().item(), 1), round(flow.measure.x.std().item(), 2)  # h times 0.1
+    (0.5, 0.05)
     """
 
     estimator: Estimator

@@ -49,11 +49,27 @@ class MeanShift(Opposed):
         Least product of the two softmaxes; 1e-6 in the code that Deng et al. have published, where it couples all points, and is meant
         for some hundred points in high dimension. In the plane it turns the field into mean matching.
 
+    Raises
+    ------
+    BadInput
+        For a floor where rows are normalized.
+
     Notes
     -----
     In units of displacements: a step size of 1 is natural. For ``EvaluationNoise(MeanShift(RBF(s)), s)`` the mean of the velocity is the
     Wasserstein gradient of :math:`s^2\,\mathrm{KL}(\rho*N(0,s^2)\,|\,\nu*N(0,s^2))`. A bandwidth much below the distance of modes freezes
     their masses. Cost n m + n n' kernel values, all in memory.
+
+    Examples
+    --------
+    Toward one datum, and from no other particle, the displacement is the whole way:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.KL(wg.Particles(torch.tensor([[3.0]])))
+    >>> solver = wg.ForwardEuler(wg.MeanShift(wg.RBF(1.0), own=True))
+    >>> wg.solve(F, solver, wg.Particles(torch.zeros(1, 1)), step_size=1.0, num_steps=1).measure.x
+    tensor([[3.]])
     """
 
     kernel: Annotated[Kernel | Callable[[int], Kernel], Says("a kernel, or a function of the step that returns one")]

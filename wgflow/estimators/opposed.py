@@ -34,6 +34,12 @@ class MixedNegatives(Checked):
     Notes
     -----
     Source: Deng et al. (2026), *Generative Modeling via Drifting*.
+
+    Examples
+    --------
+    >>> import wgflow as wg
+    >>> everything = wg.twenty_five_gaussians()
+    >>> estimator = wg.TwoBatch(negatives=wg.MixedNegatives(everything, alpha=1.5))  # rho = 1.5 nu - 0.5 mu at rest
     """
 
     measure: Measure
@@ -67,6 +73,11 @@ class Opposed(Estimator):
     """The base: draws a second batch of the moving law in every update, as large as the batch of data.
 
     At equal laws a velocity vanishes on average only when both batches have one size.
+
+    Parameters
+    ----------
+    negatives : MixedNegatives, optional
+        Points mixed into those that repel.
     """
 
     negatives: MixedNegatives | None = field(default=None, kw_only=True)

@@ -34,6 +34,15 @@ class Stein(Estimator):
     Cost: one gradient of E, n²/2 kernel values and two products of n² d, one with ``RBF``, whose slope is a multiple of
     its value; memory O(n d). It is no gradient in the Wasserstein metric, and there
     is no first variation to read: reactions (Wasserstein–Fisher–Rao) need another estimator.
+
+    Examples
+    --------
+    One particle climbs the density, with :math:`k(x,x)=1` and :math:`\nabla k(x,x)=0`:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> wg.Stein(wg.RBF(1.0)).velocity(wg.KL(wg.StandardNormal(1)), wg.Particles(torch.ones(1, 1)), None)
+    tensor([[-1.]])
     """
 
     kernel: Kernel

@@ -34,6 +34,21 @@ class TwoBatch(Opposed):
     -----
     For laws that can be drawn from anew, a ``Pushforward``; the batches of the functional and of the solver must be equal. Source:
     Han et al. (2026), *One-Step Generative Modeling via Wasserstein Gradient Flows*, Section 3.3.
+
+    Examples
+    --------
+    A network's output goes to data at 3:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> data = wg.Gaussian(torch.tensor([3.0]), torch.eye(1))
+    >>> start = wg.Pushforward(
+    ...     wg.StandardNormal(1), torch.nn.Linear(1, 1), regression=wg.Regression(wg.SGD(0.5), persistent=5, batch=64)
+    ... )
+    >>> solver = wg.ForwardEuler(wg.TwoBatch(), batch=64)
+    >>> flow = wg.solve(0.5 * wg.EnergyDistance(data, batch=64), solver, start, step_size=1.0, num_steps=30)
+    >>> (flow.measure.draw(1000, torch.Generator()).x.mean() - 3).abs() < 0.5
+    tensor(True)
     """
 
     needs = ("value",)

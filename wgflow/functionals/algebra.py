@@ -24,12 +24,27 @@ class Scaled(Wrapped):
     A negative multiple of a convex functional is concave: it has a value, and no conjugate or implicit step. The difference
     :math:`F-G` is :math:`F+(-1)G`; where what is left of an entropy in it is negative, a flow is refused.
 
+    Parameters
+    ----------
+    c : float
+        The factor.
+    term : Functional
+        :math:`F`. ``c * F`` makes it.
+
     Raises
     ------
     BadInput
         Unless ``c`` is finite and not 0.
     Unsupported
         From what a negative multiple does not have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = wg.PotentialEnergy(lambda x: x.square().sum(1))
+    >>> (0.5 * V).value(wg.Particles(torch.tensor([[3.0]])))
+    tensor(4.5000)
     """
 
     c: Finite
@@ -116,6 +131,19 @@ class Sum(Functional):
     ``value`` adds. Under a critic the one term with a conjugate is estimated by the critic, the others by their value.
     The conjugate exists when every other term is a potential energy:
     :math:`(F+\langle V,\cdot\rangle)^*(\varphi)=F^*(\varphi-V)`.
+
+    Parameters
+    ----------
+    terms : tuple of Functional
+        :math:`F_j`. ``+``, ``-`` and ``sum`` make it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V, W = wg.PotentialEnergy(lambda x: x.square().sum(1)), wg.InteractionEnergy(wg.PowerLaw(2.0))
+    >>> (V + W).value(wg.Particles(torch.tensor([[0.0], [3.0]])))  # 9 / 2 + 9 / 8
+    tensor(5.6250)
     """
 
     terms: tuple[Functional, ...]

@@ -54,6 +54,21 @@ class Functional(Checked, Placed, Linear):
         A critic may give a point several numbers (n, m) instead of one.
     reference : tuple of str
         Keys of the papers it comes from, in the documentation's bibliography.
+
+    Examples
+    --------
+    The squared mean :math:`|m|^2`, with the first variation :math:`2\langle m,x\rangle`: all particles move together.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> @dataclass(frozen=True)
+    ... class SquaredMean(wg.Functional):
+    ...     def value(self, rho):
+    ...         return (rho.w @ rho.x).square().sum()
+    >>> start = wg.Particles(torch.tensor([[1.0], [3.0]]))
+    >>> wg.solve(SquaredMean(), wg.ForwardEuler(), start, step_size=0.5, num_steps=1).measure.x.flatten()
+    tensor([-1.,  1.])
     """
 
     batch: int | None = None

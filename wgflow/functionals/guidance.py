@@ -16,7 +16,25 @@ from wgflow.measures import Measure, Particles, Stack
 
 @dataclass(frozen=True)
 class Guided(Functional):
-    r"""The functional :math:`(1+w)F_c-wF` as one problem; :func:`guided` makes it."""
+    r"""The functional :math:`(1+w)F_c-wF` as one problem; :func:`guided` makes it.
+
+    Parameters
+    ----------
+    conditional : Functional
+        :math:`F_c`.
+    whole : Functional
+        :math:`F`.
+    w : float
+        The strength, positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> near, far = (wg.EnergyDistance(wg.Particles(torch.tensor([[x]]))) for x in (0.0, 4.0))
+    >>> wg.guided(near, far, 1.0).value(wg.Particles(torch.tensor([[1.0]])))  # 2 * 2 - 6
+    tensor(-2.)
+    """
 
     conditional: Functional
     whole: Functional
@@ -90,8 +108,30 @@ def guided(conditional: Functional, whole: Functional, w: NonNegative) -> Functi
     always feasible. ``w`` is :math:`\alpha-1` of classifier-free guidance, and 0 leaves the functional as it
     is. Both belong inside of ``InFeatures`` and ``PerClass``, which then measure them in one unit.
 
+    Parameters
+    ----------
+    conditional : Functional
+        :math:`F_c`, to the data of a class.
+    whole : Functional
+        :math:`F`, to all of them.
+    w : float
+        The strength, :math:`\alpha-1` of classifier-free guidance; 0 leaves :math:`F_c` as it is.
+
+    Returns
+    -------
+    Functional
+        The combination as one problem.
+
     Notes
     -----
     Source: Han et al. (2026), Eq. 16.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> near, far = (wg.EnergyDistance(wg.Particles(torch.tensor([[x]]))) for x in (0.0, 4.0))
+    >>> wg.guided(near, far, 1.0).value(wg.Particles(torch.tensor([[1.0]])))  # 2 * 2 - 6
+    tensor(-2.)
     """
     return conditional if w == 0 else Guided(conditional, whole, w)

@@ -26,6 +26,15 @@ class Softplus(FDivergence):
 
     Equal to :math:`2\,\mathrm{JS}(\rho,2\nu-\rho)`. The ratio lies in (0, 2), so gradients are bounded: numerically the
     safest entropy. It also *imposes* :math:`d\rho/d\nu\le2`: one step, however small, must jump inside :math:`2\nu`.
+
+    Examples
+    --------
+    The ratio :math:`2/(1+e^{-u})` stays below 2, however large u is:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> Softplus(wg.StandardNormal(1)).ratio(torch.tensor([0.0, 100.0]))
+    tensor([1., 2.])
     """
 
     def f(self, p: Tensor) -> Tensor:
@@ -56,6 +65,16 @@ class JSExact(FDivergence):
     The critic is a logit: :math:`\varphi=\log 2-\mathrm{softplus}(v)`. What it ascends is the usual GAN objective; the
     moving measure descends the saturating generator loss. At most :math:`2\log2`, so its gradient vanishes for disjoint
     supports. :class:`JSNonSaturating` is what the public S-JKO-JSD code follows.
+
+    Examples
+    --------
+    The critic's potential 0 stands for the ratio 1; where the model has no mass the integrand is :math:`f(0)=\log2`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = JSExact(wg.StandardNormal(1))
+    >>> F.ratio(torch.tensor(0.0)), F.f(torch.tensor(0.0))
+    (tensor(1.), tensor(0.6931))
     """
 
     def f(self, p: Tensor) -> Tensor:
@@ -95,6 +114,14 @@ class JSNonSaturating(JSExact):
     :math:`\varphi=\mathrm{softplus}(-v)-\log2`, the first variation of this functional at the critic's optimum: an
     adversarial game whose equilibrium is this functional's, not a saddle point of it. This is the S-JKO-JSD of Choi et
     al. (2024), Algorithm 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = JSNonSaturating(wg.StandardNormal(1))
+    >>> F.ratio(torch.tensor(0.0)), F.ratio(torch.tensor(1.0))  # 2 e - 1 at u = 1
+    (tensor(1.), tensor(4.4366))
     """
 
     def f(self, p: Tensor) -> Tensor:

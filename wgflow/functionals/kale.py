@@ -67,10 +67,25 @@ class KALE(Functional):
         Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
+    Raises
+    ------
+    BadInput
+        For a kernel that is not positive definite.
+
     Notes
     -----
     The inner problem lives on the m target points and is solved there by Newton's method with a line search on the convex dual, in
     float64 and without reading the device. Cost: n m kernel values twice and O(m³) an inner step, memory O(n + m²).
+
+    Examples
+    --------
+    Between laws far apart, where KL of samples is infinite, it is finite:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = wg.KALE(wg.Particles(torch.zeros(1, 1)), wg.RBF(1.0))
+    >>> F.value(wg.Particles(torch.tensor([[100.0]]))).isfinite(), F.value(wg.Particles(torch.zeros(1, 1)))
+    (tensor(True), tensor(0.))
     """
 
     target: Measure

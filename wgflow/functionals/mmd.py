@@ -146,6 +146,14 @@ class MMD(SquaredMMD):
 
     Its gradient is that of the square over :math:`2\,\mathrm{MMD}`, 0 by convention at :math:`\rho=\nu`; with a constant step the
     flow oscillates there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = MMD(wg.Particles(torch.zeros(1, 1)), wg.Riesz())
+    >>> F.value(wg.Particles(torch.tensor([[2.0]])))  # the root of 2 |x - y|
+    tensor(2.)
     """
 
     def contrast(self, other: Particles) -> Functional:
@@ -170,5 +178,25 @@ def EnergyDistance(target: Measure, batch: Count | None = None) -> SquaredMMD:
     r"""Return :math:`2E|X-Y|-E|X-X'|-E|Y-Y'|`, the squared MMD of the kernel :math:`-|x-y|`.
 
     ``0.5 * EnergyDistance(target)`` has unit forces :math:`-E\frac{x-X}{|x-X|}` between particles (Hertrich et al. 2024).
+
+    Parameters
+    ----------
+    target : Measure
+        :math:`\nu`, drawn from.
+    batch : int, optional
+        As for :class:`SquaredMMD`.
+
+    Returns
+    -------
+    SquaredMMD
+        With the kernel ``Riesz(1)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = EnergyDistance(wg.Particles(torch.zeros(1, 1)))
+    >>> F.value(wg.Particles(torch.tensor([[3.0]])))  # 2 |3 - 0|
+    tensor(6.)
     """
     return SquaredMMD(target, Riesz(1.0), batch)

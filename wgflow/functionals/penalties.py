@@ -15,7 +15,22 @@ from wgflow.measures import Particles
 
 
 class Penalty(Checked, Placed, ABC):
-    """A term of a critic's loss: where it looks is drawn once an update, what it is there is a function of the critic."""
+    """A term of a critic's loss: where it looks is drawn once an update, what it is there is a function of the critic.
+
+    Examples
+    --------
+    The mean square of the critic on data:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Small(wg.Penalty):
+    ...     def where(self, rho, nu, rng):
+    ...         return nu
+    ...
+    ...     def __call__(self, v, at):
+    ...         return at.mean(v.square())
+    >>> critic = wg.Critic(torch.nn.Linear(2, 1), penalty=Small())
+    """
 
     goes_to = "a penalty: give it to a critic, Critic(net, penalty=...)"
     every: int = 1
@@ -52,6 +67,16 @@ class R1(Penalty):
         :math:`\lambda/2` (:math:`\gamma=\lambda`).
     every : int
         Apply it at every so many critic updates only, ``every`` times as strong (lazy regularisation).
+
+    Examples
+    --------
+    A critic of slope 3 on all data has :math:`\tfrac\gamma2\cdot9`:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> x = torch.zeros(4, 1, requires_grad=True)
+    >>> R1(0.2)(3 * x[:, 0], wg.Particles(x))
+    tensor(0.9000)
     """
 
     gamma: NonNegative

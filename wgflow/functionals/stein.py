@@ -45,6 +45,16 @@ class SquaredKSD(Functional):
     ------
     BadInput
         When the target has no log density.
+
+    Examples
+    --------
+    One particle at x, target N(0, 1) and an RBF kernel of width 1: :math:`k_\pi(x,x)=x^2+1`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> F = SquaredKSD(wg.StandardNormal(1), wg.RBF(1.0))
+    >>> F.value(wg.Particles(torch.tensor([[2.0]])))
+    tensor(5.)
     """
 
     target: Measure

@@ -33,6 +33,21 @@ class Measure(Checked, Placed, ABC):
         Shape of one point: ``(d,)`` for vectors, ``(c, h, w)`` for images.
     device : torch.device
         Where its points live.
+
+    Examples
+    --------
+    The uniform law on [0, 1]:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Uniform(wg.Measure):
+    ...     event_shape = torch.Size([1])
+    ...
+    ...     def draw(self, n, rng):
+    ...         return wg.Particles(torch.rand(n, 1, generator=rng))
+    >>> F = wg.EnergyDistance(Uniform(), batch=2000).freeze(torch.Generator().manual_seed(0))
+    >>> F.value(wg.Particles(torch.zeros(1, 1))).round(decimals=1)  # 2 E|X| - E|X - X'| = 1 - 1/3
+    tensor(0.7000)
     """
 
     event_shape: torch.Size
@@ -188,7 +203,34 @@ suggest(
 
 
 class MovingMeasure(Measure):
-    """A measure that a solver can move, either by an explicit displacement or by training a successor."""
+    """A measure that a solver can move, either by an explicit displacement or by training a successor.
+
+    Examples
+    --------
+    A Gaussian of fixed width that moves as a whole, by the mean displacement of its draws:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Rigid(wg.MovingMeasure):
+    ...     event_shape = torch.Size([1])
+    ...
+    ...     def __init__(self, mean):
+    ...         self.mean = mean
+    ...
+    ...     def draw(self, n, rng):
+    ...         return wg.Particles(self.mean + torch.randn(n, 1, generator=rng))
+    ...
+    ...     def start(self, rng):
+    ...         return self
+    ...
+    ...     def follow(self, move, rng):
+    ...         rho = self.draw(1000, rng)
+    ...         return Rigid(self.mean + (move(rho) - rho.x).mean(0))
+    >>> F = wg.PotentialEnergy(lambda x: (x - 3).square().sum(1) / 2)
+    >>> flow = wg.solve(F, wg.ForwardEuler(), Rigid(torch.zeros(1)), step_size=0.5, num_steps=10)
+    >>> round(flow.measure.mean.item(), 1)
+    3.0
+    """
 
     tracks_points: ClassVar[bool] = False
     """The same points persist between steps, so noise, momentum and weights can be attached to them."""
@@ -239,6 +281,16 @@ class Successor(ABC):
     r"""A trainable :math:`\rho'` that is coupled to its predecessor :math:`\rho`.
 
     It holds no reference to :math:`\rho`: a checkpoint would hold the network twice and lose aliases on loading.
+
+    Examples
+    --------
+    That of particles has their positions as its parameters:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> rho = wg.Particles(torch.zeros(3, 2))
+    >>> [p.shape for p in rho.propose(torch.Generator()).parameters()]
+    [torch.Size([3, 2])]
     """
 
     persistent: ClassVar[bool] = False

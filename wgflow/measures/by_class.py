@@ -78,6 +78,13 @@ class OfEveryClass(Derived):
         The points.
     classes : int
         Number of classes C.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> wg.OfEveryClass(wg.Particles(torch.tensor([[5.0]])), classes=2).draw(1, torch.Generator()).x
+    tensor([[5., 1., 1.]])
     """
 
     classes: Count

@@ -28,6 +28,19 @@ class Dataset(Measure):
         Logarithms of their weights, up to a constant, as for :class:`Particles`; draws go by them and have equal weights.
     labels : Tensor, int64, shape (n,), optional
         Classes of the points, from 0. A draw does not show them: :class:`Labelled` does.
+
+    Raises
+    ------
+    BadInput
+        For points or weights that are not finite, or shapes that do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> data = wg.Dataset(torch.tensor([[0.0], [1.0], [2.0]]))
+    >>> data.whole(torch.Generator()).x.mean(), len(data.draw(10, torch.Generator()))
+    (tensor(1.), 10)
     """
 
     x: Points

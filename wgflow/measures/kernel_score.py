@@ -61,6 +61,16 @@ class KernelScoreModel(MovingMeasure):
     ------
     BadInput
         For fewer than two distinct centres, a floor that is not below the ceiling, or a network with another number of outputs.
+
+    Examples
+    --------
+    Two centers and a network that has not been trained, which makes a law with a density:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> model = wg.KernelScoreModel(torch.tensor([[-1.0], [1.0]])).start(torch.Generator().manual_seed(0))
+    >>> model.law.log_prob(torch.zeros(3, 1)).shape
+    torch.Size([3])
     """
 
     centres: Tensor

@@ -204,6 +204,14 @@ class Paired(Derived):
         Law of the d coordinates.
     other : Measure
         Law of the m coordinates behind them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> both = wg.Paired(wg.StandardNormal(2), wg.StandardNormal(3))
+    >>> both.draw(10, torch.Generator()).x.shape
+    torch.Size([10, 5])
     """
 
     other: Measure

@@ -43,6 +43,17 @@ class LaplaceNormalizer(Normalizer):
     Notes
     -----
     Cost of an iteration: d + 1 backward passes through V and a factorization of n matrices (d, d).
+
+    Examples
+    --------
+    Exact for :math:`V=\tfrac12x^2`: :math:`m(0)=(1+T)^{-1/2}`, 0.7071 at :math:`T=1`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = lambda x: 0.5 * x.square().sum(1)
+    >>> operator = wg.WassersteinProximal(V, 1.0, temperature=1.0, normalizer=wg.LaplaceNormalizer())
+    >>> operator.log_mean(torch.zeros(1, 1)).exp()
+    tensor([0.7071])
     """
 
     proximal: Callable[[Points, float], Points] | None = None

@@ -32,6 +32,11 @@ class LocalGaussians(Measure):
     precision : LocalPrecision
         :math:`\Gamma_k`: :class:`FullPrecision` for few dimensions, :class:`FactorCovariance` for many.
 
+    Raises
+    ------
+    BadInput
+        For centers that are not as many, or of as many coordinates, as the precisions.
+
     Notes
     -----
     With :math:`p_k` the softmax of :math:`\log N_k(x)` and :math:`u_k=\Gamma_k(x-Z_k)`,

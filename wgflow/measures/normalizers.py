@@ -56,6 +56,19 @@ class Normalizer(Checked, ABC):
 
     A subclass gives :meth:`log_mean`. Everything is said for the identity as the metric; for another one :meth:`whitened` says
     what becomes of it in coordinates where that is the identity.
+
+    Examples
+    --------
+    A rule of one's own, for the potential 0, of which :math:`m=1`; the operator is then the heat flow.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Zero(wg.Normalizer):
+    ...     def log_mean(self, tilt, y, noise):
+    ...         return torch.zeros(len(y))
+    >>> operator = wg.WassersteinProximal(lambda x: 0 * x.sum(1), 1.0, temperature=1.0, normalizer=Zero())
+    >>> operator(wg.Particles(torch.zeros(1, 1))).score(torch.ones(1, 1))  # of N(0, 2)
+    tensor([[-0.5000]])
     """
 
     draws: ClassVar[bool] = False
@@ -206,6 +219,17 @@ class QuadratureNormalizer(Normalizer):
     Notes
     -----
     Cost: ``nodes`` values of V in all, and ``nodes`` n exponentials.
+
+    Examples
+    --------
+    :math:`V=\tfrac12x^2`, :math:`T=1`: :math:`m(0)=(1+T)^{-1/2}`, 0.7071.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = lambda x: 0.5 * x.square().sum(1)
+    >>> operator = wg.WassersteinProximal(V, 1.0, temperature=1.0, normalizer=wg.QuadratureNormalizer(-10, 10))
+    >>> operator.log_mean(torch.zeros(1, 1)).exp()
+    tensor([0.7071])
     """
 
     low: Finite

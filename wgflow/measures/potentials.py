@@ -19,7 +19,18 @@ from wgflow.numerics.metric import Metric
 
 
 class ExactPotential(Normalizer):
-    r"""A potential that is called with points (n, \*event), and knows the normalizer of its own proximal kernel."""
+    r"""A potential that is called with points (n, \*event), and knows the normalizer of its own proximal kernel.
+
+    Examples
+    --------
+    :class:`QuadraticPotential` is one: :math:`m(0)=(1+T)^{-1/2}`, 0.7071 at :math:`T=1`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> operator = wg.WassersteinProximal(wg.QuadraticPotential(torch.eye(1)), 1.0, temperature=1.0)
+    >>> operator.log_mean(torch.zeros(1, 1)).exp()
+    tensor([0.7071])
+    """
 
     @abstractmethod
     def __call__(self, x: Points) -> Tensor:
@@ -166,6 +177,11 @@ class L1Potential(ExactPotential):
     ----------
     scale : float or Tensor, shape (d,)
         :math:`\lambda`, positive; one for all coordinates, or one for each.
+
+    Raises
+    ------
+    BadInput
+        For scales that are not positive numbers or a vector of them.
 
     Examples
     --------

@@ -21,6 +21,17 @@ class LocalPrecision(Checked, ABC):
     ----------
     shape : tuple of int
         ``(K, d)``.
+
+    Examples
+    --------
+    Both kinds hold the same matrices here:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> full = wg.FullPrecision.of(torch.tensor([[[0.2, 0.0], [0.0, 1.0]]]))
+    >>> factors = wg.FactorCovariance(torch.ones(1, 2), torch.tensor([[[2.0], [0.0]]]))
+    >>> full.log_det, factors.log_det  # log 0.2
+    (tensor([-1.6094]), tensor([-1.6094]))
     """
 
     @property
@@ -94,9 +105,21 @@ class FullPrecision(LocalPrecision):
     factor : Tensor, shape (K, d, d)
         :math:`L_k`, lower triangular with a positive diagonal; :meth:`of` takes the matrices.
 
+    Raises
+    ------
+    BadInput
+        For factors that are not K square matrices.
+
     Notes
     -----
     Factors are computed in double precision. Memory O(K d²) here, O(n K d) for n points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> wg.FullPrecision.of(torch.tensor([[[4.0, 0.0], [0.0, 1.0]]])).covariance.diagonal(dim1=1, dim2=2)
+    tensor([[0.2500, 1.0000]])
     """
 
     factor: Tensor
@@ -203,6 +226,19 @@ class FactorCovariance(LocalPrecision):
         :math:`c_k`, positive variances.
     factor : Tensor, shape (K, d, r)
         :math:`V_k`.
+
+    Raises
+    ------
+    BadInput
+        For shapes that do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> wg.FactorCovariance(torch.ones(1, 2), torch.tensor([[[2.0], [0.0]]])).covariance  # I + v v^T
+    tensor([[[5., 0.],
+             [0., 1.]]])
     """
 
     diagonal: Tensor

@@ -42,6 +42,16 @@ class ProximalMixture(Measure):
     -----
     Cost of :meth:`log_prob` at n points: n m kernel values and n values of V, as many for its gradient; memory O(n + m). Differentiable
     once in the points and in the particles.
+
+    Examples
+    --------
+    Of one particle at 0 under :math:`V=\tfrac12x^2`, :math:`T=1`, :math:`\tau=1` it is N(0, 1): :math:`2\tau T/(1+T)`.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> operator = wg.WassersteinProximal(wg.QuadraticPotential(torch.eye(1)), 1.0, temperature=1.0)
+    >>> operator(wg.Particles(torch.zeros(1, 1))).score(torch.ones(1, 1))
+    tensor([[-1.]])
     """
 
     operator: "WassersteinProximal"

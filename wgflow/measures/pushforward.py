@@ -48,6 +48,18 @@ class Pushforward(MovingMeasure):
     -----
     A draw costs one network call and no memory beyond it. A flow by an implicit solver holds the trained network,
     one frozen snapshot and, with ``ema``, the average.
+
+    Examples
+    --------
+    The law of :math:`2x` for x from N(0, 1):
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> net = torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.constant_(net.weight, 2.0)
+    >>> rho = wg.Pushforward(wg.StandardNormal(1), net)
+    >>> round(rho.draw(10_000, torch.Generator().manual_seed(0)).x.std().item(), 1)
+    2.0
     """
 
     latent: Measure
@@ -209,6 +221,18 @@ class _Live:
 @checked
 def ema_decay(half_life: Positive, batch: Count) -> float:
     r"""Decay per update :math:`d = 2^{-\text{batch}/\text{half-life}}`, the half-life counted in images.
+
+    Parameters
+    ----------
+    half_life : float
+        In images.
+    batch : int
+        Images in an update.
+
+    Returns
+    -------
+    float
+        The decay of one update.
 
     Examples
     --------

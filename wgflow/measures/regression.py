@@ -47,6 +47,25 @@ class Regression(Checked):
     the optimiser's steps are small against it, and below 0 where they overshoot, as Adam's do, whose length is the learning rate
     however near the targets are; one more forward pass. Running statistics of batch normalisation see the batch
     as often as with ``persistent=1``, so that they mean the same.
+
+    Examples
+    --------
+    One step of gradient descent on half of the mean square goes the share ``lr`` of the way, for a network that is its bias:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Bias(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.b = torch.nn.Parameter(torch.zeros(1))
+    ...
+    ...     def forward(self, x):
+    ...         return self.b.expand_as(x)
+    >>> rho = wg.Pushforward(wg.StandardNormal(1), Bias(), regression=wg.Regression(wg.SGD(0.5)))
+    >>> F = wg.PotentialEnergy(lambda x: (x - 4).square().sum(1) / 2)
+    >>> flow = wg.solve(F, wg.ForwardEuler(), rho, step_size=1.0, num_steps=1)
+    >>> flow.measure.draw(1, torch.Generator()).x
+    tensor([[2.]], requires_grad=True)
     """
 
     optim: Optim

@@ -53,6 +53,11 @@ class WassersteinProximal(Checked):
         :math:`M`, positive definite, for steps with another metric: :math:`|x-y|^2` becomes :math:`(x-y)^\top M^{-1}(x-y)`, the noise has
         the covariance :math:`2\tau TM`, and a gradient step moves along :math:`M\nabla`.
 
+    Raises
+    ------
+    BadInput
+        For a normalizer that is another potential than V.
+
     Notes
     -----
     The kernel is evaluated in the logarithm, block by block: n m entries in time, a few rows of them in memory. Source: Li, Liu and
@@ -260,10 +265,17 @@ def rwpo(
 
     Parameters
     ----------
-    potential, time, normalizer, metric
+    potential, time : callable, float
         Of :class:`WassersteinProximal`.
     temperature, inv_temperature : float
         Exactly one of :math:`\tau` and :math:`\beta=1/\tau`: the target is :math:`e^{-V/\tau}=e^{-\beta V}`.
+    normalizer, metric : optional
+        Of :class:`WassersteinProximal`.
+
+    Returns
+    -------
+    WassersteinProximal
+        The operator.
 
     Raises
     ------
