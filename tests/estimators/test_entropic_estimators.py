@@ -23,7 +23,8 @@ from wgflow import (
     Unnormalised,
     solve,
 )
-from wgflow.estimators.entropic import Blob, KDEScore, LearnedScore, ProximalScore
+from wgflow.estimators.entropic import Blob, KDEScore, LearnedScore
+from wgflow.estimators.proximal_score import ProximalScore
 from wgflow.functionals.energies import Entropy, InteractionEnergy
 from wgflow.kernels import RBF, PowerLaw
 from wgflow.optim import Adam, Cosine

@@ -50,7 +50,13 @@ _PARTS = {
     "wgflow.generative.shown": "wgflow.generative.monitor",
     "wgflow.functionals.penalties": "wgflow.estimators.critic",
     "wgflow.measures._pushforward_successor": "wgflow.measures.pushforward",
+    "wgflow.estimators.proximal_score": "wgflow.estimators.entropic",
+    "wgflow.functionals.chi2": "wgflow.functionals.divergences",
+    "wgflow.functionals.linear": "wgflow.functionals.algebra",
     "wgflow.measures.dataset": "wgflow.measures.targets",
+    "wgflow.measures.factor_covariance": "wgflow.measures.precisions",
+    "wgflow.measures.mixture": "wgflow.measures.targets",
+    "wgflow.measures.successor": "wgflow.measures.base",
     "wgflow.measures.regression": "wgflow.measures.pushforward",
     "wgflow.reference.ornstein_uhlenbeck": "wgflow.reference.gaussian",
     **dict.fromkeys(

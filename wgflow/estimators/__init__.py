@@ -5,12 +5,13 @@ from wgflow.estimators.base import ESTIMATORS, Estimator, register_estimator
 from wgflow.estimators.bounded import Clipped, spectral_norm
 from wgflow.estimators.combined import Total, UnitSpeed
 from wgflow.estimators.critic import Critic, CriticState
-from wgflow.estimators.entropic import Blob, EntropyEstimator, KDEScore, LearnedScore, ProximalScore
+from wgflow.estimators.entropic import Blob, EntropyEstimator, KDEScore, LearnedScore
 from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.estimators.kernel_critic import KernelCritic
 from wgflow.estimators.mean_shift import MeanShift
 from wgflow.estimators.opposed import MixedNegatives
 from wgflow.estimators.probe import velocity_at
+from wgflow.estimators.proximal_score import ProximalScore
 from wgflow.estimators.stein import Stein
 from wgflow.estimators.two_batch import TwoBatch
 from wgflow.functionals.penalties import R1, GradientPenalty, Penalty

@@ -3,17 +3,8 @@
 from wgflow.functionals.algebra import Scaled, Sum
 from wgflow.functionals.annealed import Annealed
 from wgflow.functionals.base import FUNCTIONALS, Functional, register_functional
-from wgflow.functionals.divergences import (
-    KL,
-    Chi2,
-    Chi2Signed,
-    Chi2Tight,
-    FDivergence,
-    Identity,
-    KLDonskerVaradhan,
-    KLUncentred,
-    entropy,
-)
+from wgflow.functionals.chi2 import Chi2, Chi2Signed, Chi2Tight
+from wgflow.functionals.divergences import KL, FDivergence, Identity, KLDonskerVaradhan, KLUncentred, entropy
 from wgflow.functionals.energies import Entropy, InteractionEnergy, PotentialEnergy, PowerEntropy
 from wgflow.functionals.features import InFeatures
 from wgflow.functionals.guidance import Guided, guided

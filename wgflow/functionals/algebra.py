@@ -12,6 +12,7 @@ from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Finite
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.base import Functional, Potential, View
+from wgflow.functionals.linear import linear_part
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.functionals.wrapped import Wrapped
 from wgflow.measures import Measure, MovingMeasure, Particles, Stack
@@ -313,19 +314,3 @@ class Sum(Functional):
         if method == "conjugate":
             return dual[0].can("conjugate") and all(linear_part(t) is not None for t in rest)
         return method == "variational" and all(t.can("value") for t in rest)
-
-
-def linear_part(term: Functional) -> Potential | None:
-    r"""Return :math:`V` when the functional is a potential energy :math:`\int V\,d\rho`, a multiple or a sum of some; else None."""
-    from wgflow.functionals.energies import PotentialEnergy
-
-    if isinstance(term, PotentialEnergy):
-        return term.at_points
-    if isinstance(term, Scaled):
-        inner = linear_part(term.term)
-        return None if inner is None else lambda y: term.c * inner(y)
-    if isinstance(term, Sum):
-        parts = [linear_part(t) for t in term.terms]
-        known = [p for p in parts if p is not None]
-        return None if len(known) < len(parts) else lambda y: torch.stack([p(y) for p in known]).sum(0)
-    return None

@@ -10,8 +10,9 @@ from torch import Tensor
 from wgflow.core.outputs import with_logdets
 from wgflow.core.rng import replayed
 from wgflow.maps import TransportMap
-from wgflow.measures.base import MovingMeasure, Successor
+from wgflow.measures.base import MovingMeasure
 from wgflow.measures.particles import Particles
+from wgflow.measures.successor import Successor
 
 if TYPE_CHECKING:
     from wgflow.measures.chain import Chain

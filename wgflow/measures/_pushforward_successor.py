@@ -10,8 +10,9 @@ from wgflow.core.errors import BadInput
 from wgflow.core.networks import called
 from wgflow.core.outputs import counted
 from wgflow.core.typing import Points
-from wgflow.measures.base import MovingMeasure, Successor
+from wgflow.measures.base import MovingMeasure
 from wgflow.measures.particles import Particles
+from wgflow.measures.successor import Successor
 
 if TYPE_CHECKING:
     from wgflow.measures.pushforward import Pushforward

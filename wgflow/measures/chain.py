@@ -14,8 +14,9 @@ from wgflow.core.rng import build, generator
 from wgflow.core.typing import NetSource, Points
 from wgflow.maps import Affine, TransportMap
 from wgflow.measures._chain_successor import ChainSuccessor
-from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
+from wgflow.measures.base import Measure, MovingMeasure, register_measure
 from wgflow.measures.particles import Particles
+from wgflow.measures.successor import Successor
 from wgflow.measures.targets import StandardNormal
 
 _CHUNK = 2**14  # points of a stored cloud that go through a new map at once

@@ -15,10 +15,12 @@ from wgflow.core.finite import require_finite
 from wgflow.core.networks import called, copied
 from wgflow.core.rng import build
 from wgflow.core.typing import NetSource, Points
-from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
+from wgflow.measures.base import Measure, MovingMeasure, register_measure
+from wgflow.measures.factor_covariance import FactorCovariance
 from wgflow.measures.local_gaussians import LocalGaussians
 from wgflow.measures.particles import Particles
-from wgflow.measures.precisions import FactorCovariance, FullPrecision, LocalPrecision
+from wgflow.measures.precisions import FullPrecision, LocalPrecision
+from wgflow.measures.successor import Successor
 
 _FULL_UP_TO = 16
 """Dimensions in which a precision is a full matrix, where nobody has chosen."""

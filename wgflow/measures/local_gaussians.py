@@ -13,8 +13,9 @@ from wgflow.core.fields import NonNegative, Positive, Whole, checked
 from wgflow.core.finite import require_finite
 from wgflow.core.typing import Points
 from wgflow.measures.base import Measure, register_measure
+from wgflow.measures.factor_covariance import FactorCovariance
 from wgflow.measures.particles import Particles
-from wgflow.measures.precisions import FactorCovariance, FullPrecision, LocalPrecision
+from wgflow.measures.precisions import FullPrecision, LocalPrecision
 
 _BLOCK = 2**22
 """Numbers of one array of differences between points and centres."""

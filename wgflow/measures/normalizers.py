@@ -149,6 +149,18 @@ class MonteCarloNormalizer(Normalizer):
     Notes
     -----
     Cost: S n values of V, one draw for all points at a time. Any V, differentiable or not.
+
+    Examples
+    --------
+    :math:`V=\tfrac12x^2`, :math:`T=\tau=1`: :math:`m(0)=(1+T)^{-1/2}`, 0.7071.
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V, rng = lambda x: 0.5 * x.square().sum(1), torch.Generator().manual_seed(0)
+    >>> operator = wg.WassersteinProximal(V, 1.0, temperature=1.0, normalizer=wg.MonteCarloNormalizer(10_000))
+    >>> y = torch.zeros(1, 1)
+    >>> round(operator.log_mean(y, operator.noise(y, rng)).exp().item(), 1)
+    0.7
     """
 
     samples: Count = 32

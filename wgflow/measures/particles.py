@@ -12,7 +12,8 @@ from wgflow.core.fields import checked
 from wgflow.core.instead import shown
 from wgflow.core.typing import Points, Scalar
 from wgflow.measures._by_weight import picks
-from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
+from wgflow.measures.base import Measure, MovingMeasure, register_measure
+from wgflow.measures.successor import Successor
 
 
 @register_measure("particles")

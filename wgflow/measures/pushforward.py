@@ -13,9 +13,10 @@ from wgflow.core.networks import copied
 from wgflow.core.rng import build
 from wgflow.core.typing import NetSource, Points
 from wgflow.measures._pushforward_successor import PushforwardSuccessor, mapped
-from wgflow.measures.base import Measure, MovingMeasure, Successor, register_measure
+from wgflow.measures.base import Measure, MovingMeasure, register_measure
 from wgflow.measures.particles import Particles
 from wgflow.measures.regression import Regression
+from wgflow.measures.successor import Successor
 from wgflow.measures.targets import StandardNormal
 from wgflow.optim import Adam, Descent, update_average
 

@@ -12,7 +12,7 @@ from wgflow.core.inner import report
 from wgflow.core.typing import Info
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional, PowerEntropy, Scaled, Sum
-from wgflow.functionals.algebra import linear_part
+from wgflow.functionals.linear import linear_part
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.measures.grid import Grid
 from wgflow.solvers.base import Solver, State, advance, register_solver

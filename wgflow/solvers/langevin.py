@@ -11,8 +11,8 @@ from torch import Tensor
 from wgflow.core.typing import Info, Points
 from wgflow.estimators import Autograd, Estimator
 from wgflow.functionals import Functional
-from wgflow.functionals.algebra import linear_part
 from wgflow.functionals.base import Potential
+from wgflow.functionals.linear import linear_part
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers.base import Solver, State, advance, register_solver
 from wgflow.solvers.explicit import Explicit, squared_speed
