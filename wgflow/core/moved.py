@@ -53,6 +53,7 @@ _PARTS = {
     "wgflow.estimators.proximal_score": "wgflow.estimators.entropic",
     "wgflow.functionals.chi2": "wgflow.functionals.divergences",
     "wgflow.functionals.linear": "wgflow.functionals.algebra",
+    "wgflow.generative.metrics.cifar_resnet": "wgflow.generative.features",
     "wgflow.measures.dataset": "wgflow.measures.targets",
     "wgflow.measures.factor_covariance": "wgflow.measures.precisions",
     "wgflow.measures.mixture": "wgflow.measures.targets",

@@ -15,7 +15,19 @@ _SMALL = torch.zeros(8, 1, 8, 8, dtype=torch.uint8)
 
 @functools.cache
 def image_methods() -> tuple[Method, ...]:
-    """Return the methods whose flow can be solved on images, without solving any; others need a density, say."""
+    """Return the methods whose flow can be solved on images, without solving any; others need a density, say.
+
+    Returns
+    -------
+    tuple of Method
+        By name.
+
+    Examples
+    --------
+    >>> from wgflow.generative import image_methods
+    >>> {"s_jko", "w_flow", "sinkhorn_flow"} <= {method.name for method in image_methods()}
+    True
+    """
     return tuple(m for m in methods() if _composes(m))
 
 

@@ -14,7 +14,8 @@ from wgflow.driver.callbacks import evaluate_all, json_numbers
 from wgflow.generative.data import ImageData, load_images
 from wgflow.generative.latent_space import LATENT_SPACE, LatentSpace
 from wgflow.generative.memorization import memorization_reports, save_reports, unseen_images
-from wgflow.generative.metrics.features import CifarResNetFeatures, FeatureExtractor, RandomConvFeatures
+from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
+from wgflow.generative.metrics.features import FeatureExtractor, RandomConvFeatures
 from wgflow.generative.metrics.fid import FID
 from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.generative.pairs import named_object
@@ -41,12 +42,31 @@ def load_generator(run: str | Path, device: str | torch.device = "auto", *, allo
     allow_code : bool
         Import the network that the folder names, where it is not one of wgflow's own. That runs its code: see :doc:`/security`.
 
+    Returns
+    -------
+    Measure
+        A ``Pushforward`` or ``Chain``, whose draws are images in [-1, 1], or ``Particles``.
+
     Raises
     ------
     DataNotFound
         When the folder is not that of a run, or holds no exported generator.
     BadInput
         When its files are damaged or do not belong together, or name code that was not allowed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from wgflow.generative import load_generator, Recipe, train
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/tiny.npy", pixels)
+    ...     recipe = Recipe(data=f"{folder}/tiny.npy", method="sliced_w_flow", particles=4, num_steps=2, sinkhorn_n=0)
+    ...     flow = train(recipe, f"{folder}/run", device="cpu", progress=False)
+    ...     generator = load_generator(f"{folder}/run", device="cpu")
+    >>> generator.x.shape
+    torch.Size([4, 1, 8, 8])
     """
     folder = Path(run)
     recipe, shape = read_run(folder, allow_code)
@@ -118,9 +138,8 @@ def evaluate(
         Folder of a run.
     n : int
         Generated images for the Fréchet distance; all training images are its reference.
-    features, weights, allow_download
-        The feature network: see :func:`features_by_name`. Missing Inception weights are never fetched silently; the
-        Fréchet distance is then left out and the answer says so. A file that is named must be there.
+    features, weights
+        The feature network and the file of its weights: see :func:`features_by_name`. A file that is named must be there.
     kid : bool
         The kernel distance too.
     memorization : bool
@@ -130,10 +149,14 @@ def evaluate(
     held_out : str, optional
         Images that it was not trained on, for the chance level of ``memorization``: a name, folder or array as for
         :func:`load_images`. Otherwise the test split of its set; without one its training images, each beside the others.
+    device : str or torch.device
+        Where to compute, as for :func:`train`.
+    allow_download : bool
+        Fetch missing Inception weights. Otherwise the Fréchet distance is left out and the answer says so.
     allow_code : bool
         As for :func:`load_generator`. A network of features that you name is imported without it.
-    device, seed
-        Where to compute, and the seed of the draws.
+    seed : int
+        Of the draws.
 
     Returns
     -------
@@ -143,7 +166,21 @@ def evaluate(
     Raises
     ------
     DataNotFound, BadInput
-        As :func:`load_generator`; also when the weights that are named are not there.
+        As :func:`load_generator`; also when the weights that are named are not there, and for options that do not fit together.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from wgflow.generative import evaluate, Recipe, train
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/tiny.npy", pixels)
+    ...     recipe = Recipe(data=f"{folder}/tiny.npy", method="sliced_w_flow", particles=4, num_steps=2, sinkhorn_n=0)
+    ...     flow = train(recipe, f"{folder}/run", device="cpu", progress=False)
+    ...     found = evaluate(f"{folder}/run", n=4, features="random-conv", device="cpu")
+    >>> sorted(found)
+    ['frechet', 'protocols']
     """
     if held_out is not None and not memorization:
         raise BadInput(f"held_out={held_out!r} is for memorization: ask for that too, or leave it out")

@@ -38,6 +38,17 @@ class LatentSpace(Checked, Placed):
         Square roots of :math:`\Lambda`, the variances along them, largest first.
     explained : float
         The part of the variance of the images that they hold.
+
+    Examples
+    --------
+    Images that are multiples of one another have one component, which holds all of their variance:
+
+    >>> import torch
+    >>> from wgflow.generative import ImageData, LatentSpace
+    >>> levels = torch.arange(0, 250, 10, dtype=torch.uint8)[:, None, None, None]
+    >>> space = LatentSpace.fit(ImageData(levels.expand(-1, 1, 4, 4).contiguous()), dim=1)
+    >>> round(space.explained, 3)
+    1.0
     """
 
     mean: Tensor

@@ -46,6 +46,23 @@ class Monitor(Callback):
         Where the flow lives, if not among images.
     record : dict, optional
         What identifies the run: put into the exported file.
+
+    Examples
+    --------
+    :func:`fit` and :func:`train` make one; by itself it is a callback of :func:`wgflow.solve`.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import Monitor
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().flatten(1).sum(1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     watch = Monitor(folder, [], every=1, images=4)
+    ...     start = wg.Particles(torch.ones(4, 1, 8, 8))
+    ...     flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=1, callbacks=[watch])
+    ...     sorted(path.name for path in Path(folder, "samples").iterdir())
+    ['update-000000.png', 'update-000001.png']
     """
 
     @checked

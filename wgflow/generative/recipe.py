@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -13,7 +13,7 @@ from wgflow.core.brief import Brief, Pieces, brief, table
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive, Whole, checked, field_rules
 from wgflow.core.imports import require
-from wgflow.core.registry import Listed, near_misses
+from wgflow.core.registry import near_misses
 from wgflow.core.words import read, shortened
 from wgflow.generative import pairs
 from wgflow.generative.compose import compose
@@ -21,7 +21,7 @@ from wgflow.generative.earlier import FIRST_METHOD, as_method, with_both_rates
 from wgflow.generative.flat_yaml import flat_yaml
 from wgflow.generative.methods import METHOD, Method, method, methods
 from wgflow.generative.runtime import Runtime
-from wgflow.generative.settings import READY, SETTINGS
+from wgflow.generative.settings import SETTINGS, Ready
 from wgflow.storage.describe import digest
 from wgflow.storage.files import write_text
 
@@ -93,6 +93,13 @@ class Recipe(Brief):
     ------
     BadInput
         For a field or an option that the recipe or its method does not have, and for a value of the wrong kind.
+
+    Examples
+    --------
+    >>> from wgflow.generative import Recipe
+    >>> recipe = Recipe(method="s_jko", divergence="softplus", num_steps=20)
+    >>> recipe.data, recipe.options["divergence"]
+    ('fashion-mnist-10k', 'softplus')
     """
 
     data: str = "fashion-mnist-10k"
@@ -295,24 +302,5 @@ class Recipe(Brief):
         return compose(self, self._method, data, here)
 
 
-class _Ready(Listed, Mapping[str, Recipe]):
-    """The recipes of :data:`READY`, made when they are asked for: importing this looks for no plugins."""
-
-    kind = "recipe"
-
-    def about(self, name: str) -> str:
-        """Return what a recipe has of its own."""
-        return brief(self[name])
-
-    def __getitem__(self, name: str) -> Recipe:
-        return Recipe(**READY[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(READY)
-
-    def __len__(self) -> int:
-        return len(READY)
-
-
-RECIPES: Mapping[str, Recipe] = _Ready()
+RECIPES: Mapping[str, Recipe] = Ready(Recipe)
 """Ready-made recipes by name."""

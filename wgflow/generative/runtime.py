@@ -27,6 +27,24 @@ class Runtime(Checked):
     Every rank draws the same global batch from the same generator and keeps its share (:class:`Sharded`), and
     gradients are averaged, so several GPUs give the result of one up to the order of sums. Exceptions are terms that
     are not means over the batch: batch normalisation, minibatch statistics and Donsker–Varadhan see a rank's share.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where this process computes.
+    precision : {"fp32", "bf16"}
+        As for :func:`runtime`.
+    rank, world : int
+        Number of this process, and of all of them.
+    local : int
+        Number of this process on its machine.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative import Runtime
+    >>> Runtime(torch.device("cpu")).first
+    True
     """
 
     device: torch.device
@@ -79,11 +97,23 @@ def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf1
         bf16 runs the networks under autocast, their outputs and all losses stay in fp32. TF32 products are allowed
         on a GPU in both.
 
+    Returns
+    -------
+    context manager of Runtime
+        What this process is, within ``with``.
+
     Raises
     ------
     BadInput
         For a device that this machine does not have; for variables of a launcher that do not fit each other, or whose
         other processes do not come.
+
+    Examples
+    --------
+    >>> from wgflow.generative import runtime
+    >>> with runtime("cpu") as here:
+    ...     here.world
+    1
     """
     rank, local, world = processes()
     place = _place(device, local if world > 1 else None)
@@ -180,6 +210,22 @@ class Sharded(Derived):
     """One rank's part of a measure: of a global draw with the common generator, every ``world``-th point, of equal weight.
 
     Noise that is put on a part, as by ``Smoothed``, is the part of what it would be on the whole.
+
+    Parameters
+    ----------
+    base : Measure
+        The whole.
+    rank, world : int
+        Which part, and of how many.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import Sharded
+    >>> part = Sharded(wg.Dataset(torch.arange(6.0)[:, None]), rank=0, world=2)
+    >>> len(part.draw(3, torch.Generator()))
+    3
     """
 
     rank: Whole

@@ -35,15 +35,35 @@ def sample(measure: Measure, n: int, *, seed: int = 0, first: int = 0, batch: in
     measure : Measure
         A trained generator in evaluation mode (``Pushforward.inference()``), or a cloud of images, of which distinct ones are
         taken.
-    n, first, batch : int
-        Count, number of the first image, images in one pass.
+    n : int
+        Count.
     seed : int
         Of the whole set.
+    first : int
+        Number of the first image.
+    batch : int
+        Images in one pass.
+
+    Returns
+    -------
+    Tensor, shape (n, \*event)
+        On the CPU.
 
     Raises
     ------
     BadInput
         When a count is out of range, or a cloud has fewer images.
+
+    Examples
+    --------
+    The first two of four are the two of two:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import sample
+    >>> generator = wg.Pushforward(wg.StandardNormal(1, 8, 8), torch.nn.Tanh()).inference()
+    >>> torch.equal(sample(generator, 4)[:2], sample(generator, 2))
+    True
     """
     _check_count(n, first, batch)
     if isinstance(measure, Particles) and measure.log_w is None:
@@ -85,7 +105,39 @@ def _seeded_draws(latent: Measure, seed: int, numbers: range, stream: int) -> Te
 
 @checked
 def of_class(measure: Measure, label: Whole) -> Pushforward:
-    """Return the law of what a generator makes of one class; raises ``BadInput`` for one without labels, and for an unknown class."""
+    """Return the law of what a generator makes of one class.
+
+    Parameters
+    ----------
+    measure : Measure
+        A trained generator with labels, in evaluation mode.
+    label : int
+        The class, from 0.
+
+    Returns
+    -------
+    Pushforward
+        With a latent whose label is this one.
+
+    Raises
+    ------
+    BadInput
+        For a generator without labels, and for an unknown class.
+
+    Examples
+    --------
+    The label is behind the 64 pixels:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import of_class
+    >>> from wgflow.generative.nets import ConvGenerator, LabelledGenerator
+    >>> net = LabelledGenerator(ConvGenerator, 2, image_shape=(1, 8, 8), channels=4)
+    >>> latent = wg.LabelledLatent(wg.StandardNormal(*net.source_shape), 2)
+    >>> generator = wg.Pushforward(latent, net).inference()
+    >>> of_class(generator, 1).draw(3, torch.Generator()).x[:, 64:].argmax(1)
+    tensor([1, 1, 1])
+    """
     latent = labels_of(measure)
     if latent is None:
         raise BadInput(f"class {label}: this {type(measure).__name__} has no classes, it was trained without labels")
@@ -95,7 +147,41 @@ def of_class(measure: Measure, label: Whole) -> Pushforward:
 
 @checked
 def class_rows(measure: Measure, columns: Count, *, seed: int = 0, batch: int = 256) -> Tensor:
-    r"""Return images (C * columns, \*event), a row a class: those of a column are made of the same latent."""
+    r"""Return a row of images for every class; those of a column are made of the same latent.
+
+    Parameters
+    ----------
+    measure : Measure
+        A trained generator with labels, in evaluation mode.
+    columns : int
+        Images of a class.
+    seed, batch : int
+        As for :func:`sample`.
+
+    Returns
+    -------
+    Tensor, shape (C * columns, \*event)
+        A row after the other, of points with their label behind.
+
+    Raises
+    ------
+    BadInput
+        For a generator without labels.
+
+    Examples
+    --------
+    Three images of each of two classes:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import class_rows
+    >>> from wgflow.generative.nets import ConvGenerator, LabelledGenerator
+    >>> net = LabelledGenerator(ConvGenerator, 2, image_shape=(1, 8, 8), channels=4)
+    >>> latent = wg.LabelledLatent(wg.StandardNormal(*net.source_shape), 2)
+    >>> generator = wg.Pushforward(latent, net).inference()
+    >>> class_rows(generator, 3).shape
+    torch.Size([6, 66])
+    """
     latent = labels_of(measure)
     classes = 1 if latent is None else latent.classes  # without labels of_class says so
     return torch.cat([sample(of_class(measure, c), columns, seed=seed, batch=batch) for c in range(classes)])
@@ -105,12 +191,29 @@ def class_rows(measure: Measure, columns: Count, *, seed: int = 0, batch: int = 
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> None:
     """Write images (n, c, h, w) in [-1, 1] as one picture, about square unless ``columns`` is given.
 
+    Parameters
+    ----------
+    images : Tensor, shape (n, c, h, w)
+        In [-1, 1], with 1 or 3 channels.
+    path : path
+        A ``.png`` file.
+    columns : int, optional
+        Images in a row.
+
     Raises
     ------
     BadInput
         For images of another shape, fewer than one column, or a picture that would be too large to open again.
     CannotWrite
         When the file system refuses.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from wgflow.generative import save_grid
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_grid(torch.zeros(6, 1, 8, 8), f"{folder}/grid.png", columns=3)
     """
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel() or not images.is_floating_point():
         raise BadInput(

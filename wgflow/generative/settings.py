@@ -1,7 +1,11 @@
 """What recipes take for a method where nobody says: sizes for 28×28 images on a CPU, and the recipes with names of their own."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from wgflow.core.brief import brief
+from wgflow.core.registry import Listed
 
 _CRITIC: dict[str, Any] = {"critic_iters": 3, "batch": 64, "lr": (1e-3, 1e-3), "betas": (0.5, 0.9)}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -58,3 +62,31 @@ READY: dict[str, dict[str, Any]] = {
     "f-gan": {"step_size": math.inf, "num_steps": 1, "first_iters": 4_000},
 }
 """Recipes with names of their own. The CIFAR-10 ones hold the hyper-parameters of Choi et al. (2024)."""
+
+
+class Ready(Listed, Mapping[str, Any]):
+    """The recipes of :data:`READY`, made when they are asked for: importing this looks for no plugins.
+
+    Parameters
+    ----------
+    make : callable
+        From the entries of a recipe to the recipe.
+    """
+
+    kind = "recipe"
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+
+    def about(self, name: str) -> str:
+        """Return what a recipe has of its own."""
+        return brief(self[name])
+
+    def __getitem__(self, name: str) -> Any:
+        return self.make(**READY[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(READY)
+
+    def __len__(self) -> int:
+        return len(READY)

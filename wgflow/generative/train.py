@@ -65,6 +65,11 @@ def train(
     extend : int
         Time steps beyond those of the recipe, counted from its end: the same call again goes on and adds none.
 
+    Returns
+    -------
+    Solution
+        As of :func:`wgflow.solve`.
+
     Raises
     ------
     BadInput
@@ -73,6 +78,21 @@ def train(
         When the file system refuses, or the folder was removed in mid-run.
     DataNotFound, Diverged, CheckpointError
         As :func:`wgflow.generative.data.load_images` and :func:`wgflow.solve`.
+
+    Examples
+    --------
+    A flow of four small images toward sixteen:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from wgflow.generative import Recipe, train
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/tiny.npy", pixels)
+    ...     recipe = Recipe(data=f"{folder}/tiny.npy", method="sliced_w_flow", particles=4, num_steps=2, sinkhorn_n=0)
+    ...     flow = train(recipe, f"{folder}/run", device="cpu", progress=False)
+    >>> flow.status, flow.measure.x.shape
+    ('done', torch.Size([4, 1, 8, 8]))
     """
     with runtime(device, recipe.precision) as here:
         folder = Path(run)
@@ -135,9 +155,31 @@ def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:
 
 
 def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
-    """Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``.
+    r"""Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``.
 
     The clouds hold at most half of the data: real against real needs two disjoint samples.
+
+    Parameters
+    ----------
+    data : ImageData
+        Real images.
+    n : int
+        Points a cloud.
+    blur : float
+        :math:`\sqrt\varepsilon`, as for :class:`wgflow.metrics.SinkhornMetric`.
+
+    Returns
+    -------
+    list of Metric
+        One or none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative import ImageData, sinkhorn
+    >>> data = ImageData(torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
+    >>> [metric.n for metric in sinkhorn(data, n=1000, blur=1.0)], sinkhorn(data, n=0, blur=1.0)
+    ([5], [])
     """
     n = min(n, len(data) // 2)
     return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n > 1 else []
@@ -177,6 +219,24 @@ def fit(
         Where the flow lives, if not among images: grids and metrics are of what it decodes.
     name : str, optional
         Of the run: see :class:`wgflow.Checkpoint`.
+
+    Returns
+    -------
+    Solution
+        As of :func:`wgflow.solve`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import fit, runtime
+    >>> target, start = wg.Particles(torch.ones(4, 1, 8, 8)), wg.Particles(torch.zeros(4, 1, 8, 8))
+    >>> flow = wg.presets.sinkhorn_flow(target, start, blur=0.1, step_size=0.5, num_steps=1)
+    >>> with tempfile.TemporaryDirectory() as folder, runtime("cpu") as here:
+    ...     solution = fit(flow, f"{folder}/run", here, record={"what": "black to white"}, progress=False)
+    >>> solution.measure.x.mean()
+    tensor(0.5000)
     """
     folder = Path(run)
     by_first(lambda: claim_folder(folder, record), here.device)

@@ -18,7 +18,7 @@ import torch
 
 from wgflow import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, to_unit
-from wgflow.generative.metrics.features import CifarResNetFeatures
+from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
 from wgflow.generative.metrics.fid import ReferenceStats
 from wgflow.generative.sample import save_images
 from wgflow.measures import Pushforward, StandardNormal

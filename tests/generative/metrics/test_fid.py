@@ -15,12 +15,8 @@ from wgflow import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, ImageSet, to_unit
 from wgflow.generative.metrics import fid as fid_module
 from wgflow.generative.metrics import inception as inception_module
-from wgflow.generative.metrics.features import (
-    CifarResNetFeatures,
-    ModuleFeatures,
-    RandomConvFeatures,
-    sha256,
-)
+from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
+from wgflow.generative.metrics.features import ModuleFeatures, RandomConvFeatures, sha256
 from wgflow.generative.metrics.fid import FID, ReferenceStats, frechet_distance, reference_stats
 from wgflow.generative.metrics.inception import INCEPTION_FILES, INCEPTION_VARIABLE, InceptionFeatures
 from wgflow.measures import Particles

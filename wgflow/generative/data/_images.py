@@ -51,6 +51,14 @@ class ImageSet(Checked):
     ------
     BadInput
         For images that are not uint8 (n, c, h, w) or are none at all, and for labels that are not int64 (n,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative import ImageSet
+    >>> images = ImageSet(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), None, "black")
+    >>> images.images.shape
+    torch.Size([10, 1, 8, 8])
     """
 
     images: Tensor = field(repr=False)
@@ -81,6 +89,16 @@ suggest(
 def to_unit(images: Tensor) -> Tensor:
     r"""Return :math:`x / 127.5 - 1` in float32: 0 becomes -1 and 255 becomes 1. Any shape.
 
+    Parameters
+    ----------
+    images : Tensor, uint8
+        Levels.
+
+    Returns
+    -------
+    Tensor, float32
+        Of the same shape.
+
     Raises
     ------
     BadInput
@@ -101,6 +119,16 @@ def to_uint8(x: Tensor) -> Tensor:
 
     The inverse of :func:`to_unit`. Halves are rounded to even levels; what is not a number has no colour, and
     its byte is arbitrary.
+
+    Parameters
+    ----------
+    x : Tensor, floating point
+        Values, of which those in [-1, 1] are not cut.
+
+    Returns
+    -------
+    Tensor, uint8
+        Of the same shape.
 
     Raises
     ------

@@ -70,6 +70,11 @@ def load_images(
     download : bool
         Fetch a missing set into ``root``. Nothing is ever downloaded without it.
 
+    Returns
+    -------
+    ImageSet
+        The images, with labels where they are known.
+
     Raises
     ------
     BadInput

@@ -34,6 +34,14 @@ class ImageData(Measure):
     ------
     BadInput
         When ``images`` is not a non-empty uint8 tensor with four axes, or ``labels`` not one whole number an image.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative import ImageData
+    >>> data = ImageData(torch.full((10, 1, 8, 8), 255, dtype=torch.uint8))
+    >>> data.draw(3, torch.Generator()).x.unique()
+    tensor([1.])
     """
 
     images: Tensor = field(repr=False)

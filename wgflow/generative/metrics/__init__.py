@@ -1,11 +1,7 @@
 """Numbers for images: Fréchet distances, and the features that they are in."""
 
-from wgflow.generative.metrics.features import (
-    CifarResNetFeatures,
-    FeatureExtractor,
-    ModuleFeatures,
-    RandomConvFeatures,
-)
+from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
+from wgflow.generative.metrics.features import FeatureExtractor, ModuleFeatures, RandomConvFeatures
 from wgflow.generative.metrics.fid import FID, reference_stats
 from wgflow.generative.metrics.frechet import ReferenceStats, frechet_distance
 from wgflow.generative.metrics.image_features import ImageFeatures

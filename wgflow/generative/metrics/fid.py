@@ -33,10 +33,32 @@ KID_SUBSET_SIZE = 1000
 def reference_stats(features: FeatureExtractor, images: Tensor | ImageSet, batch: Count = 100) -> ReferenceStats:
     """Return the statistics of a set of uint8 images (n, c, h, w), computed on the device of the extractor.
 
+    Parameters
+    ----------
+    features : FeatureExtractor
+        The network.
+    images : Tensor, uint8, shape (n, c, h, w)
+        The images.
+    batch : int
+        Images in one pass.
+
+    Returns
+    -------
+    ReferenceStats
+        Mean, covariance and protocol.
+
     Raises
     ------
     BadInput
         For images that are not uint8 (n, c, h, w), fewer than two of them, or features that are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative.metrics import RandomConvFeatures, reference_stats
+    >>> images = torch.randint(0, 256, (20, 1, 16, 16), dtype=torch.uint8)
+    >>> reference_stats(RandomConvFeatures(), images).mu.shape
+    torch.Size([256])
     """
     check_extractor(features)
     source = images.name if isinstance(images, ImageSet) else ""
@@ -113,6 +135,18 @@ class FID(Checked):
     Notes
     -----
     KID: Bińkowski, Sutherland, Arbel and Gretton, *Demystifying MMD GANs*, ICLR 2018, Section 4.
+
+    Examples
+    --------
+    In the features of a random network, which compares one's own runs at most:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative.metrics import FID, RandomConvFeatures
+    >>> real = torch.randint(0, 256, (20, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    >>> metric = FID(RandomConvFeatures(), real, n=20)
+    >>> sorted(metric(wg.Particles(torch.zeros(20, 1, 16, 16)), torch.Generator()))
+    ['frechet']
     """
 
     features: FeatureExtractor

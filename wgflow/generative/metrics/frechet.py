@@ -40,6 +40,14 @@ class ReferenceStats(Checked):
     BadInput
         For wrong shapes or dtypes, values that are not finite, a ``sigma`` that is not symmetric, fewer than two images
         or an empty ``id``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative.metrics import ReferenceStats
+    >>> stats = ReferenceStats(torch.zeros(3).double(), torch.eye(3).double(), n=100, id="toy")
+    >>> stats.n
+    100
     """
 
     mu: Tensor = field(repr=False)
@@ -107,6 +115,16 @@ def frechet_distance(a: ReferenceStats, b: ReferenceStats) -> float:
     :math:`\Sigma=LL^\top` the covariance part is :math:`\min_R\lVert L_a-L_bR\rVert_F^2` over orthogonal R, reached at the
     polar factor of :math:`L_a^\top L_b`. A sum of squares is never negative, and exact to rounding also for singular
     covariances, where roots of the eigenvalues of the product are good to half the digits only.
+
+    Parameters
+    ----------
+    a, b : ReferenceStats
+        Moments of the same features.
+
+    Returns
+    -------
+    float
+        The squared distance.
 
     Raises
     ------

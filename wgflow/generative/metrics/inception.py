@@ -45,6 +45,16 @@ class InceptionFeatures(FrozenFeatures):
         When the SHA-256 of the file is not that of the published weights; it is then not loaded.
     MissingDependency
         Without torch-fidelity.
+
+    Examples
+    --------
+    A file that is named must be there:
+
+    >>> from wgflow.generative.metrics import InceptionFeatures
+    >>> InceptionFeatures("no-such-file.pth")
+    Traceback (most recent call last):
+        ...
+    wgflow.DataNotFound: ...
     """
 
     num_features = 2048

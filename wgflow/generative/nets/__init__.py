@@ -36,7 +36,21 @@ __all__ = [
 
 
 class NetworkPair(NamedTuple):
-    """A generator and the critic of matching size, as classes; their sizes are keyword arguments."""
+    """A generator and the critic of matching size, as classes; their sizes are keyword arguments.
+
+    Attributes
+    ----------
+    generator : callable
+        The class of the generator.
+    critic : callable
+        The class of the critic.
+
+    Examples
+    --------
+    >>> from wgflow.generative.nets import NETWORKS
+    >>> NETWORKS["small"].generator.__name__, NETWORKS["small"].critic.__name__
+    ('SmallGenerator', 'SmallCritic')
+    """
 
     generator: Callable[..., nn.Module]
     critic: Callable[..., nn.Module]

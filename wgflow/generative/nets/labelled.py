@@ -87,6 +87,11 @@ class LabelledCritic(nn.Module):
     **sizes
         Sizes of the network, ``image_shape`` or ``dim`` among them being those of the data.
 
+    Raises
+    ------
+    BadInput
+        For sizes without those of the data.
+
     Examples
     --------
     >>> import torch

@@ -79,6 +79,14 @@ class LargeGenerator(nn.Module):
         halved as often as ``multipliers`` asks.
     MissingDependency
         When diffusers is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.generative.nets import LargeGenerator
+    >>> net = LargeGenerator(image_shape=(1, 8, 8), channels=32, noise_dim=4, multipliers=(1,), blocks_per_level=1)
+    >>> net(torch.zeros(2, 1, 8, 8), torch.zeros(2, 4)).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     def __init__(
