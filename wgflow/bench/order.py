@@ -23,7 +23,7 @@ class Order:
     value : float or None
         None where fewer than two errors are fit to show it; ``reason`` then says what is wrong with the others.
     spread : float or None
-        How well it is known: how far at most the slope between two neighbouring step sizes is from it, or its standard error by the
+        How well it is known: how far at most the slope between two neighboring step sizes is from it, or its standard error by the
         error bars over seeds, whichever is larger. None for two errors of one seed. It does not bound what larger steps add to the slope.
     step_sizes : tuple of float
         The step sizes whose errors it rests on.

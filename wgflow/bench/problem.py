@@ -1,4 +1,4 @@
-"""What is compared: a flow that is known exactly, and the ways to discretise it."""
+"""What is compared: a flow that is known exactly, and the ways to discretize it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

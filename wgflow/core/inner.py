@@ -1,6 +1,6 @@
 """How a solver inside of a step tells the flow that rests on it how far it came.
 
-Sinkhorn sweeps, matrix scalings and minimisers stop at a budget as well as at a tolerance. Where they stop at the budget,
+Sinkhorn sweeps, matrix scalings and minimizers stop at a budget as well as at a tolerance. Where they stop at the budget,
 a flow goes on, since one step among many may not matter, but it is not called done: ``solve`` gathers what they report,
 keeps it in the history and says it in the status.
 """

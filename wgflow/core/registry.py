@@ -64,7 +64,7 @@ class Named(dict[str, Any], Listed):
 class Registry(Listed, Generic[T]):
     """Classes by name.
 
-    Names are for the border only (command line, recipes, the docs table, test parametrisation); in code one passes
+    Names are for the border only (command line, recipes, the docs table, test parametrization); in code one passes
     objects. Another package adds its own entries through the entry-point group ``wgflow.<kind>s``, loaded on first use;
     one that fails to load, or takes a name that is taken, is left out with a warning.
 

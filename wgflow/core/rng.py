@@ -164,7 +164,7 @@ def replayed(draw: Callable[[torch.Generator], T], rng: torch.Generator) -> Call
 def seeded(factory: Callable[[], T], rng: torch.Generator) -> T:
     """Call ``factory`` with the global generators seeded from ``rng``, and put the global generators back after.
 
-    PyTorch's layers draw their initial weights from the global generator; this makes initialisation a function of
+    PyTorch's layers draw their initial weights from the global generator; this makes initialization a function of
     ``rng`` and leaves no trace elsewhere.
     """
     seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))

@@ -34,7 +34,7 @@ class Checkpoint(Checked):
     """Where and how often to save a run; a run finds its own checkpoints there and goes on from the last good one.
 
     A file holds tensors and plain types only (``torch.load(weights_only=True)`` reads it): the state with networks,
-    optimisers and generators, the logs' positions, the history, and the global random state. It is written under a
+    optimizers and generators, the logs' positions, the history, and the global random state. It is written under a
     temporary name, flushed to the disk and renamed to ``update-<count>-<sha256>.pt``, so that a run killed at any
     moment leaves whole files only. Tensors of the saved states are beside it, in one file that grows
     (``saved-<count>.states``). On a CPU a resumed run ends bit for bit where an uninterrupted one ends.

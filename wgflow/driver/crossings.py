@@ -11,7 +11,7 @@ from wgflow.solvers import Solver, WithReaction
 
 
 def report_crossings(F: Functional, solver: Solver, before: Measure, after: Measure) -> None:
-    """Report how many neighbours on a line have passed each other, where :class:`Spacings` models the density.
+    """Report how many neighbors on a line have passed each other, where :class:`Spacings` models the density.
 
     No flow of such an energy lets them: its gaps would have to close. A reaction may put particles elsewhere.
     """

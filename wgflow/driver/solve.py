@@ -67,7 +67,7 @@ def solve(
     num_steps : int
         Time steps in all, those of a resumed run or a passed ``state`` included.
     seed : int
-        Everything random is a function of it: network initialisation, batches, latents. The global generators are
+        Everything random is a function of it: network initialization, batches, latents. The global generators are
         left as they were found. Flows in several threads take turns, an update each, since networks draw from them.
     save : Save, optional
         What to keep of the states. By default particles of every step, and of every second, fourth, ... one where those

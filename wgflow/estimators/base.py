@@ -62,7 +62,7 @@ class Estimator(Checked, Placed, ABC):
     shows_law: ClassVar[bool] = False
     """Its surrogate asks a functional about the points as they come, with the law that they are drawn from."""
     is_function: ClassVar[bool] = True
-    """The surrogate's gradient is the slope of its values, as a minimiser that searches along lines needs it."""
+    """The surrogate's gradient is the slope of its values, as a minimizer that searches along lines needs it."""
     needs_fresh_points: ClassVar[bool] = False
     """It compares with a second batch of the moving law, independent of the first."""
     pointwise: ClassVar[bool] = False
@@ -78,7 +78,7 @@ class Estimator(Checked, Placed, ABC):
         return None
 
     def init(self, F: Functional, rng: torch.Generator) -> Any:
-        """Return what changes: networks and optimisers; None for an estimator without any."""
+        """Return what changes: networks and optimizers; None for an estimator without any."""
         return None
 
     def refine(self, F: Functional, draw: Draw, es: Any, rng: torch.Generator) -> Info:
@@ -102,7 +102,7 @@ class Estimator(Checked, Placed, ABC):
         return [(view, torch.stack([self.velocity(*one, es) for one in _clouds(view)])) for view in parts]
 
     def fit(self, rho: Particles) -> "Estimator":
-        """Return the estimator with rules (a bandwidth) applied to ``rho`` and then held: a step minimises one function."""
+        """Return the estimator with rules (a bandwidth) applied to ``rho`` and then held: a step minimizes one function."""
         return self
 
     @abstractmethod
@@ -110,7 +110,7 @@ class Estimator(Checked, Placed, ABC):
         """Return :math:`s`, a 0-d tensor differentiable in ``rho.x`` and ``rho.log_w``; ``F`` is frozen."""
 
     def gradient(self, F: Functional, rho: Particles, es: Any) -> tuple[Tensor, Points]:
-        r"""Return :math:`\varphi` (n,), centred so that :math:`\sum_i w_i\varphi_i=0`, and :math:`\nabla\varphi` (n, \*event)."""
+        r"""Return :math:`\varphi` (n,), centered so that :math:`\sum_i w_i\varphi_i=0`, and :math:`\nabla\varphi` (n, \*event)."""
         rho = with_mass(rho)
         x = rho.x.detach().requires_grad_(True)
         log_w = (torch.zeros_like(rho.w) if rho.log_w is None else rho.log_w).detach().requires_grad_(True)
@@ -200,7 +200,7 @@ def _per_mass(derivative: Tensor, rho: Particles, sign: float = 1.0) -> Tensor:
 
 
 def build_pointwise(net: NetSource, rng: torch.Generator, what: str) -> nn.Module:
-    """Build a network that stands for a function of one point; warns of batch normalisation, which makes it one of the batch."""
+    """Build a network that stands for a function of one point; warns of batch normalization, which makes it one of the batch."""
     built = build(net, rng)
     names = {type(m).__name__ for m in built.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if names:

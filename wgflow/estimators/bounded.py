@@ -49,7 +49,7 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     """Return a copy whose linear and convolutional layers have spectral norm 1, by one power iteration an evaluation.
 
     With activations of slope at most 1 (ReLU, leaky ReLU, tanh, softplus) a network of linear layers then has slopes of at most 1, as the
-    dual of ``W1`` asks: use ``Critic(spectral_norm(net), penalty="none")``. Of a convolution the kernel is normalised as a matrix, which
+    dual of ``W1`` asks: use ``Critic(spectral_norm(net), penalty="none")``. Of a convolution the kernel is normalized as a matrix, which
     bounds its slope by another constant. Slopes tend to be well below the bound. Source: Miyato, Kataoka, Koyama and Yoshida (2018).
 
     Parameters

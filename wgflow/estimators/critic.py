@@ -1,4 +1,4 @@
-r"""The first variation by a trained network: the maximiser of the variational form of :math:`F`."""
+r"""The first variation by a trained network: the maximizer of the variational form of :math:`F`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -35,15 +35,15 @@ class Critic(Estimator):
     r"""A network :math:`v` that ascends :math:`\langle\varphi,\rho\rangle-F^*(\varphi)`, :math:`\varphi=` ``F.witness(v)``.
 
     The network keeps the sign of the papers: high on data, low on the model. It is created once and persists across
-    time steps with its optimiser.
+    time steps with its optimizer.
 
     Parameters
     ----------
     net : nn.Module or callable
         :math:`v`, from (n, \*event) to (n,) or (n, 1), or to features (n, m) where a functional learns them; a module is copied, a
-        function is called under the run's seed. It is a function of one point: batch normalisation gives a warning.
+        function is called under the run's seed. It is a function of one point: batch normalization gives a warning.
     optim : Optim
-        Its optimiser; betas and learning rate of Choi et al. by default.
+        Its optimizer; betas and learning rate of Choi et al. by default.
     iters : int
         Critic updates each time the solver asks (one per update of the moving measure in S-JKO).
     r1 : R1, optional
@@ -87,7 +87,7 @@ class Critic(Estimator):
         return cls(lambda: nn.Linear(2, 1))
 
     def init(self, F: Functional, rng: torch.Generator) -> CriticState:
-        """Build the network and its optimiser; raises ``BadInput`` for a network that does not give a point one number."""
+        """Build the network and its optimizer; raises ``BadInput`` for a network that does not give a point one number."""
         net = build_pointwise(self.net, rng, "critic")
         data = F.at(0, 0.0).data()
         if data is not None and data.can_draw:
@@ -95,7 +95,7 @@ class Critic(Estimator):
         return CriticState(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:
-        """Ascend ``iters`` times, each on a fresh realisation of ``F`` and a fresh batch."""
+        """Ascend ``iters`` times, each on a fresh realization of ``F`` and a fresh batch."""
         info: Info = {}
         for _ in range(self.iters):
             info = self._ascend(F.freeze(rng), draw(rng), es, rng)

@@ -51,7 +51,7 @@ class Blob(EntropyEstimator):
 
     .. math:: \nabla\tfrac{\delta h}{\delta\rho}(x_i)=\sum_jw_j\nabla K_{ij}\Bigl(\frac1{s_i}+\frac1{s_j}\Bigr),\qquad s_i=\sum_jw_jK_{ij}.
 
-    So what decreases is a function of the particles, and every solver, also an implicit one, may minimise it.
+    So what decreases is a function of the particles, and every solver, also an implicit one, may minimize it.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Blob(EntropyEstimator):
     Notes
     -----
     For a target N(0, 1) and a kernel of variance :math:`\varepsilon^2` the best Gaussian has the variance
-    :math:`q-\varepsilon^2,\ q=\tfrac12(1+\sqrt{1+4\varepsilon^2})`, that is :math:`1-O(\varepsilon^4)`. The minimiser
+    :math:`q-\varepsilon^2,\ q=\tfrac12(1+\sqrt{1+4\varepsilon^2})`, that is :math:`1-O(\varepsilon^4)`. The minimizer
     among all laws is near it and clusters: at :math:`\varepsilon=1` three atoms of variance .593, where the best Gaussian
     has .618.
     Cost: n² kernel values twice, and two products of n² d; from 24 coordinates on one. Source: Carrillo, Craig and
@@ -155,7 +155,7 @@ class LearnedScore(EntropyEstimator):
 
     .. math:: \min_s\ E_{x\sim\rho,\,\xi\sim N(0,I)}\lVert\sigma\,s(x+\sigma\xi)+\xi\rVert^2,
 
-    whose minimiser is the score of :math:`\rho*N(0,\sigma^2I)`. The squared norm is summed over coordinates.
+    whose minimizer is the score of :math:`\rho*N(0,\sigma^2I)`. The squared norm is summed over coordinates.
 
     Parameters
     ----------
@@ -165,13 +165,13 @@ class LearnedScore(EntropyEstimator):
         :math:`\sigma`, a standard deviation. The estimated score is that of the smoothed law: a bias of order
         :math:`\sigma^2`, against a variance that grows as :math:`\sigma` falls.
     optim : Optim
-        Its optimiser.
+        Its optimizer.
     iters : int
         Updates before each time step, each on a fresh batch and fresh noise.
 
     Notes
     -----
-    The network and its optimiser persist along the flow. Source: Vincent (2011); for flows of particles Boffi and
+    The network and its optimizer persist along the flow. Source: Vincent (2011); for flows of particles Boffi and
     Vanden-Eijnden (2023). There is no log density to read: reactions need another estimator.
 
     Examples
@@ -202,7 +202,7 @@ class LearnedScore(EntropyEstimator):
         return cls(lambda: nn.Linear(2, 2))
 
     def init(self, F: Functional, rng: torch.Generator) -> ScoreState:
-        """Build the network and its optimiser."""
+        """Build the network and its optimizer."""
         net = build_pointwise(self.net, rng, "score network")
         return ScoreState(net, self.optim.build(net.parameters()))
 

@@ -49,7 +49,7 @@ class EvaluationNoise(Estimator):
     -----
     The noise is drawn anew in every time step and is the same for all stages of a step. The perturbed points join the
     particles with next to no mass (:func:`velocity_at`): up to four times the cost for a pairwise functional. There is no
-    first variation to read, and nothing that an implicit solver could minimise: use an explicit one. Source: Arbel, Korba,
+    first variation to read, and nothing that an implicit solver could minimize: use an explicit one. Source: Arbel, Korba,
     Salim and Gretton (2019).
 
     Raises

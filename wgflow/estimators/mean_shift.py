@@ -31,7 +31,7 @@ class MeanShift(Opposed):
     .. math:: v(x)=\sum_jP^+_{ij}(y_j-x)-\sum_jP^-_{ij}(x'_j-x)
 
     with affinities P made of a kernel. **It is the gradient of no functional**: that the Jacobian :math:`\partial v_i/\partial x_j` is not
-    symmetric says so, and is a test. What is unnormalised is one: the flow of an MMD, :class:`SquaredMMD`.
+    symmetric says so, and is a test. What is unnormalized is one: the flow of an MMD, :class:`SquaredMMD`.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class MeanShift(Opposed):
         ``rows``: each point shares itself out over a cloud, :math:`P_{ij}\propto k(x_i,y_j)`. With ``RBF(s)`` the velocity is
         :math:`s^2(\nabla\log\nu_s-\nabla\log\rho_s)` of the laws smoothed by s: KL's with both scores replaced by Parzen's.
         ``sides``: :math:`A=\sqrt{\text{row softmax}\cdot\text{column softmax}}` on either side, and :math:`P^+=A^+\sum_jA^-`,
-        :math:`P^-=A^-\sum_jA^+` (Gretton et al. 2026). ``joint``: the same with rows normalised over both clouds together, Algorithm
+        :math:`P^-=A^-\sum_jA^+` (Gretton et al. 2026). ``joint``: the same with rows normalized over both clouds together, Algorithm
         2 of Deng et al. (2026), with ``Laplace(T)``.
     own : bool
         Repelled by the other points of the batch itself, instead of an independent one: for ``Particles``, of which there is none.
@@ -92,7 +92,7 @@ class MeanShift(Opposed):
 
     @property
     def pointwise(self) -> bool:  # type: ignore[override]
-        """Where rows are normalised and the points that repel are others."""
+        """Where rows are normalized and the points that repel are others."""
         return self.normalized == "rows" and not self.own
 
     @classmethod

@@ -29,7 +29,7 @@ class MixedNegatives(Checked):
     alpha : float
         At least 1, where nothing is mixed in.
     batch : int
-        Points of :math:`\mu` in one realisation.
+        Points of :math:`\mu` in one realization.
 
     Notes
     -----

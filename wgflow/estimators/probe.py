@@ -51,7 +51,7 @@ def velocity_at(
 
     Notes
     -----
-    Cost: one velocity of n + m weighted particles. A density from gaps between neighbours (``Spacings``) is changed by a
+    Cost: one velocity of n + m weighted particles. A density from gaps between neighbors (``Spacings``) is changed by a
     probe however light, so it cannot be read in this way.
 
     Examples

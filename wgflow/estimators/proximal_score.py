@@ -28,7 +28,7 @@ from wgflow.numerics.metric import Metric
 
 @dataclass(eq=False)
 class ProximalState:
-    r"""The normal draws (samples, \*event) that estimate the normaliser in this time step."""
+    r"""The normal draws (samples, \*event) that estimate the normalizer in this time step."""
 
     noise: Tensor | None = None
 
@@ -36,9 +36,9 @@ class ProximalState:
 @register_estimator("proximal_score")
 @dataclass(frozen=True, eq=False)
 class ProximalScore(Estimator):
-    r"""The score of the regularised Wasserstein proximal of the particles: one step ahead, in closed form (BRWP).
+    r"""The score of the regularized Wasserstein proximal of the particles: one step ahead, in closed form (BRWP).
 
-    For :math:`F=\int V\,d\rho+\tau\int\rho\log\rho` let :math:`\rho_T` be the regularised Wasserstein proximal of :math:`\rho` over a time
+    For :math:`F=\int V\,d\rho+\tau\int\rho\log\rho` let :math:`\rho_T` be the regularized Wasserstein proximal of :math:`\rho` over a time
     :math:`T`, a mixture of the kernels :math:`K(x,y)\propto_x\exp\{-(V(x)+|x-y|^2/2T)/2\tau\}`. Then
 
     .. math::
@@ -48,7 +48,7 @@ class ProximalScore(Estimator):
     Parameters
     ----------
     time : float
-        :math:`T`, the regularisation (not the step size). For a quadratic V with Hessian A the stationary covariance is
+        :math:`T`, the regularization (not the step size). For a quadratic V with Hessian A the stationary covariance is
         :math:`\tau(A^{-1}-T^2A)`; too small a T lets particles collapse.
     log_normaliser : callable or Normalizer, optional
         :math:`y\mapsto\log Z(y)`, (n, \*event) to (n,), up to a constant; a ``QuadraticPotential`` or another potential that knows its
@@ -97,7 +97,7 @@ class ProximalScore(Estimator):
 
     @cached_property
     def _whitened(self) -> Any:
-        """A potential that knows its normaliser, in the coordinates of the metric: found once, not in every step."""
+        """A potential that knows its normalizer, in the coordinates of the metric: found once, not in every step."""
         given, M = self.log_normaliser, self._metric
         return given if M is None or not isinstance(given, ExactPotential) else given.whitened(M)
 
@@ -123,7 +123,7 @@ class ProximalScore(Estimator):
         return ProximalState()
 
     def refine(self, F: Functional, draw: Draw, es: ProximalState, rng: torch.Generator) -> Info:
-        """Renew the draws of the normaliser."""
+        """Renew the draws of the normalizer."""
         normalizer = self._normalizer(1.0)
         if normalizer.draws:
             es.noise = normalizer.noise(draw(rng).x[:1], rng)

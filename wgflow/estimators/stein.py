@@ -21,7 +21,7 @@ class Stein(Estimator):
     .. math::
         v(x)=\sum_jw_j\Bigl[-k(x,x_j)\,\nabla\tfrac{\delta E}{\delta\rho}(x_j)+T\,\nabla_{x_j}k(x,x_j)\Bigr].
 
-    For KL to an unnormalised density this is SVGD (Liu and Wang 2016), with a mean, not a sum, over particles. It works for
+    For KL to an unnormalized density this is SVGD (Liu and Wang 2016), with a mean, not a sum, over particles. It works for
     every functional whose entropy can be split off.
 
     Parameters

@@ -34,14 +34,14 @@ class Functional(Checked, Placed, Linear):
     r"""A functional :math:`F(\rho)` of a probability measure.
 
     A subclass, usually a frozen dataclass, implements at least one of :meth:`value` (primal) and :meth:`conjugate`
-    (dual; for convex :math:`F`, :math:`F(\rho)=\sup_\varphi\{\langle\varphi,\rho\rangle-F^*(\varphi)\}` and the maximiser
+    (dual; for convex :math:`F`, :math:`F(\rho)=\sup_\varphi\{\langle\varphi,\rho\rangle-F^*(\varphi)\}` and the maximizer
     is the first variation :math:`\delta F/\delta\rho`). Both are deterministic: :meth:`freeze` is the single door
     through which randomness enters.
 
     Attributes
     ----------
     batch : int or None
-        How many target points one realisation uses. None, the default: a finite target (``Particles``, ``Dataset``, ``ImageData``) is
+        How many target points one realization uses. None, the default: a finite target (``Particles``, ``Dataset``, ``ImageData``) is
         used whole, with its weights, and of one with infinitely many points 256 are drawn anew in every step. A finite target of more
         than 10,000 points is refused without a number.
     needs_density : bool
@@ -137,11 +137,11 @@ class Functional(Checked, Placed, Linear):
         return self.with_measures(lambda m: m.at(k, t))
 
     def freeze(self, rng: torch.Generator) -> Self:
-        """Return one realisation: in the place of every measure it holds, a fixed batch of ``batch`` points or all of them."""
+        """Return one realization: in the place of every measure it holds, a fixed batch of ``batch`` points or all of them."""
         return self.with_measures(lambda m: realised(m, self.batch, rng))
 
     def matched(self, n: int, only_open: bool = False) -> Self:
-        """Return the functional whose realisations use ``n`` target points; itself when it uses none.
+        """Return the functional whose realizations use ``n`` target points; itself when it uses none.
 
         ``only_open`` leaves a ``batch`` as it is where one is given.
         """
@@ -151,7 +151,7 @@ class Functional(Checked, Placed, Linear):
         return dataclasses.replace(self, batch=n)  # type: ignore[type-var]
 
     def fit(self, rho: Particles) -> Self:
-        """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimises one function."""
+        """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimizes one function."""
         if not dataclasses.is_dataclass(self):
             return self
         return self._with(Kernel, lambda kernel: kernel.fit(rho.x, rho.log_w))._with(

@@ -1,6 +1,6 @@
 r"""f-divergences :math:`D_f(\rho|\nu)=\int f(d\rho/d\nu)\,d\nu`, model first and data second.
 
-The rows are the entropies of the S-JKO, UOTM and GWF papers. All are centred (:math:`f(1)=0`, :math:`f^*(0)=0`,
+The rows are the entropies of the S-JKO, UOTM and GWF papers. All are centered (:math:`f(1)=0`, :math:`f^*(0)=0`,
 :math:`(f^*)'(0)=1`) unless a class says otherwise. :math:`f^*(u)=\sup_{p\ge0}(pu-f(p))` is nondecreasing, and its slope
 at the optimal :math:`\varphi` is the density ratio :math:`d\rho/d\nu`.
 """
@@ -33,7 +33,7 @@ class FDivergence(Functional):
     target : Measure
         :math:`\nu`, the data.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Examples
@@ -225,7 +225,7 @@ class KLUncentred(KL):
 @register_functional("kl_dv")
 @dataclass(frozen=True)
 class KLDonskerVaradhan(KL):
-    r"""KL by Donsker and Varadhan: :math:`F^*(\varphi)=\log E_\nu e^{\varphi}`, the constant of the critic optimised out.
+    r"""KL by Donsker and Varadhan: :math:`F^*(\varphi)=\log E_\nu e^{\varphi}`, the constant of the critic optimized out.
 
     Never below the bound of :class:`KL` for the same critic, invariant under :math:`\varphi\to\varphi+a`, free of
     overflow, but biased for a finite batch. Source: Caucheteux et al. (2026), Eq. 11.

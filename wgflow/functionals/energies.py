@@ -207,7 +207,7 @@ class Entropy(_Internal):
     Notes
     -----
     Without a density model, ``Langevin``, ``Stein``, ``Blob``, ``KDEScore`` and ``LearnedScore`` treat it by other means. With
-    one, its value is an exact function of the particles, so that every solver minimises it.
+    one, its value is an exact function of the particles, so that every solver minimizes it.
 
     Examples
     --------
@@ -227,7 +227,7 @@ class Entropy(_Internal):
         return self._expect(rho, lambda log_rho: log_rho)
 
     def split_entropy(self) -> tuple[Functional | None, float]:
-        """Return (None, 1): nothing but entropy; itself, when the density is modelled."""
+        """Return (None, 1): nothing but entropy; itself, when the density is modeled."""
         return (None, 1.0) if self.density is None else (self, 0.0)
 
     @classmethod

@@ -32,7 +32,7 @@ class InFeatures(Wrapped):
     r"""The functional :math:`\rho\mapsto\frac1J\sum_j\frac1{L_j}\sum_lF\bigl((\phi_{jl})_\#\rho\bigr)` of features of the points.
 
     Its velocity is carried back through the encoder, :math:`v(x)=\sum_{jl}D\phi_{jl}(x)^Tv_{jl}(\phi_{jl}(x))/(JL_j)`: a generator that is
-    regressed onto points so moved, one optimiser step a batch, is trained as by the loss of :math:`\phi(G)` against
+    regressed onto points so moved, one optimizer step a batch, is trained as by the loss of :math:`\phi(G)` against
     :math:`\phi(G)+v` held fixed. Gradients go to the encoder's input and never to its weights. Where an encoder is not injective,
     laws of features are matched and no more.
 
@@ -50,7 +50,7 @@ class InFeatures(Wrapped):
     Raises
     ------
     BadInput
-        For an encoder whose weights require gradients, or that is training with batch normalisation or dropout; for
+        For an encoder whose weights require gradients, or that is training with batch normalization or dropout; for
         features of another shape, or that have lost their gradient.
 
     Notes

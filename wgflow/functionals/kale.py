@@ -1,4 +1,4 @@
-"""The KALE divergence: a regularised KL between samples."""
+"""The KALE divergence: a regularized KL between samples."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -44,7 +44,7 @@ class KALESolution:
 @register_functional("kale")
 @dataclass(frozen=True)
 class KALE(Functional):
-    r"""KALE, a lower bound of KL between samples that a kernel regularises.
+    r"""KALE, a lower bound of KL between samples that a kernel regularizes.
 
     .. math::
         \mathrm{KALE}_\lambda(\rho|\nu)=(1+\lambda)\sup_h\Bigl\{1+E_\rho h-E_\nu e^h-\tfrac\lambda2\lVert h\rVert_{\mathcal H}^2\Bigr\}.
@@ -64,7 +64,7 @@ class KALE(Functional):
         Newton steps of the inner problem; 10 to 20 reach rounding. A duality gap above :math:`10^{-6}(1+\text{value})` is reported as
         ``kale/unconverged``.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Raises
@@ -149,7 +149,7 @@ class KALE(Functional):
 def _maximise(K: Tensor, log_b: Tensor, m: Tensor, lam: float, iterations: int) -> Tensor:
     r"""Return h at the target's points with :math:`\lambda h+K(be^h)=m`, by Newton's method, without waiting for the device.
 
-    It minimises :math:`\alpha\log(\alpha/b)-\alpha+(\alpha K\alpha-2\alpha m)/2\lambda`, convex in :math:`\alpha=be^h`. A step is
+    It minimizes :math:`\alpha\log(\alpha/b)-\alpha+(\alpha K\alpha-2\alpha m)/2\lambda`, convex in :math:`\alpha=be^h`. A step is
     straight in :math:`\alpha`, in which the stiff part is quadratic, as far as all stay positive; but straight in h for those
     that hold less than a share of the mass, for which the equation is linear. Of several shares and lengths the one with the
     least value is taken.

@@ -33,7 +33,7 @@ class SquaredMMD(Functional):
         Characteristic: ``RBF``, sums of several of them, ``Laplace``, ``InverseMultiquadric``, ``Matern``, ``Riesz``. A rule
         (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow; an implicit step holds it.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
     pairs : {"distinct"}, optional
         Leave out the pairs of a point with itself, :math:`\sum_{i\ne i'}w_iw_{i'}k(x_i,x_{i'})/(1-\sum_iw_i^2)`: the U-statistic, whose

@@ -66,7 +66,7 @@ class R1(Penalty):
         The S-JKO paper writes :math:`\lambda E\lVert\nabla v\rVert^2` (:math:`\gamma=2\lambda`); its code and UOTM's apply
         :math:`\lambda/2` (:math:`\gamma=\lambda`).
     every : int
-        Apply it at every so many critic updates only, ``every`` times as strong (lazy regularisation).
+        Apply it at every so many critic updates only, ``every`` times as strong (lazy regularization).
 
     Examples
     --------
@@ -102,7 +102,7 @@ class GradientPenalty(Penalty):
     weight : float
         :math:`\lambda`, with nothing divided by 2.
     kind : {"lp", "gp", "zero"}
-        What is penalised, with the Euclidean norm over all coordinates of a point:
+        What is penalized, with the Euclidean norm over all coordinates of a point:
 
         * ``"lp"``: :math:`\lambda E(\lVert\nabla v(\hat x)\rVert-1)_+^2`. Slopes of *at most* 1, which is what the dual of :math:`W_1`
           asks for (WGAN-LP, Petzka, Fischer and Lukovnikov 2018).

@@ -1,4 +1,4 @@
-"""A functional of every class of labelled points by itself."""
+"""A functional of every class of labeled points by itself."""
 
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ class PerClass(Wrapped):
     ----------
     term : Functional
         :math:`F`, whose targets are ``Labelled``, best ``Balanced`` (as many points of every class in every draw), or
-        ``OfEveryClass``. It sees the points without their labels. Points of every class that are mixed into a labelled law have the
+        ``OfEveryClass``. It sees the points without their labels. Points of every class that are mixed into a labeled law have the
         same part of each class.
 
     Raises

@@ -47,7 +47,7 @@ class ProximalKL(Functional):
         How the kernel's normalizer is found; a ``QuadraticPotential``, ``L1Potential`` or ``SeparablePotential`` that is
         :math:`-\log\pi` up to a constant. None takes that of a Gaussian target, and else shares the draws.
     draws : int or Tensor of shape (s, \*event)
-        How many standard normal numbers, shared by all particles, a realisation takes for means under the kernel; or fixed ones.
+        How many standard normal numbers, shared by all particles, a realization takes for means under the kernel; or fixed ones.
         A ``QuadratureNormalizer`` needs none.
 
     Raises

@@ -30,7 +30,7 @@ class _Fitted(Functional):
         return rho.source
 
     def refuses_measure(self, measure: MovingMeasure) -> str | None:
-        """Refuse a law whose density is not known at data, and centres that are data."""
+        """Refuse a law whose density is not known at data, and centers that are data."""
         name = type(self).__name__
         if not measure.parametric:
             return f"{name} looks at the density of the moving law at data, and {type(measure).__name__} has none there: {_NEEDED}"
@@ -56,7 +56,7 @@ _NEEDED = "use KernelScoreModel(centres), or evaluate it at a draw of a measure 
 
 
 def _shared(centres: Tensor, data: Points) -> int:
-    """Count the centres that are among the data, to the last bit."""
+    """Count the centers that are among the data, to the last bit."""
     rows = lambda x: [row.tobytes() for row in (x.detach().flatten(1).cpu().double() + 0.0).numpy()]  # noqa: E731
     known = set(rows(data))
     return sum(row in known for row in rows(centres))
@@ -79,7 +79,7 @@ class ImplicitScoreMatching(_Fitted):
     target : Measure
         :math:`\nu`, data to draw from.
     batch : int, optional
-        Data in one realisation; None takes all of a finite set.
+        Data in one realization; None takes all of a finite set.
 
     Notes
     -----
@@ -113,7 +113,7 @@ class NegativeLogLikelihood(_Fitted):
     target : Measure
         :math:`\nu`, data to draw from.
     batch : int, optional
-        Data in one realisation; None takes all of a finite set.
+        Data in one realization; None takes all of a finite set.
 
     Examples
     --------

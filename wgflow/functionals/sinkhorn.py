@@ -95,7 +95,7 @@ class SinkhornDivergence(Functional):
         This package's solver, or geomloss at scaling 0.99: no tolerance, gradients within some 2 % where blur² is above 0.3
         for data of size 7 and worse below; for hard, debiased divergences only.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Raises

@@ -40,7 +40,7 @@ class SlicedWasserstein(Functional):
         How many directions :meth:`freeze` draws, uniform on the sphere, every time; or fixed unit vectors. Fixed
         directions make local minima: where the target is matched on each of them and nowhere else.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Raises

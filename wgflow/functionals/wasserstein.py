@@ -33,7 +33,7 @@ class ExactTransport(Functional):
     target : Measure
         :math:`\nu`.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Raises
@@ -126,7 +126,7 @@ class SquaredW2(ExactTransport):
     target : Measure
         :math:`\nu`.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Raises
@@ -195,7 +195,7 @@ class W1(ExactTransport):
     target : Measure
         :math:`\nu`.
     batch : int, optional
-        Target points in one realisation, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
+        Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
 
     Raises

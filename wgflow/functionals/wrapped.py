@@ -11,13 +11,13 @@ from wgflow.measures import Measure, MovingMeasure, Particles
 
 
 class Wrapped(Functional):
-    """A functional made from another one, its field ``term``, whose measures, steps and realisations it shares."""
+    """A functional made from another one, its field ``term``, whose measures, steps and realizations it shares."""
 
     term: Functional
 
     @property
     def batch(self) -> int | None:  # type: ignore[override]
-        """Target points a realisation of the term uses."""
+        """Target points a realization of the term uses."""
         return self.term.batch
 
     @property

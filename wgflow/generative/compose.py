@@ -71,7 +71,7 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
 
 
 def _by_class(F: Functional) -> bool:
-    """Whether a functional of labelled points compares class by class: by itself, or because all that it sees is a critic's."""
+    """Whether a functional of labeled points compares class by class: by itself, or because all that it sees is a critic's."""
     return isinstance(F, PerClass) or F.can("conjugate") or F.learns_features
 
 

@@ -26,7 +26,7 @@ class Runtime(Checked):
 
     Every rank draws the same global batch from the same generator and keeps its share (:class:`Sharded`), and
     gradients are averaged, so several GPUs give the result of one up to the order of sums. Exceptions are terms that
-    are not means over the batch: batch normalisation, minibatch statistics and Donsker–Varadhan see a rank's share.
+    are not means over the batch: batch normalization, minibatch statistics and Donsker–Varadhan see a rank's share.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ class Kernel(Checked, Placed, Linear, ABC):
         return self.profile(s), self.slope(s), 1.0
 
     def log_profile(self, s: Tensor) -> Tensor:
-        r"""Return :math:`\log\kappa(s)`, elementwise, for affinities that are normalised; a kernel that underflows says it directly."""
+        r"""Return :math:`\log\kappa(s)`, elementwise, for affinities that are normalized; a kernel that underflows says it directly."""
         return self.profile(s).log()
 
     def log_integral(self, d: int) -> float | Tensor:

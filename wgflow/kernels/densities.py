@@ -91,18 +91,18 @@ class KernelDensity(DensityModel):
 
 @dataclass(frozen=True)
 class Spacings(DensityModel):
-    r"""In one dimension: mass between neighbours over their distance, constant on each gap.
+    r"""In one dimension: mass between neighbors over their distance, constant on each gap.
 
     With sorted particles :math:`x_1<\dots<x_n` the gap :math:`g` has mass :math:`m_g=\tfrac12(w_g+w_{g+1})`, divided by their sum,
     and log density :math:`\log m_g-\log(x_{g+1}-x_g)`. No bandwidth; consistent as n grows, in the tails at the rate of
     about :math:`n^{-1/2}`. Coincident particles have an infinite density, without a slope.
-    Weights of neighbours must be of one size: a light particle between heavy ones feels the mass of the gaps beside it, which is
+    Weights of neighbors must be of one size: a light particle between heavy ones feels the mass of the gaps beside it, which is
     theirs, over its own.
 
     Under ``JKO`` it makes a step the convex quantile problem of one-dimensional transport, as long as the particles keep
-    their order, which the exact step does. While one update of the minimiser evaluates it again and again, as the line
+    their order, which the exact step does. While one update of the minimizer evaluates it again and again, as the line
     searches of ``LBFGS`` and ``TridiagonalNewton`` do, it is infinite in any other order than the first. Explicit steps must
-    be small against the squares of the gaps: ``solve`` reports a flow in which neighbours have passed each other as not
+    be small against the squares of the gaps: ``solve`` reports a flow in which neighbors have passed each other as not
     converged. Cost O(n log n).
 
     Raises
@@ -124,7 +124,7 @@ class Spacings(DensityModel):
 
     @property
     def _starts(self) -> bool:
-        """Whether this is not a trial of a minimiser, which turns back from infinity."""
+        """Whether this is not a trial of a minimizer, which turns back from infinity."""
         return True
 
     def expect(self, rho: Particles, f: Callable[[Tensor], Tensor]) -> Scalar:
@@ -150,7 +150,7 @@ class Spacings(DensityModel):
         return (mass * f(m.log() - gap.log())).sum()
 
     def fit(self, rho: Particles) -> "Spacings":
-        """Return the model that holds to the order in which it will first see particles: one minimisation keeps it."""
+        """Return the model that holds to the order in which it will first see particles: one minimization keeps it."""
         return _InOrder()
 
 

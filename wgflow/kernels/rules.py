@@ -156,10 +156,10 @@ def _quantile(s: Tensor, w: Tensor | None, share: float) -> Tensor:
 @register_kernel("nearest_rbf")
 @dataclass(frozen=True)
 class NearestRBF(Rule):
-    r"""RBF by nearest neighbours: :math:`\sigma^2=\sum_iw_i\min_{x_j\ne x_i}|x_i-x_j|^2`, times ``scale`` squared.
+    r"""RBF by nearest neighbors: :math:`\sigma^2=\sum_iw_i\min_{x_j\ne x_i}|x_i-x_j|^2`, times ``scale`` squared.
 
     For the densities of blob and GFSD flows, where the kernel should just bridge the gaps between particles. Some look for
-    their neighbour, among all that have mass. ``NearestRBF(scale=2**-0.5)`` is the ``nei`` rule of DPVI (Zhang, Li and Zhu
+    their neighbor, among all that have mass. ``NearestRBF(scale=2**-0.5)`` is the ``nei`` rule of DPVI (Zhang, Li and Zhu
     2022), which puts this mean for :math:`h` in :math:`e^{-r^2/h}`; scale 1 is :math:`\sqrt2` wider.
 
     Parameters
@@ -178,7 +178,7 @@ class NearestRBF(Rule):
     """
 
     def squared_length(self, x: Points, w: Tensor | None) -> Tensor:
-        """Return the mean squared distance to the nearest neighbour at another place."""
+        """Return the mean squared distance to the nearest neighbor at another place."""
         some, weights = _some(x, w)
         between = Distances(some, x, smooth=False)
         nearest = torch.full((len(some),), math.inf, dtype=between.dtype, device=x.device)

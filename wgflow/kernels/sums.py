@@ -75,7 +75,7 @@ class Pull:
     r"""Sums :math:`\sum_jw_jq_{ij}(x_i-y_j)` for all points :math:`x_i` of one cloud and slopes :math:`q`, gathered block by block.
 
     As :math:`x_i\sum_jw_jq_{ij}-\sum_jw_jq_{ij}y_j` both sums are one product. Between points near each other and far from the
-    centre that cancels: such rows of slopes come in double precision.
+    center that cancels: such rows of slopes come in double precision.
 
     Parameters
     ----------

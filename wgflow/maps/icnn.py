@@ -217,10 +217,10 @@ def logdet_spd(h: Tensor) -> Tensor:
 
 
 def lanczos(product: Any, probe: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    r"""Tridiagonalise symmetric operators on vectors (n, d), point by point, from the directions of ``probe``.
+    r"""Tridiagonalize symmetric operators on vectors (n, d), point by point, from the directions of ``probe``.
 
     Returns an orthonormal basis (m, n, d) of the Krylov spaces and the tridiagonal matrices (n, m, m). Where a space is
-    exhausted the basis goes on with zeros and the matrix with ones on its diagonal. Fully reorthogonalised.
+    exhausted the basis goes on with zeros and the matrix with ones on its diagonal. Fully reorthogonalized.
     """
     n = len(probe)
     v = probe / probe.norm(dim=1, keepdim=True)

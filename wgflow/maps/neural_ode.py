@@ -1,4 +1,4 @@
-"""The flow of a network's vector field: a continuous normalising flow."""
+"""The flow of a network's vector field: a continuous normalizing flow."""
 
 from typing import Any, Literal
 

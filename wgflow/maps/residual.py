@@ -20,13 +20,13 @@ class Residual(TransportMap):
     \*event_shape : int
         Shape of one point.
     net : nn.Module
-        :math:`u`, from (n, \*event) to the same shape, every point by itself (no batch normalisation). It is used as it
+        :math:`u`, from (n, \*event) to the same shape, every point by itself (no batch normalization). It is used as it
         is, not copied; its last layer is set to zero.
     logdet : {"exact", "series", None}
         ``"exact"``: the Jacobian by d backward passes at once and :math:`\log|\det|` of it, in d net evaluations and d³.
         ``"series"``: while training, :math:`\log\det(I+J)=\sum_{j\ge1}\frac{(-1)^{j+1}}j\operatorname{tr}J^j` cut after
         ``terms`` and each trace from one random sign vector (Hutchinson). It needs :math:`\|J\|\le c<1` (spectral
-        normalisation) and is biased by :math:`O(c^{\text{terms}+1})`. None: the density is not tracked.
+        normalization) and is biased by :math:`O(c^{\text{terms}+1})`. None: the density is not tracked.
     terms : int
         Terms of the series.
 

@@ -82,5 +82,5 @@ class ChainSuccessor(Successor):
         return self.map.state_dict()
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore in place: the optimiser holds the same weights."""
+        """Restore in place: the optimizer holds the same weights."""
         self.map.load_state_dict(saved)

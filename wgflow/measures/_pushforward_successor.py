@@ -84,7 +84,7 @@ class PushforwardSuccessor(Successor):
         return self.net.state_dict()
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore in place: the optimiser holds the same weights."""
+        """Restore in place: the optimizer holds the same weights."""
         self.net.load_state_dict(saved)
 
 

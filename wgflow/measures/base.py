@@ -248,7 +248,7 @@ class MovingMeasure(Measure):
         return False
 
     def start(self, rng: torch.Generator) -> "MovingMeasure":
-        """Return a private copy ready to move: what ``rng`` initialises is built, nothing is shared with ``self``."""
+        """Return a private copy ready to move: what ``rng`` initializes is built, nothing is shared with ``self``."""
         raise Unsupported(f"{type(self).__name__} cannot start a flow")
 
     def follow(self, move: Callable[["Particles"], Points], rng: torch.Generator) -> "MovingMeasure":

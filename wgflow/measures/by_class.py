@@ -1,4 +1,4 @@
-"""Labelled points with every class equally often, and points that belong to every class: what conditional flows compare."""
+"""Labeled points with every class equally often, and points that belong to every class: what conditional flows compare."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from wgflow.measures.particles import Particles
 @register_measure("balanced")
 @dataclass(frozen=True, eq=False)
 class Balanced(Derived):
-    r"""Labelled points with every class equally often: a draw takes the classes in turn, and independent points of each.
+    r"""Labeled points with every class equally often: a draw takes the classes in turn, and independent points of each.
 
     Two draws of n points then have as many points of every class, as the terms of a conditional two-batch field must. Of n that is no
     multiple of the number of classes the first ones have one more; of fewer points the last classes have none. Without a ``batch``

@@ -26,7 +26,7 @@ class Grid(MovingMeasure):
     mass : Tensor, shape (n_1, ..., n_d)
         Masses, nonnegative; they are divided by their sum. Axis i of the tensor is coordinate i.
     low, high : sequence of float
-        Corners of the box, d numbers each. Nodes are the centres of the cells.
+        Corners of the box, d numbers each. Nodes are the centers of the cells.
 
     Raises
     ------

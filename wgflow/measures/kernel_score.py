@@ -32,11 +32,11 @@ _ONE = 0.5413248546129181
 @register_measure("kernel_score_model")
 @dataclass(eq=False)
 class KernelScoreModel(MovingMeasure):
-    r"""The kernel score model :math:`\tfrac1K\sum_kN(Z_k,\Gamma_\theta(Z_k)^{-1})`: a network gives the precision at a centre.
+    r"""The kernel score model :math:`\tfrac1K\sum_kN(Z_k,\Gamma_\theta(Z_k)^{-1})`: a network gives the precision at a center.
 
-    Centres stay where they are (Zhang et al. 2024). With ``ImplicitScoreMatching`` under ``JKO`` and an infinite step size its
+    Centers stay where they are (Zhang et al. 2024). With ``ImplicitScoreMatching`` under ``JKO`` and an infinite step size its
     parameters are fitted
-    to data, which must not hold a centre: there the loss is unbounded below, and ``solve`` refuses it. :func:`fit_kernel_score` does all
+    to data, which must not hold a center: there the loss is unbounded below, and ``solve`` refuses it. :func:`fit_kernel_score` does all
     that. At a finite step size it flows like any other measure.
 
     Parameters
@@ -44,12 +44,12 @@ class KernelScoreModel(MovingMeasure):
     centres : Tensor, shape (K, d)
         :math:`Z_k`, at least two that differ.
     net : nn.Module or callable, optional
-        From centres (K, d), of mean 0 and mean variance 1, to (K, ``outputs``). By default five hidden layers of 64 with GELU.
+        From centers (K, d), of mean 0 and mean variance 1, to (K, ``outputs``). By default five hidden layers of 64 with GELU.
     rank : int, "full" or "auto"
         ``"full"``: :math:`\Gamma=LL^\top` with the lower triangle from the network, d(d+1)/2 outputs. A number r: the covariance is a
         diagonal plus r columns, d(r+1) outputs and nothing of size K d². ``"auto"``: full up to 16 dimensions, 8 columns above.
     floor : float, optional
-        Least eigenvalue of :math:`\Gamma`, times the mean variance of the centres: scale and place of the data do not matter. By
+        Least eigenvalue of :math:`\Gamma`, times the mean variance of the centers: scale and place of the data do not matter. By
         default :math:`K^{2/(d+4)}`, Scott's rule: no kernel is wider than the best one for Gaussian data.
     ceiling : float
         Largest eigenvalue, in the same unit; 1e6 is a standard deviation of a thousandth of the data's. For both see
@@ -62,7 +62,7 @@ class KernelScoreModel(MovingMeasure):
     Raises
     ------
     BadInput
-        For fewer than two distinct centres, a floor that is not below the ceiling, or a network with another number of outputs.
+        For fewer than two distinct centers, a floor that is not below the ceiling, or a network with another number of outputs.
 
     Examples
     --------
@@ -110,12 +110,12 @@ class KernelScoreModel(MovingMeasure):
 
     @property
     def device(self) -> torch.device:
-        """Where the centres live."""
+        """Where the centers live."""
         return self.centres.device
 
     @property
     def made_of(self) -> Tensor:  # type: ignore[override]
-        """The centres."""
+        """The centers."""
         return self.centres
 
     @property
@@ -125,7 +125,7 @@ class KernelScoreModel(MovingMeasure):
 
     @cached_property
     def unit(self) -> float:
-        """Root of the mean variance of a coordinate of the centres, the unit of length of the network."""
+        """Root of the mean variance of a coordinate of the centers, the unit of length of the network."""
         return float((self.centres - self.centres.mean(0)).double().square().mean().sqrt())
 
     @property
@@ -143,7 +143,7 @@ class KernelScoreModel(MovingMeasure):
 
     @property
     def outputs(self) -> int:
-        """Numbers that the network returns a centre."""
+        """Numbers that the network returns a center."""
         d, r = self.centres.shape[1], self.columns
         return d * (d + 1) // 2 if r is None else d * (r + 1)
 
@@ -183,7 +183,7 @@ class KernelScoreModel(MovingMeasure):
         return self.law.draw(n, rng)
 
     def log_prob(self, x: Points) -> Tensor:
-        """Normalised log density, shape (n,)."""
+        """Normalized log density, shape (n,)."""
         return self.law.log_prob(x)
 
     def score(self, x: Points) -> Points:
@@ -233,7 +233,7 @@ class KernelScoreModel(MovingMeasure):
 
 @dataclass(eq=False)
 class KernelScoreSuccessor(Successor):
-    """The network in training: a point of the new law has the centre and the normal numbers of one of the old law."""
+    """The network in training: a point of the new law has the center and the normal numbers of one of the old law."""
 
     net: nn.Module
 
@@ -246,7 +246,7 @@ class KernelScoreSuccessor(Successor):
     def couple(
         self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str = "shared"
     ) -> tuple[Particles, Particles]:
-        """One draw of centres and normal numbers under both precisions; the second points carry their density and their law."""
+        """One draw of centers and normal numbers under both precisions; the second points carry their density and their law."""
         old = cast(KernelScoreModel, rho)
         stood = rng.get_state()
         x = old.draw(n, rng)
@@ -276,5 +276,5 @@ class KernelScoreSuccessor(Successor):
         return self.net.state_dict()
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore in place: the optimiser holds the same weights."""
+        """Restore in place: the optimizer holds the same weights."""
         self.net.load_state_dict(saved)

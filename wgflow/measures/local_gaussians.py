@@ -18,7 +18,7 @@ from wgflow.measures.particles import Particles
 from wgflow.measures.precisions import FullPrecision, LocalPrecision
 
 _BLOCK = 2**22
-"""Numbers of one array of differences between points and centres."""
+"""Numbers of one array of differences between points and centers."""
 
 
 @register_measure("local_gaussians")
@@ -98,12 +98,12 @@ class LocalGaussians(Measure):
             return Particles(self.pushed(n, rng), source=self)
 
     def pushed(self, n: int, rng: torch.Generator) -> Points:
-        """Return ``n`` independent points (n, d), differentiable in the precisions: the same random numbers meet the same centres."""
+        """Return ``n`` independent points (n, d), differentiable in the precisions: the same random numbers meet the same centers."""
         index = torch.randint(len(self.centres), (n,), generator=rng, device=self.device)
         return self.centres[index] + self.precision.drawn(index, rng)
 
     def log_prob(self, x: Points) -> Tensor:
-        """Normalised log density, shape (n,)."""
+        """Normalized log density, shape (n,)."""
         return self._by_blocks(lambda r: torch.logsumexp(self._log_parts(self.precision.quadratic(r)), 1), x)
 
     def score(self, x: Points) -> Points:

@@ -21,7 +21,7 @@ class GaussianMixture(Measure):
     Parameters
     ----------
     means : Tensor, shape (k, d)
-        Centres :math:`m_j`.
+        Centers :math:`m_j`.
     std : float
         Common standard deviation :math:`\sigma` (not a variance).
     weights : Tensor, shape (k,), optional
@@ -79,7 +79,7 @@ class GaussianMixture(Measure):
         return Particles(self.means[j] + self.std * z, source=self)
 
     def log_prob(self, x: Points) -> Tensor:
-        """Normalised log density, shape (n,); memory n k d."""
+        """Normalized log density, shape (n,); memory n k d."""
         d = self.means.shape[1]
         z = (x[:, None] - self.means) / self.std
         log_normal = -0.5 * z.square().sum(-1) - d * math.log(self.std * math.sqrt(2 * math.pi))

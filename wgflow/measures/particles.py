@@ -26,7 +26,7 @@ class Particles(MovingMeasure, checks=False):
     x : Tensor, shape (n, \*event)
         Positions.
     log_w : Tensor, shape (n,), optional
-        Logarithms of the weights, which need not sum to one: :attr:`w` normalises. None means :math:`1/n`. They take the
+        Logarithms of the weights, which need not sum to one: :attr:`w` normalizes. None means :math:`1/n`. They take the
         floating-point type of ``x``, as ``log_rho`` does.
     log_rho : Tensor, shape (n,), optional
         Log density of the underlying measure at ``x``, where it is known.
@@ -113,7 +113,7 @@ class Particles(MovingMeasure, checks=False):
 
     @property
     def w(self) -> Tensor:
-        r"""Normalised weights, shape (n,): :math:`w_i = e^{\ell_i}/\sum_j e^{\ell_j}`."""
+        r"""Normalized weights, shape (n,): :math:`w_i = e^{\ell_i}/\sum_j e^{\ell_j}`."""
         if self.log_w is None:
             return self.x.new_full((len(self),), 1 / len(self))
         return self.log_w.softmax(0)
@@ -228,6 +228,6 @@ class ParticlesSuccessor(Successor):
         return {"y": self.y.detach()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Restore in place: the optimiser holds the same tensor."""
+        """Restore in place: the optimizer holds the same tensor."""
         with torch.no_grad():
             self.y.copy_(saved["y"])

@@ -137,7 +137,7 @@ class Pushforward(MovingMeasure):
             return Particles(self.apply(inputs), log_w)
 
     def start(self, rng: torch.Generator) -> "Pushforward":
-        """Return a private copy with its network built and its optimiser made."""
+        """Return a private copy with its network built and its optimizer made."""
         net = build(self.net, rng)
         reference = None if self.reference is None else copied(self.reference).to(rng.device).eval()
         average = _frozen(net) if self.ema else None
@@ -186,7 +186,7 @@ class Pushforward(MovingMeasure):
         return PushforwardSuccessor(net)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain form of what moves: network, running average, optimiser."""
+        """Plain form of what moves: network, running average, optimizer."""
         net, live = self._network, self._moving
         return {
             "net": net.state_dict(),
@@ -246,7 +246,7 @@ def ema_decay(half_life: Positive, batch: Count) -> float:
 def _freeze(net: nn.Module) -> nn.Module:
     """Make a network a fixed map that still treats a batch as the trained one does.
 
-    Batch normalisation keeps using the statistics of the batch, so that at equal weights frozen and trained maps agree
+    Batch normalization keeps using the statistics of the batch, so that at equal weights frozen and trained maps agree
     exactly, but no longer changes its running statistics.
     """
     net.requires_grad_(False).train()

@@ -1,4 +1,4 @@
-"""How many points of a target one realisation of a functional uses: the one place where that is decided."""
+"""How many points of a target one realization of a functional uses: the one place where that is decided."""
 
 import torch
 
@@ -22,7 +22,7 @@ def realised(target: Measure, batch: int | None, rng: torch.Generator) -> Measur
 
 
 def realised_size(target: Measure, batch: int | None) -> int:
-    """Return how many points a realisation has: ``batch``, else all of a finite target, else :data:`DRAWS` fresh ones.
+    """Return how many points a realization has: ``batch``, else all of a finite target, else :data:`DRAWS` fresh ones.
 
     Raises
     ------

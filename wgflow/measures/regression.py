@@ -20,7 +20,7 @@ from wgflow.optim import Descent, Optim
 class Regression(Checked):
     r"""How a pushforward follows an explicit move: by least squares on the moved points.
 
-    ``persistent`` optimiser steps on one latent minibatch, each with the same targets :math:`\zeta_i`, down
+    ``persistent`` optimizer steps on one latent minibatch, each with the same targets :math:`\zeta_i`, down
 
     .. math:: \frac{1}{2n}\sum_{i=1}^n \lVert G_\theta(z_i) - \zeta_i\rVert^2 \qquad
        \text{(summed over coordinates).}
@@ -31,9 +31,9 @@ class Regression(Checked):
     Parameters
     ----------
     optim : Optim
-        The optimiser. Its moments are kept through all steps of the flow.
+        The optimizer. Its moments are kept through all steps of the flow.
     persistent : int
-        Optimiser steps toward the same targets.
+        Optimizer steps toward the same targets.
     batch : int
         Latent draws in one minibatch.
     control : "naive", optional
@@ -44,8 +44,8 @@ class Regression(Checked):
     -----
     A flow reports ``regression/realised``, the fraction of the step that the network has made,
     :math:`1-E\lVert\zeta-G_\theta(z)\rVert^2/E\lVert\zeta-y\rVert^2` with :math:`y` the points before: 1 for the whole step, near 0 where
-    the optimiser's steps are small against it, and below 0 where they overshoot, as Adam's do, whose length is the learning rate
-    however near the targets are; one more forward pass. Running statistics of batch normalisation see the batch
+    the optimizer's steps are small against it, and below 0 where they overshoot, as Adam's do, whose length is the learning rate
+    however near the targets are; one more forward pass. Running statistics of batch normalization see the batch
     as often as with ``persistent=1``, so that they mean the same.
 
     Examples
@@ -84,7 +84,7 @@ class Regression(Checked):
     ) -> None:
         """Train ``net``, whose ``outputs()`` for fixed latents are now ``before``, toward ``move(before)``.
 
-        ``stepped`` is called after every optimiser step.
+        ``stepped`` is called after every optimizer step.
         """
         first = target = move(before).detach()
 

@@ -31,11 +31,11 @@ class Successor(ABC):
     """
 
     persistent: ClassVar[bool] = False
-    """It is trained further in the next step, together with its optimiser (the S-JKO warm start)."""
+    """It is trained further in the next step, together with its optimizer (the S-JKO warm start)."""
 
     @abstractmethod
     def parameters(self) -> list[Tensor]:
-        """What the implicit solver minimises over."""
+        """What the implicit solver minimizes over."""
 
     @abstractmethod
     def couple(self, rho: MovingMeasure, n: int, rng: torch.Generator, latent: str) -> tuple["Particles", "Particles"]:

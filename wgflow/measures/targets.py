@@ -133,7 +133,7 @@ class Gaussian(Measure):
         return Particles(self.mean + z @ self._chol.T, source=self)
 
     def log_prob(self, x: Points) -> Tensor:
-        """Normalised log density, shape (n,)."""
+        """Normalized log density, shape (n,)."""
         r = torch.linalg.solve_triangular(self._chol, (x - self.mean).T, upper=False)
         d = len(self.mean)
         return -0.5 * r.square().sum(0) - self._chol.diagonal().log().sum() - 0.5 * d * math.log(2 * math.pi)

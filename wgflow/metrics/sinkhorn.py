@@ -51,7 +51,7 @@ class SinkhornMetric(Checked):
     (:attr:`Measure.num_atoms`) must hold 2n points. They are told apart by their numbers: equal points are
     repetitions that the law of the data has. Weighted points are dealt into two halves and drawn from these by weight;
     those of more than 1/n of the mass are in both, as they are in any sample of the law. From all other measures the
-    samples are independent draws. A model that memorises the reference goes below 0 (redrawing the 10,000 images
+    samples are independent draws. A model that memorizes the reference goes below 0 (redrawing the 10,000 images
     that A is a tenth of: -4.4 in the example above); a held-out reference shows that.
 
     Computed in float64, so that neither TF32 nor automatic mixed precision reaches the costs. geomloss anneals and has no
@@ -75,7 +75,7 @@ class SinkhornMetric(Checked):
     blur : float
         :math:`\varepsilon=\text{blur}^p`: a length in the units of the flattened event, for images of the
         pixel vector in [-1, 1]. Finer differences are not seen; a much smaller one only costs time. Take a
-        tenth to a quarter of the typical distance to the nearest neighbour, which is
+        tenth to a quarter of the typical distance to the nearest neighbor, which is
         ``torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1).median()`` for ``x`` of shape (n, d).
         Fashion-MNIST has 9.3 at n = 1000: blur 1 to 2. (A blur near that distance removes the floor, and much of
         the signal with it.)

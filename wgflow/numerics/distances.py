@@ -2,7 +2,7 @@ r"""Squared distances between two clouds, block by block, each right to its own 
 
 As a product of lifted matrices a block costs one product in any dimension, with a rounding error of some
 :math:`\varepsilon(|x|^2+|y|^2)`: nothing for most pairs, everything for two points that are near each other and far from the
-centre. Rows that hold such a pair are seen by their least distance and formed again from differences, which do not cancel.
+center. Rows that hold such a pair are seen by their least distance and formed again from differences, which do not cancel.
 """
 
 import math
@@ -52,7 +52,7 @@ def readable(t: Tensor) -> bool:
 
 
 def middle(points: Tensor) -> Tensor:
-    """Return a centre of points (..., n, d), shape (..., d): a mean would follow one far point away from all others."""
+    """Return a center of points (..., n, d), shape (..., d): a mean would follow one far point away from all others."""
     return points[..., :: -(-points.shape[-2] // CENTRED_ON), :].median(-2)[0]
 
 
@@ -65,7 +65,7 @@ class Cloud:
     def __init__(self, points: Tensor, centre: Tensor) -> None:
         self.points, self.centre = points, centre
         self.x = points - centre
-        """Points from the centre."""
+        """Points from the center."""
 
     @cached_property
     def squares(self) -> Tensor:
@@ -103,7 +103,7 @@ class Cloud:
 
     @cached_property
     def lifted(self) -> Tensor:
-        """Coordinates from the centre and a last row of ones, shape (d + 1, n)."""
+        """Coordinates from the center and a last row of ones, shape (d + 1, n)."""
         return torch.cat([self.x.T, self.one.T])
 
     @cached_property
@@ -219,7 +219,7 @@ class Distances:
         return self.differences(i, j) if self.direct else self.visit(i, j)[0]
 
     def visit(self, i: slice, j: slice) -> tuple[Tensor, Tensor | None]:
-        """Return such a block and which of its rows hold points near each other and far from the centre; None for none."""
+        """Return such a block and which of its rows hold points near each other and far from the center; None for none."""
         if self.direct:
             s = self.differences(i, j)
         else:

@@ -29,7 +29,7 @@ def sort_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Sort every row; return the values and the indices. In float32 on a CPU equal values keep their order."""
     if x.device.type != "cpu":
         return torch.sort(x, dim=1)
-    # numpy's vectorised sort is several times as fast as torch's on a CPU.
+    # numpy's vectorized sort is several times as fast as torch's on a CPU.
     if x.dtype == torch.float32:
         # One integer a number: its bits, made monotone, above its column.
         bits = x.contiguous().view(torch.int32)
@@ -98,7 +98,7 @@ class Line:
         return values, levels
 
     def project(self, x: Tensor, lines: slice) -> Tensor:
-        """Return inner products (l, n) of points (n, d), seen from the centre, with a range of the directions.
+        """Return inner products (l, n) of points (n, d), seen from the center, with a range of the directions.
 
         Points are read once for all of them, a block at a time: no second tensor (n, d).
         """
@@ -266,7 +266,7 @@ def _slope_at_level(xs: Tensor, U: Tensor, ys: Tensor, V: Tensor | None, p: int)
 def _potential(xs: Tensor, U: Tensor, ys: Tensor, V: Tensor | None, p: int) -> Tensor:
     r"""Kantorovich potential at the sorted points, with mean 0.
 
-    At the level between two neighbours of x the target is at y, and the potential grows by c(x', y) - c(x, y). Where the
+    At the level between two neighbors of x the target is at y, and the potential grows by c(x', y) - c(x, y). Where the
     target jumps at that very level every y between the two ends is optimal, and the mean of the ends is taken.
     """
     V = (_even(ys) if V is None else V).contiguous()

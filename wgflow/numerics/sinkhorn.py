@@ -113,7 +113,7 @@ def annealing_error(
 
 
 class _Problem(NamedTuple):
-    """Two clouds in float64, around a common centre and in units of the blur: geomloss compares with numbers like 1e-4."""
+    """Two clouds in float64, around a common center and in units of the blur: geomloss compares with numbers like 1e-4."""
 
     clouds: tuple[Tensor, Tensor, Tensor, Tensor]
     diameter: float

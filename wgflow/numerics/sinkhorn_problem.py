@@ -16,7 +16,7 @@ LOOSE = 1e-3
 MANY = 8
 """Coordinates from which on the inner products of so many pairs are stored as well: they do not change with the potentials."""
 MIDDLE = 9
-"""Points whose median is the centre of a cloud."""
+"""Points whose median is the center of a cloud."""
 EVERY = 10
 """Sweeps between two tests of convergence, each of which waits for the device."""
 NEWTON, NEWTON_STEPS = 1024, 30

@@ -61,7 +61,7 @@ class _LogSums(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Derivatives:
         x, y, bias, out = ctx.saved_tensors
         wants_x, wants_y, wants_bias, _ = ctx.needs_input_grad
-        # In double precision: means of near points far from the centre cancel against the points.
+        # In double precision: means of near points far from the center cancel against the points.
         rows, columns, slope = ctx.between.x.double.x, ctx.between.y.double.x, 2 / ctx.width
         dx, dy = torch.zeros_like(rows), torch.zeros_like(columns)
         mass = columns.new_zeros(len(columns))

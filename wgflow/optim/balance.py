@@ -1,4 +1,4 @@
-"""How far an inner minimisation is from its end, in a unit that needs no scale: two forces that must cancel."""
+"""How far an inner minimization is from its end, in a unit that needs no scale: two forces that must cancel."""
 
 from collections.abc import Iterable, Sequence
 

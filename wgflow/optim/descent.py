@@ -1,4 +1,4 @@
-"""Live optimisers: what a description of a minimiser builds."""
+"""Live optimizers: what a description of a minimizer builds."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ def some(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 class Descent:
-    """A live optimiser: one call of :meth:`minimise` is one update.
+    """A live optimizer: one call of :meth:`minimise` is one update.
 
     Only the parameters it was built on receive gradients, so a critic inside a generator's loss is left alone. Under
     ``torch.distributed`` gradients are averaged over the ranks before the update.
@@ -65,7 +65,7 @@ class Descent:
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
         """Make one update down ``objective``, which returns a 0-d tensor and is a fixed function of the parameters.
 
-        A first-order method evaluates it once. Returns what the minimiser has to report.
+        A first-order method evaluates it once. Returns what the minimizer has to report.
         """
         self.differentiate(objective)
         if self.gathered:
@@ -106,7 +106,7 @@ class Descent:
         return gradient * rows(torch.where(self.mass > 0, 1 / self.mass, 0.0), gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain form: the optimiser's moments, the update count and gradients that have not moved the parameters yet."""
+        """Plain form: the optimizer's moments, the update count and gradients that have not moved the parameters yet."""
         saved = {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
         if self.gathered:
             saved |= {"gathered": self.gathered, "gradients": [p.grad for p in self.parameters]}

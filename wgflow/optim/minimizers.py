@@ -1,4 +1,4 @@
-r"""Inner minimisers: immutable descriptions that build a live :class:`Descent` on some parameters."""
+r"""Inner minimizers: immutable descriptions that build a live :class:`Descent` on some parameters."""
 
 import math
 from collections.abc import Iterable
@@ -49,7 +49,7 @@ class Optim(Protocol):
     """
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
-        """Return a fresh minimiser of these parameters."""
+        """Return a fresh minimizer of these parameters."""
         ...
 
 
@@ -104,7 +104,7 @@ class Adam(Checked):
     accumulate: Count | None = None
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
-        """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
+        """Return a fresh minimizer of these parameters; raises ``BadInput`` when there are none."""
         held = some(parameters)
         optimizer = torch.optim.Adam(held, self.lr, self.betas, self.eps, fused=all(map(_fusible, held)))
         return Descent(optimizer, self.lr, self.schedule, self.clip, self.accumulate)
@@ -144,14 +144,14 @@ class SGD(Checked):
     accumulate: Count | None = None
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
-        """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
+        """Return a fresh minimizer of these parameters; raises ``BadInput`` when there are none."""
         optimizer = torch.optim.SGD(some(parameters), self.lr, self.momentum)
         return Descent(optimizer, self.lr, self.schedule, self.clip, self.accumulate)
 
 
 @dataclass(frozen=True)
 class LBFGS(Checked):
-    r"""Limited-memory BFGS with a strong Wolfe line search, as a description: one update is a whole minimisation.
+    r"""Limited-memory BFGS with a strong Wolfe line search, as a description: one update is a whole minimization.
 
     For smooth, deterministic objectives: particles under ``JKO(..., optim=LBFGS(), iters=1)``, where every update then
     completes a proximal step. Its memory starts anew in every update.
@@ -159,7 +159,7 @@ class LBFGS(Checked):
     Parameters
     ----------
     max_iter : int
-        Iterations of one minimisation; a step of a smooth energy takes some tens, a stiff one some hundreds.
+        Iterations of one minimization; a step of a smooth energy takes some tens, a stiff one some hundreds.
     tolerance : float, optional
         Stop when the largest entry of the gradient has fallen to this fraction of what it was at the start. For
         a proximal step of particles, whatever their weights, :math:`|x^+-x+h\nabla\varphi(x^+)|\le` ``tolerance``
@@ -192,7 +192,7 @@ class LBFGS(Checked):
     searches: ClassVar[bool] = True
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
-        """Return a fresh minimiser of these parameters; raises ``BadInput`` when there are none."""
+        """Return a fresh minimizer of these parameters; raises ``BadInput`` when there are none."""
         return QuasiNewton(some(parameters), self)
 
 

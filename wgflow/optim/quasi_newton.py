@@ -1,4 +1,4 @@
-"""The live form of ``LBFGS``: a whole minimisation in one update."""
+"""The live form of ``LBFGS``: a whole minimization in one update."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _SWEEPS = 4
 
 
 class QuasiNewton(Descent):
-    """A minimiser that starts anew in every update, and so has no state but the count."""
+    """A minimizer that starts anew in every update, and so has no state but the count."""
 
     def __init__(self, parameters: list[Tensor], settings: "LBFGS") -> None:
         super().__init__(torch.optim.SGD(parameters, 1.0), 1.0, None)
@@ -31,7 +31,7 @@ class QuasiNewton(Descent):
         self.asked: float = reachable(parameters[0]) if settings.tolerance is None else settings.tolerance
 
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
-        """Minimise; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
+        """Minimize; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
         self.updates += 1
         self.differentiate(objective)
         self.first = first = self._largest()
@@ -55,7 +55,7 @@ class QuasiNewton(Descent):
         return {"residual": self._largest() / first, "evaluations": evaluations}
 
     def _search(self, objective: Callable[[], Scalar], metric: Tensor | None, values: bool = True) -> int:
-        """Minimise over the rows with a metric above 0, given values or by gradients alone; return the evaluations."""
+        """Minimize over the rows with a metric above 0, given values or by gradients alone; return the evaluations."""
         # The search has numbers of its own for what is small, and begins with a step of 1 at most: it sees parameters of size 4
         # to 8 and a gradient of size 1, whatever their units.
         size = max(float(p.detach().abs().max()) for p in self.parameters)
@@ -135,7 +135,7 @@ class _Path:
 
 
 def reachable(x: Tensor) -> float:
-    """Return the default tolerance of a minimiser that compares values, as a fraction of the first gradient."""
+    """Return the default tolerance of a minimizer that compares values, as a fraction of the first gradient."""
     return 3e-3 if torch.finfo(x.dtype).eps > 1e-10 else 1e-6
 
 

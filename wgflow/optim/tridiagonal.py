@@ -1,4 +1,4 @@
-"""Newton's method for particles on a line whose energy couples neighbours only: the exact JKO step in one dimension."""
+"""Newton's method for particles on a line whose energy couples neighbors only: the exact JKO step in one dimension."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from wgflow.optim.descent import Descent
 
 @dataclass(frozen=True)
 class TridiagonalNewton(Checked):
-    r"""Damped Newton for sorted particles with nearest-neighbour energies, as a description: one update is a whole minimisation.
+    r"""Damped Newton for sorted particles with nearest-neighbor energies, as a description: one update is a whole minimization.
 
     ``JKO(Blob(Spacings()), optim=TridiagonalNewton(), iters=1)`` on one-dimensional ``Particles`` is the exact JKO step of
     quantiles. Potential energies have a diagonal Hessian and ``Spacings`` a tridiagonal one (``Entropy(Spacings())``,
@@ -27,7 +27,7 @@ class TridiagonalNewton(Checked):
     Parameters
     ----------
     max_iter : int
-        Newton iterations of one minimisation; a handful suffices.
+        Newton iterations of one minimization; a handful suffices.
     tolerance : float, optional
         Stop when the largest entry of the gradient, per mass, has fallen to this fraction of what it was at the start. By
         default 1e-8, and 3e-3 in float32, which ``Spacings`` reaches with up to some hundreds of particles: the gaps are then
@@ -38,7 +38,7 @@ class TridiagonalNewton(Checked):
     BadInput
         From the build, unless the parameter is one tensor (n, 1) or (n,).
     Unsupported
-        From the update, when the objective has no second derivatives or couples more than neighbours: use ``LBFGS()``.
+        From the update, when the objective has no second derivatives or couples more than neighbors: use ``LBFGS()``.
 
     Notes
     -----
@@ -53,7 +53,7 @@ class TridiagonalNewton(Checked):
     searches: ClassVar[bool] = True
 
     def build(self, parameters: Iterable[Tensor]) -> Descent:
-        """Return a fresh minimiser of the positions of particles on a line."""
+        """Return a fresh minimizer of the positions of particles on a line."""
         held = list(parameters)
         if len(held) != 1 or held[0].numel() != len(held[0]):
             shapes = ", ".join(str(tuple(p.shape)) for p in held)
@@ -62,7 +62,7 @@ class TridiagonalNewton(Checked):
 
 
 class _Newton(Descent):
-    """A minimiser that starts anew in every update, and so has no state but the count."""
+    """A minimizer that starts anew in every update, and so has no state but the count."""
 
     def __init__(self, parameters: list[Tensor], settings: TridiagonalNewton) -> None:
         super().__init__(torch.optim.SGD(parameters, 1.0), 1.0, None)
@@ -71,7 +71,7 @@ class _Newton(Descent):
         self.asked: float = (3e-3 if single else 1e-8) if settings.tolerance is None else settings.tolerance
 
     def minimise(self, objective: Callable[[], Scalar]) -> Info:
-        """Minimise; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
+        """Minimize; reports the evaluations and the fraction of the first gradient that is left (``residual``)."""
         self.updates += 1
         order = self.y.detach().flatten().argsort()
         root = None if self.mass is None else torch.where(self.mass > 0, self.mass.rsqrt(), 0.0)[order]
@@ -103,7 +103,7 @@ class _Newton(Descent):
         n = len(order)
         color = torch.arange(n, device=g.device) % 3
         columns = [self._product(g, (color == c).to(g), order) for c in range(3)]
-        # Entry i of H times the indicator of a colour sees, of i - 1, i and i + 1, the one of that colour.
+        # Entry i of H times the indicator of a color sees, of i - 1, i and i + 1, the one of that color.
         H = torch.stack(columns)
         i = torch.arange(n, device=g.device)
         diagonal, off = H[color, i], H[color.roll(-1), i][:-1]

@@ -208,7 +208,7 @@ def _energy_panel(
 
 def _write_gif(path: Path, last: np.ndarray, pictures: Iterator[np.ndarray], fps: int) -> int:
     image = require("PIL.Image", extra="plot")
-    # One palette for all, so that nothing flickers: the commonest colour of each cell of 8³ (Pillow sees no finer), as it is.
+    # One palette for all, so that nothing flickers: the commonest color of each cell of 8³ (Pillow sees no finer), as it is.
     colours, counts = np.unique(last.reshape(-1, 3), axis=0, return_counts=True)
     colours = colours[np.argsort(-counts)]
     cells = np.unique(colours >> 3, axis=0, return_index=True)[1]

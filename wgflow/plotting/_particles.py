@@ -40,7 +40,7 @@ def particles(
     rho : Solution or Particles
         What to draw.
     over : Measure or callable, optional
-        A measure with ``log_prob`` is drawn as its density (grey; in the plane regions that hold 99, 93, 80, 60, 40 and 20 %
+        A measure with ``log_prob`` is drawn as its density (gray; in the plane regions that hold 99, 93, 80, 60, 40 and 20 %
         of the mass in sight), another one as 500 draws. It is taken ``at`` the time of each picture, so it may be the
         exact solution (:class:`Moving`). A function from (n, \*event) to (n,) is drawn as a potential.
     times : int or sequence of float, optional

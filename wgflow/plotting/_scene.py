@@ -91,7 +91,7 @@ class Scene:
         return v.cpu().double().numpy()
 
     def density(self, n: int, wider: float) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the axes of a grid and the density there, normalised on the grid: a target's constant may be unknown."""
+        """Return the axes of a grid and the density there, normalized on the grid: a target's constant may be unknown."""
         assert isinstance(self.over, Measure)
         axes, points = self.grid(n, wider)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One look for all pictures: colours that colour-blind readers can tell apart, thin axes, no frames."""
+"""One look for all pictures: colors that color-blind readers can tell apart, thin axes, no frames."""
 
 import functools
 import io
@@ -65,7 +65,7 @@ def styled(own: bool = True) -> Iterator[None]:
 
 
 def ink(ax: Any) -> str:
-    """Return a colour of lines that is legible on the background of Axes."""
+    """Return a color of lines that is legible on the background of Axes."""
     red, green, blue = require("matplotlib.colors", extra="plot").to_rgb(ax.get_facecolor())
     return INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else GREY
 

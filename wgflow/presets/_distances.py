@@ -149,7 +149,7 @@ def sinkhorn_flow(
 
 @checked
 def ksd_descent(target: Measure, initial: MovingMeasure, *, kernel: Kernel, max_iter: Count = 1000) -> Flow:
-    """KSD descent (Korba et al. 2021): half the squared KSD minimised by L-BFGS, that is a JKO step of infinite size.
+    """KSD descent (Korba et al. 2021): half the squared KSD minimized by L-BFGS, that is a JKO step of infinite size.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ _BLUR, _BANDWIDTHS = math.sqrt(0.05), RBF(0.2) + RBF(0.5) + RBF(1.0)
 
 
 def _flow(F: Functional, field: Estimator, encoder: Features, start: Pushforward, h: StepSize, num_steps: int) -> Flow:
-    """Return the flow of a functional of normalised features, of every class by itself where the data are labelled."""
+    """Return the flow of a functional of normalized features, of every class by itself where the data are labeled."""
     seen: Functional = InFeatures(F, nn.Flatten() if encoder is None else encoder, normalized=True)
     if all(isinstance(m, (Balanced, Labelled, OfEveryClass)) for m in F.targets()):
         seen = PerClass(seen)
@@ -43,7 +43,7 @@ def _flow(F: Functional, field: Estimator, encoder: Features, start: Pushforward
 def _follower(
     latent: Measure, generator: NetSource, noise: Measure | None, lr: float, ema: float, persistent: int, batch: int
 ) -> Pushforward:
-    """Return a generator with the optimiser of both papers."""
+    """Return a generator with the optimizer of both papers."""
     regression = Regression(Adam(lr, (0.9, 0.95)), persistent, batch)
     return Pushforward(latent, generator, noise, ema=ema, regression=regression)
 

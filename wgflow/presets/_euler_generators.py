@@ -55,7 +55,7 @@ def w1_fe(
     control : "naive", optional
         For comparisons: K updates of WGAN's generator against one critic, without the targets.
     penalty : {"lp", "gp"}
-        Whether slopes below 1 are allowed (W1-FE-LP) or penalised too (W1-FE-GP).
+        Whether slopes below 1 are allowed (W1-FE-LP) or penalized too (W1-FE-GP).
     weight : float
         :math:`\lambda` of the penalty.
     step_size : float or callable

@@ -100,7 +100,7 @@ def fit_kernel_score(
     Parameters
     ----------
     x : Tensor, shape (n, d)
-        Data, split into centres, training points and held-out points that share none (:func:`split_points`).
+        Data, split into centers, training points and held-out points that share none (:func:`split_points`).
     num_centres, held_out
         As for :func:`split_points`.
     net, rank, floor, ceiling
@@ -116,7 +116,7 @@ def fit_kernel_score(
     max_iters : int
         Most updates, rounded up to whole looks.
     loss : {"score_matching", "likelihood"}
-        What is minimised over the training points.
+        What is minimized over the training points.
     seed : int
         Of the split, the network and the batches.
     callbacks, checkpoint

@@ -20,7 +20,7 @@ LogNormalizer = Normalizer | Callable[[Points], Tensor] | None
 def brwp(
     target: Measure, initial: MovingMeasure, *, time: Positive, step_size: StepSize = 0.05, num_steps: Count = 500
 ) -> Flow:
-    r"""BRWP (Tan, Osher and Li 2024): KL with the score of the regularised Wasserstein proximal over ``time``.
+    r"""BRWP (Tan, Osher and Li 2024): KL with the score of the regularized Wasserstein proximal over ``time``.
 
     Parameters
     ----------

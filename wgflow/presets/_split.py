@@ -43,12 +43,12 @@ class PointSplit:
 
 @checked
 def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction = 0.2, seed: Whole = 0) -> PointSplit:
-    r"""Split points at random into centres, training points and held-out points, so that no point is in two parts.
+    r"""Split points at random into centers, training points and held-out points, so that no point is in two parts.
 
     Parameters
     ----------
     x : Tensor, shape (n, d)
-        The data. Of points that occur several times one is a centre at most, and then the others are left out.
+        The data. Of points that occur several times one is a center at most, and then the others are left out.
     num_centres : int, optional
         By default half of the points, 1000 at most.
     held_out : float
@@ -64,7 +64,7 @@ def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction
     Raises
     ------
     BadInput
-        For a tensor of another shape, entries that are not finite, or fewer than two distinct points beside the centres.
+        For a tensor of another shape, entries that are not finite, or fewer than two distinct points beside the centers.
 
     Examples
     --------
@@ -94,12 +94,12 @@ def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction
 
 @checked
 def isotropic_kde(points: PointSplit, stds: Sequence[Positive] = ()) -> LocalGaussians:
-    r"""Return the kernel density estimate at the centres whose bandwidth the held-out points find most likely.
+    r"""Return the kernel density estimate at the centers whose bandwidth the held-out points find most likely.
 
     Parameters
     ----------
     points : PointSplit
-        Centres and held-out points.
+        Centers and held-out points.
     stds : sequence of float
         Bandwidths to choose from, standard deviations; by default 40, from 0.01 to 1 times the standard deviation of a coordinate.
 

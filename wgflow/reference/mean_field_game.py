@@ -1,4 +1,4 @@
-r"""The mean-field game of the regularised Wasserstein proximal, solved on a grid by two convolutions with Gaussians."""
+r"""The mean-field game of the regularized Wasserstein proximal, solved on a grid by two convolutions with Gaussians."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _NOTHING = -1e30  # the log of no mass: finite, so that differences of two of th
 
 @dataclass(frozen=True, eq=False)
 class MeanFieldGame(Checked):
-    r"""The regularised Wasserstein proximal of a potential energy as what it is: the end of an optimal control of laws.
+    r"""The regularized Wasserstein proximal of a potential energy as what it is: the end of an optimal control of laws.
 
     .. math:: \min_{\rho,v}\int_0^T\!\!\int\tfrac12|v|^2\rho\,dx\,dt+\int V\rho_T\,dx,\qquad
        \partial_t\rho+\nabla\cdot(\rho v)=\tau\Delta\rho,\quad\rho_0\text{ given}.
@@ -92,7 +92,7 @@ class MeanFieldGame(Checked):
         return (self._heated(self._log_terminal, at_end) + self._heated(self._log_initial, t)).exp()
 
     def law(self, t: float) -> Grid:
-        r"""Return :math:`\rho_t` as a measure; :math:`\rho_T` is the regularised Wasserstein proximal of the start."""
+        r"""Return :math:`\rho_t` as a measure; :math:`\rho_T` is the regularized Wasserstein proximal of the start."""
         return Grid(self.density(t), self.start.low, self.start.high)
 
     def mass(self, t: float) -> float:

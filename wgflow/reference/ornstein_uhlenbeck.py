@@ -78,7 +78,7 @@ class OrnsteinUhlenbeck(Checked):
         )
 
     def jko(self, p: Moments, h: float) -> Moments:
-        r"""Return the exact JKO step, the minimiser over all measures.
+        r"""Return the exact JKO step, the minimizer over all measures.
 
         With :math:`B=I+hA`, :math:`M=B^{-1/2}CB^{-1/2}` and :math:`g=h\tau`: :math:`m^+=B^{-1}(m+hAm_*)` and
         :math:`C^+=\tfrac12B^{-1/2}(M+2gI+(M^2+4gM)^{1/2})B^{-1/2}`. A and C need not commute; C may be singular.
@@ -86,7 +86,7 @@ class OrnsteinUhlenbeck(Checked):
         Raises
         ------
         BadInput
-            When B is not positive definite: then the step has no minimiser.
+            When B is not positive definite: then the step has no minimizer.
         """
         B = self._eye + h * self.A
         if not bool(torch.linalg.eigvalsh(B)[0] > 0):
@@ -111,7 +111,7 @@ class OrnsteinUhlenbeck(Checked):
         return Moments(q.mean, q.cov + 2 * h * self.temperature * self._eye)
 
     def wasserstein_proximal(self, p: Moments, time: float, metric: Tensor | None = None) -> Moments:
-        r"""Return the regularised Wasserstein proximal of the potential over a time T, with noise of the temperature.
+        r"""Return the regularized Wasserstein proximal of the potential over a time T, with noise of the temperature.
 
         .. math:: m_T=m_*+P(m-m_*),\qquad C_T=PCP^\top+2\tau T\,PM,\qquad P=(I+TMA)^{-1},
 
@@ -120,7 +120,7 @@ class OrnsteinUhlenbeck(Checked):
         Raises
         ------
         BadInput
-            When :math:`M^{-1}+TA` is not positive definite: no kernel can be normalised then.
+            When :math:`M^{-1}+TA` is not positive definite: no kernel can be normalized then.
         """
         M = self._eye if metric is None else metric
         precision = inverse(M, "the metric of a proximal") + time * self.A

@@ -37,7 +37,7 @@ class State(Brief, Placed):
     rng : torch.Generator
         The only source of randomness.
     estimator : object
-        What the estimator keeps: networks and optimisers.
+        What the estimator keeps: networks and optimizers.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class Solver(Checked, Placed, ABC):
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         """Do the smallest unit of work after which the state is consistent and can be saved.
 
-        ``state`` is consumed: networks and optimisers change in place. ``h`` is the size of the current time step.
+        ``state`` is consumed: networks and optimizers change in place. ``h`` is the size of the current time step.
         """
 
     def suited(self, measure: MovingMeasure) -> "Solver":

@@ -1,4 +1,4 @@
-r"""The JKO scheme on a grid, with entropic transport: what is minimised is a function of the masses, by matrix scaling."""
+r"""The JKO scheme on a grid, with entropic transport: what is minimized is a function of the masses, by matrix scaling."""
 
 import math
 from dataclasses import dataclass, field, replace

@@ -21,7 +21,7 @@ _FEW, _MANY = 4, 500
 
 @dataclass(frozen=True)
 class Explicit(Solver):
-    """What explicit solvers share: an estimator, refined and then applied to one realisation of the functional a step.
+    """What explicit solvers share: an estimator, refined and then applied to one realization of the functional a step.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Explicit(Solver):
     batch: Count = field(default=256, kw_only=True)
 
     def realise(self, F: Functional, state: State) -> tuple[Functional, Info]:
-        """Refine the estimator and return the realisation of ``F`` (of this step already) that the step goes by."""
+        """Refine the estimator and return the realization of ``F`` (of this step already) that the step goes by."""
         info = self.estimator.refine(F, lambda rng: state.measure.draw(self.batch, rng), state.estimator, state.rng)
         return F.freeze(state.rng), info
 
@@ -181,7 +181,7 @@ class Heun(RungeKutta):
 
     Notes
     -----
-    Cost: two gradients a step. One realisation of the functional serves both stages, and a functional that depends on
+    Cost: two gradients a step. One realization of the functional serves both stages, and a functional that depends on
     time explicitly (``at``) is evaluated at the times of the stages. Source: Heun (1900).
 
     Examples

@@ -23,7 +23,7 @@ from wgflow.optim.balance import BATCHES, imbalance
 from wgflow.solvers.base import Solver, State, advance, register_solver
 
 _BALANCED = 0.05
-"""Imbalance of a step of points by a default minimiser of first order."""
+"""Imbalance of a step of points by a default minimizer of first order."""
 _ADVICE = (
     "Raise max_iter of the minimiser, or its tolerance where the objective has kinks or rounding is the limit; or take a smaller "
     "step, or particles in float64."
@@ -91,10 +91,10 @@ class JKOState(State):
 @register_solver("jko")
 @dataclass(frozen=True)
 class JKO(Solver):
-    r"""Minimise :math:`E[c(x,y)]/h+F(\rho')` over a trainable successor :math:`\rho'\ni y` coupled to :math:`\rho_k\ni x`.
+    r"""Minimize :math:`E[c(x,y)]/h+F(\rho')` over a trainable successor :math:`\rho'\ni y` coupled to :math:`\rho_k\ni x`.
 
     With a ``Critic`` and a ``Pushforward`` this is S-JKO (Choi et al. 2024): one generator, one critic and their
-    optimisers persist across steps, and the only copy is the frozen snapshot of the last step, so cost per step and
+    optimizers persist across steps, and the only copy is the frozen snapshot of the last step, so cost per step and
     memory do not depend on :math:`k`. With one step it is source-fixed UOTM, with ``Identity`` OTM, and with an infinite
     step size the f-GAN of the entropy. On ``Particles`` with ``Autograd`` it is a proximal-point step.
 
@@ -103,11 +103,11 @@ class JKO(Solver):
     estimator : Estimator
         How :math:`F` is estimated at the successor; refined before every update of it.
     optim : Optim, optional
-        Minimiser over the successor's parameters. Persists across steps together with the successor, where that does. By
+        Minimizer over the successor's parameters. Persists across steps together with the successor, where that does. By
         default ``LBFGS()`` for points whose energy is a function of them (``Autograd``, ``Blob``), which solves a smooth step in
         one update, else ``Adam()``; for points with a ``tolerance`` of 0.05, so that a step that it does not solve says so.
     iters : int, optional
-        Updates in a time step: by default 1 of a minimiser with an end of its own (``LBFGS``, ``TridiagonalNewton``) and 1000 of others.
+        Updates in a time step: by default 1 of a minimizer with an end of its own (``LBFGS``, ``TridiagonalNewton``) and 1000 of others.
     first_iters : int, optional
         Updates in the first one, when it needs more (S-JKO: 10,000 against 2,000).
     batch : int
@@ -126,8 +126,8 @@ class JKO(Solver):
         the successor's parameters, and, with an estimator that is trained, those of its own objective as well (for a critic,
         :math:`\langle\varphi,\rho'\rangle` against :math:`F^*(\varphi)`). At 0.05 the force that is left is a tenth of the
         transport's; the updates given remain the limit.
-        For first-order minimisers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own. Without it the updates of
-        a first-order minimiser are a budget, and nothing says how far they led; with it a step that uses them up above it is
+        For first-order minimizers: ``LBFGS`` and ``TridiagonalNewton`` have a tolerance of their own. Without it the updates of
+        a first-order minimizer are a budget, and nothing says how far they led; with it a step that uses them up above it is
         reported as ``jko/unconverged``.
     look_every : int
         Updates between such looks, reported as ``jko/imbalance``. Each takes four fresh batches, with two backward passes each,
@@ -135,11 +135,11 @@ class JKO(Solver):
 
     Notes
     -----
-    Where points are moved by a minimiser with an end, a step reports ``minimiser/residual``: the largest entry of the gradient
+    Where points are moved by a minimizer with an end, a step reports ``minimiser/residual``: the largest entry of the gradient
     that is left, over the largest of three: the gradient at the start of the last update, the pull of the transport at the
-    end, and that pull for a move of a hundredth of the largest coordinate. A step that ends above the minimiser's tolerance is
+    end, and that pull for a move of a hundredth of the largest coordinate. A step that ends above the minimizer's tolerance is
     ``minimiser/unconverged``. Gradients are per mass, so that a light particle's step is solved like that of a heavy one; one of
-    weight 0 has no velocity here either and stays. For networks a minimisation is training, and its iterations are a budget.
+    weight 0 has no velocity here either and stays. For networks a minimization is training, and its iterations are a budget.
 
     Examples
     --------
@@ -169,7 +169,7 @@ class JKO(Solver):
     reference = ("jordan1998variational", "choi2024scalable")
 
     def refuses(self, F: Functional) -> str | None:
-        """Refuse a minimiser that compares values with an estimator that has a gradient only."""
+        """Refuse a minimizer that compares values with an estimator that has a gradient only."""
         if self.estimator.is_function or not getattr(self.optim, "searches", False):
             return None
         name, optim = type(self.estimator).__name__, type(self.optim).__name__
@@ -179,7 +179,7 @@ class JKO(Solver):
         )
 
     def suited(self, measure: MovingMeasure) -> Self:
-        """Choose the minimiser for what is moved, where none was given."""
+        """Choose the minimizer for what is moved, where none was given."""
         if self.optim is not None and self.iters is not None:
             return self
         if self.optim is not None or not measure.tracks_points:
@@ -214,7 +214,7 @@ class JKO(Solver):
         """Refine the estimate, then take one descent step; the last one of the budget accepts the successor.
 
         Reports :math:`E[c]` (``jko/transport``) and :math:`F` (``jko/energy``) of the inner objective, and what the
-        minimiser reports.
+        minimizer reports.
         """
         if not isinstance(state, JKOState):
             raise BadInput(

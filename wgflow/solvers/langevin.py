@@ -27,7 +27,7 @@ class Langevin(Explicit):
 
     .. math:: x\leftarrow x-h\,\nabla\frac{\delta E}{\delta\rho}(x)+\sqrt{2hT}\,\xi,\qquad\xi\sim N(0,I).
 
-    With KL to an unnormalised density this is the unadjusted Langevin algorithm; with an interaction energy the
+    With KL to an unnormalized density this is the unadjusted Langevin algorithm; with an interaction energy the
     McKean-Vlasov particle system. Without an entropy part (T = 0) it is forward Euler, to the last bit. Order 1 in law.
 
     Parameters
@@ -175,7 +175,7 @@ def normal_like(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _potential(F: Functional, rng: torch.Generator | None = None) -> tuple[Potential | None, float]:
-    """Return V, of one realisation where ``rng`` is given, and T; None for V where F is not a potential energy plus an entropy."""
+    """Return V, of one realization where ``rng`` is given, and T; None for V where F is not a potential energy plus an entropy."""
     energy, temperature = F.split_entropy()
     if energy is None or temperature == 0:
         return None, temperature

@@ -37,7 +37,7 @@ class ODEState(State):
 class ODE(Explicit):
     r"""Integrate :math:`\dot x=-\nabla\frac{\delta F}{\delta\rho_t}(x)` over each time step with torchdiffeq.
 
-    The unknown is the array of all particles; one realisation of the functional (and one refinement of a learned
+    The unknown is the array of all particles; one realization of the functional (and one refinement of a learned
     estimate) holds for the whole step, so that an adaptive method never takes noise for a truncation error.
 
     Parameters

@@ -19,7 +19,7 @@ class Proximal(Explicit):
 
     G is the one term of the sum with a closed form (:meth:`Functional.prox`): ``W1`` and ``SquaredW2`` to as many points,
     and a ``PotentialEnergy`` that was given its proximal map. Without E this is the JKO scheme, exact also at kinks, where
-    minimisers by gradients stall: W1 in one dimension then has no error in time.
+    minimizers by gradients stall: W1 in one dimension then has no error in time.
 
     Parameters
     ----------

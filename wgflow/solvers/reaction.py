@@ -42,13 +42,13 @@ class Reaction(Checked, ABC):
     ) -> tuple[Particles, Tensor | None, Info]:
         r"""Return the particles after a time ``h``, which old particle each was (None: the same), and a report.
 
-        ``phi`` maps particles to :math:`\varphi` (n,), centred. What it is asked for moves no particle.
+        ``phi`` maps particles to :math:`\varphi` (n,), centered. What it is asked for moves no particle.
         """
 
 
 @dataclass(frozen=True)
 class Reweight(Reaction):
-    r"""Change the weights: :math:`\log w_i\leftarrow\log w_i-rh\,(\varphi_i-\bar\varphi)`, normalised. Weights stay positive.
+    r"""Change the weights: :math:`\log w_i\leftarrow\log w_i-rh\,(\varphi_i-\bar\varphi)`, normalized. Weights stay positive.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-r"""The plan of an entropic JKO step on a grid: a concave function of one logarithm a cell, maximised by accelerated matrix scaling."""
+r"""The plan of an entropic JKO step on a grid: a concave function of one logarithm a cell, maximized by accelerated matrix scaling."""
 
 import math
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Blur:
 
 
 class Prox:
-    r"""The minimiser over p of :math:`\gamma\,p(\log\frac ps-1)-\frac\gamma2p\log p+h\,(Vp+Tp\log p+\frac c{m-1}p^m)`, by logarithms.
+    r"""The minimizer over p of :math:`\gamma\,p(\log\frac ps-1)-\frac\gamma2p\log p+h\,(Vp+Tp\log p+\frac c{m-1}p^m)`, by logarithms.
 
     Constants that multiply the mass are left out: they scale the plan, whose mass is fixed.
     """
@@ -132,7 +132,7 @@ class Plan:
 
 
 class Problem:
-    r"""Maximise over log a the concave :math:`\gamma\langle\log a,q\rangle+\min_p\{\dots\}` with s the convolution of a.
+    r"""Maximize over log a the concave :math:`\gamma\langle\log a,q\rangle+\min_p\{\dots\}` with s the convolution of a.
 
     Scaling, :math:`\log a\leftarrow\log a+\log(q/r)` with r the first marginal, never lowers it, or half of that where the
     density of the result answers more than in proportion to s (a debiased step without much entropy).

@@ -63,7 +63,7 @@ class ForwardBackward(Explicit):
     Unlike Langevin it has no bias in the step size: for a quadratic potential with Hessian A the stationary covariance
     is :math:`T A^{-1}` for every :math:`h\le1/\lambda_{max}(A)`, up to what the density model adds. (Beyond that the
     forward half is no gradient of a convex function any more, and in one dimension the variance is :math:`hT/(2-ha)`.)
-    Cost: one gradient of E and one inner minimisation. Source: Salim, Korba and Luise (2020).
+    Cost: one gradient of E and one inner minimization. Source: Salim, Korba and Luise (2020).
 
     The splitting of Han, Osher and Li (2025) for :math:`V=f+g` has ``backward=ForwardEuler(ProximalScore(h, normalizer of g))``, explicit
     and a proximal step ahead, ``closed_terms``, and the Moreau envelope of g in the functional (``presets.brwp_splitting``).

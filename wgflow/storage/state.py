@@ -1,8 +1,8 @@
 """Saving and restoring everything that changes: tensors, networks, generators and nested dataclasses.
 
 ``state_dict`` turns a live object into plain containers of tensors, numbers and strings (what
-``torch.load(weights_only=True)`` accepts); ``load_state`` fills a freshly initialised object of the same make.
-Networks and optimisers are filled in place, so that aliases (an optimiser and its parameters) survive; tensors and
+``torch.load(weights_only=True)`` accepts); ``load_state`` fills a freshly initialized object of the same make.
+Networks and optimizers are filled in place, so that aliases (an optimizer and its parameters) survive; tensors and
 numbers are replaced.
 """
 

@@ -281,7 +281,7 @@ def check_map(T: TransportMap, *, excused: Excused = None) -> Report:
 def check_measure(measure: Measure, *, excused: Excused = None) -> Report:
     r"""Check a measure: draws, density, and of one that moves also ``start``, ``follow``, ``propose`` and its saved state.
 
-    Draws are held against ``log_prob`` by Stein's identity, :math:`E[f\,\nabla\log p+\nabla\cdot f]=0`, which asks for no normalised
+    Draws are held against ``log_prob`` by Stein's identity, :math:`E[f\,\nabla\log p+\nabla\cdot f]=0`, which asks for no normalized
     density but for one that is smooth and vanishes at the edge of its support; excuse ``draws_follow_the_density`` for another.
 
     Parameters

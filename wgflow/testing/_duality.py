@@ -28,7 +28,7 @@ def _on_atoms(F: Functional) -> bool:
 
 
 def _pairs(case: FunctionalCase) -> tuple[Tensor, Functional, Particles, list[Potential]]:
-    """Return the value, a realisation, the law and random critics, on common atoms for what compares densities."""
+    """Return the value, a realization, the law and random critics, on common atoms for what compares densities."""
     scales = (2.0, 0.1)  # far from the best critic, and near the one that knows nothing
     if not _on_atoms(case.F):
         held = [critic(tuple(case.p.event_shape), seed) for seed in range(20)]

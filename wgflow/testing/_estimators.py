@@ -76,7 +76,7 @@ class EstimatorCase:
         return es
 
     def frozen(self) -> Functional:
-        """Return one realisation of the functional."""
+        """Return one realization of the functional."""
         return self.F.at(0, 0.0).freeze(generator(5))
 
     def velocity(self, p: Particles, es: Any = None, F: Functional | None = None) -> Tensor:
@@ -195,7 +195,7 @@ def splitting_a_particle_changes_nothing(case: EstimatorCase) -> None:
 
 @ESTIMATOR.check
 def scale_of_the_weights_does_not_matter(case: EstimatorCase) -> None:
-    """Weights need not be normalised, and no weights are equal weights."""
+    """Weights need not be normalized, and no weights are equal weights."""
     for why, p, same in rescaled(case.p):
         close(case.velocity(p), case.velocity(same), f"velocities change {why}", rtol=1e-9, atol=1e-10)
 

@@ -55,11 +55,11 @@ class FunctionalCase:
         return self.p.log_rho if self.density is None else self.density(x)
 
     def frozen(self, seed: int = 5) -> Functional:
-        """Return one realisation."""
+        """Return one realization."""
         return self.F.at(0, 0.0).freeze(generator(seed))
 
     def forms(self, F: Functional | None = None, net: nn.Module | None = None) -> dict[str, Form]:
-        """Return every scalar of the measure that a realisation offers, by name; the value only where it is known and finite."""
+        """Return every scalar of the measure that a realization offers, by name; the value only where it is known and finite."""
         F, net = F or self.frozen(), net or self.net
         found: dict[str, Form] = {}
         with suppress(Unsupported):
@@ -154,7 +154,7 @@ def splitting_a_particle_changes_nothing(case: FunctionalCase) -> None:
 
 @FUNCTIONAL.check
 def scale_of_the_weights_does_not_matter(case: FunctionalCase) -> None:
-    """Weights need not be normalised, and no weights are equal weights."""
+    """Weights need not be normalized, and no weights are equal weights."""
     for name, s in case.forms().items():
         for why, p, same in rescaled(case.p):
             close(s(p), s(same), f"{name} changes {why}", rtol=1e-12, atol=1e-12)

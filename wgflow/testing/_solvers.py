@@ -158,7 +158,7 @@ def _finite(state: State) -> None:
 def resumes(case: SolverCase, after: Iterable[int]) -> State:
     """Hold a solver to going on from a saved state as if nothing had happened, bit for bit; returns its last state.
 
-    After each of these numbers of updates the state is written, read into one that was initialised with another seed, and
+    After each of these numbers of updates the state is written, read into one that was initialized with another seed, and
     updated to the end.
     """
     F, solver, h, chosen = case.F, case.solver, case.step_size, set(after)

@@ -24,10 +24,10 @@ _AT_ONCE = 32  # files decoded before the next ones are read: bounds the memory 
 
 
 def decode_images(paths: list[Path], size: int | None, crop: int | None = None) -> Tensor:
-    """Return the files as uint8 (n, c, size, size): one channel if all are grey, else RGB.
+    """Return the files as uint8 (n, c, size, size): one channel if all are gray, else RGB.
 
     Each image is turned as its EXIF data say, cut to its central square (of ``crop`` pixels, or as large as
-    it can be) and resized. Transparent pictures are put on white, so that what looks the same is the same. Colour
+    it can be) and resized. Transparent pictures are put on white, so that what looks the same is the same. Color
     profiles are not applied.
 
     Raises
@@ -73,7 +73,7 @@ def _fill(out: Tensor, images: Iterable[Tensor]) -> None:
 
 
 class _Header(NamedTuple):
-    """What a file says before it is decoded: whether it is grey, its shorter side, whether it holds several pictures."""
+    """What a file says before it is decoded: whether it is gray, its shorter side, whether it holds several pictures."""
 
     grey: bool
     edge: int
@@ -83,7 +83,7 @@ class _Header(NamedTuple):
 def _header(path: Path) -> _Header:
     with _opened(path) as image:
         mode, edge = image.mode, min(image.size)
-        # Pillow takes the upper 8 of 16 bits of a colour, and cuts 16 bits of grey off at 255.
+        # Pillow takes the upper 8 of 16 bits of a color, and cuts 16 bits of grey off at 255.
         deep = any(re.search(r";16[BLN]", str(tile)) for tile in image.tile)
         # A camera's JPEG with a preview behind it (MPO) is one picture.
         film = getattr(image, "is_animated", False) and image.format != "MPO"
@@ -108,14 +108,14 @@ def _decode(path: Path, mode: str, edge: int) -> Tensor:
 
 
 def _scale_transparent_level(image: Any) -> None:
-    """Bring the transparent level of a grey PNG to 0 to 255: Pillow brings the pixels there, and leaves it in 2 or 4 bits."""
+    """Bring the transparent level of a gray PNG to 0 to 255: Pillow brings the pixels there, and leaves it in 2 or 4 bits."""
     held, bits = image.info.get("transparency"), re.search(r"\bL;([24])\b", str(image.tile))
     if bits and isinstance(held, int):
         image.info["transparency"] = held * 255 // (2 ** int(bits[1]) - 1)
 
 
 def _opaque(image: Any) -> Any:
-    """Return a picture on white where it has transparent pixels: the colours below those are arbitrary."""
+    """Return a picture on white where it has transparent pixels: the colors below those are arbitrary."""
     if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
         return image
     pillow, layer = require("PIL.Image", extra="image"), image.convert("RGBA")

@@ -39,7 +39,7 @@ class ImageSet(Checked):
     Attributes
     ----------
     images : Tensor, uint8, shape (n, c, height, width)
-        Grey levels or RGB, 0 to 255.
+        Gray levels or RGB, 0 to 255.
     labels : Tensor, int64, shape (n,), or None
         Class of each image, an index into ``classes`` where these are known.
     name : str
@@ -117,7 +117,7 @@ def to_unit(images: Tensor) -> Tensor:
 def to_uint8(x: Tensor) -> Tensor:
     r"""Return :math:`\mathrm{round}(127.5\,(x + 1))` cut to 0 ... 255, as uint8. Any shape.
 
-    The inverse of :func:`to_unit`. Halves are rounded to even levels; what is not a number has no colour, and
+    The inverse of :func:`to_unit`. Halves are rounded to even levels; what is not a number has no color, and
     its byte is arbitrary.
 
     Parameters

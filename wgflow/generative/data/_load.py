@@ -41,8 +41,8 @@ def load_images(
     name                   what                                                            splits
     =====================  ==============================================================  ==================
     ``fashion-mnist-10k``  Fashion-MNIST's 10,000 test images, in this package; 28 x 28    train
-    ``fashion-mnist``      Fashion-MNIST, 28 x 28 grey                                     train, test
-    ``mnist``              MNIST, 28 x 28 grey                                             train, test
+    ``fashion-mnist``      Fashion-MNIST, 28 x 28 gray                                     train, test
+    ``mnist``              MNIST, 28 x 28 gray                                             train, test
     ``cifar10``            CIFAR-10, 32 x 32 RGB                                           train, test
     ``celeba``             CelebA: central 140 x 140 pixels at ``size`` (default 64), RGB  train, valid, test
     ``folder``             image files below the folder ``root``: their central squares    train
@@ -52,7 +52,7 @@ def load_images(
     An array is uint8, or floating point in [0, 1] and stored as :math:`\mathrm{round}(255 x)`, of shape
     (n, h, w), (n, h, w, c) or (n, c, h, w) with c = 1 or 3. A .npz file holds it as ``images`` or ``x``,
     and may hold integer ``labels`` or ``y``. A folder is searched recursively, through links too, without hidden files; its
-    images become RGB unless all are grey, are turned as their EXIF data say, and lie on white where they are transparent.
+    images become RGB unless all are gray, are turned as their EXIF data say, and lie on white where they are transparent.
     A warning names other files that are left out.
 
     Parameters

@@ -16,7 +16,7 @@ class CifarResNetFeatures(FrozenFeatures):
     r"""The 64 features before the linear layer of a CIFAR-10 ResNet (He et al. 2016, Section 4.2).
 
     Depth 6n + 2 with n basic blocks in each of three stages of widths 16, 32, 64; shortcuts of type A (every second
-    pixel, zero channels), global mean. Input is scaled to [0, 1] and normalised by the ImageNet means
+    pixel, zero channels), global mean. Input is scaled to [0, 1] and normalized by the ImageNet means
     (0.485, 0.456, 0.406) and deviations (0.229, 0.224, 0.225); there is no resize.
 
     A Fréchet distance in these features compares runs with each other. It is not a FID.

@@ -47,7 +47,7 @@ class FeatureExtractor(Protocol):
     id: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 images (n, 1 or 3, h, w) to floating-point features (n, D); grey is repeated to RGB."""
+        """Map uint8 images (n, 1 or 3, h, w) to floating-point features (n, D); gray is repeated to RGB."""
         ...
 
 
@@ -82,7 +82,7 @@ class FrozenFeatures(nn.Module, ABC):
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """Return uint8 images (n, 1 or 3, h, w) with three channels, grey repeated.
+    """Return uint8 images (n, 1 or 3, h, w) with three channels, gray repeated.
 
     Raises
     ------

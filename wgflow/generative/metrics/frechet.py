@@ -167,7 +167,7 @@ def _factor(sigma: Tensor) -> Tensor:
 class MomentSums:
     r"""Mean and covariance of rows that come in batches, in float64.
 
-    Every batch is centred by itself and the batches are then combined: sums of :math:`xx^\top` would lose a covariance
+    Every batch is centered by itself and the batches are then combined: sums of :math:`xx^\top` would lose a covariance
     that is small beside the square of the mean.
 
     Notes

@@ -25,7 +25,7 @@ INCEPTION_VARIABLE = "WGFLOW_FID_WEIGHTS"
 class InceptionFeatures(FrozenFeatures):
     """The 2048 features ``pool3`` of the Inception network of the FID, in the protocol of pytorch-fid.
 
-    Images are scaled to [0, 1], resized to 299 x 299 by plain bilinear interpolation (half-pixel centres, no
+    Images are scaled to [0, 1], resized to 299 x 299 by plain bilinear interpolation (half-pixel centers, no
     antialiasing) and scaled to [-1, 1]. The network is that of torch-fidelity. Other tools resize otherwise
     and get other numbers: the ``id`` says which protocol this is.
 

@@ -1,4 +1,4 @@
-"""Plain strided convolutions: the smallest pair that draws recognisable 28×28 images, made for a CPU."""
+"""Plain strided convolutions: the smallest pair that draws recognizable 28×28 images, made for a CPU."""
 
 from torch import Tensor, nn
 
@@ -66,7 +66,7 @@ class ConvGenerator(nn.Module):
 class ConvCritic(nn.Module):
     r"""Critic on images: 4×4 convolutions of stride 2 down to size 4 to 7, one 3×3 convolution, linear.
 
-    LeakyReLU(0.2), no normalisation. The last convolution, at the coarsest size, is cheap and lets the critic relate
+    LeakyReLU(0.2), no normalization. The last convolution, at the coarsest size, is cheap and lets the critic relate
     distant parts of an image.
 
     Parameters

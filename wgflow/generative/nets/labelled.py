@@ -16,7 +16,7 @@ from wgflow.generative.nets._common import check_batch, check_sizes
 
 
 class LabelledGenerator(nn.Module):
-    r"""Generator :math:`(x,c)\mapsto(G(x,c),c)` of labelled points, which keeps the label behind what it makes.
+    r"""Generator :math:`(x,c)\mapsto(G(x,c),c)` of labeled points, which keeps the label behind what it makes.
 
     The label enters as C more coordinates of the dense input of a generator: of its auxiliary noise where it takes any, else of
     its latent.
@@ -119,7 +119,7 @@ class LabelledCritic(nn.Module):
 
 
 class WithoutLabels(nn.Module):
-    """A generator of labelled points as one of the points alone, for who looks at them."""
+    """A generator of labeled points as one of the points alone, for who looks at them."""
 
     def __init__(self, net: nn.Module, data_shape: tuple[int, ...]) -> None:
         super().__init__()

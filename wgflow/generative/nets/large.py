@@ -38,7 +38,7 @@ class LargeGenerator(nn.Module):
 
     ``x`` enters as an image. ``z`` passes through a mapping network (division by its root mean square, a
     linear layer to 256 features and four more of 256, each followed by SiLU, then a linear layer to
-    ``4 * channels``) and sets scale and shift of the group normalisation in every residual block. There is no
+    ``4 * channels``) and sets scale and shift of the group normalization in every residual block. There is no
     time: diffusers' time branch is fed zero and amounts to a learned constant. The output passes through tanh
     and is not residual.
 
@@ -52,7 +52,7 @@ class LargeGenerator(nn.Module):
       level ("residual");
     * the image is the sum of the outputs of every level ("output skip"), where NCSN++ for CIFAR-10 uses the
       last only;
-    * scale and shift modulate the second group normalisation of a block, not both, and the latent passes one
+    * scale and shift modulate the second group normalization of a block, not both, and the latent passes one
       more SiLU;
     * weights start from PyTorch's defaults; last convolutions are not set to zero.
 
@@ -131,7 +131,7 @@ class LargeCritic(nn.Module):
     not halve; 2, 4, 4, 4 up to 64 pixels and 2, 4, 4, 4, 4, 4 beyond, all halving.
 
     The second convolution of each block and the last one start at :math:`10^{-5}` of PyTorch's default, so
-    the untrained critic is nearly constant and each block nearly linear. No normalisation and no attention:
+    the untrained critic is nearly constant and each block nearly linear. No normalization and no attention:
     second derivatives exist, as a gradient penalty needs.
 
     The minibatch statistic (standard deviation over groups of at most 4 images, averaged over features and

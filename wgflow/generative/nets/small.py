@@ -20,7 +20,7 @@ class SmallGenerator(nn.Module):
 
     A dense layer to ``(channels, s, s)``, then b residual blocks that each double the size, then BatchNorm,
     ReLU, a 3×3 convolution and tanh. The image size is :math:`s\,2^b` with s from 4 to 7: 32 = 4·8, 28 = 7·4.
-    A block is :math:`u(h) + B(h)` with :math:`u` nearest-neighbour upsampling and :math:`B` = BN, ReLU,
+    A block is :math:`u(h) + B(h)` with :math:`u` nearest-neighbor upsampling and :math:`B` = BN, ReLU,
     :math:`u`, 3×3 convolution, BN, ReLU, 3×3 convolution.
 
     Departs from the public S-JKO code, whose skip path applies the same stack a second time (its block
@@ -95,7 +95,7 @@ class SmallGenerator(nn.Module):
 class SmallCritic(nn.Module):
     r"""Critic on images: four residual blocks of two 3×3 convolutions, ReLU, sum over pixels, linear.
 
-    The first two blocks halve the size by average pooling. LeakyReLU(0.2), no normalisation, so that the
+    The first two blocks halve the size by average pooling. LeakyReLU(0.2), no normalization, so that the
     value of an image depends on that image alone and a gradient penalty can be differentiated (second
     derivatives in ``y`` vanish almost everywhere, mixed ones with the parameters do not).
 
