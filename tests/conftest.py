@@ -16,6 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SETTINGS = dict(channels=4, batch=8, num_steps=2, first_iters=3, iters=3, evaluate_every=3, sinkhorn_n=10)
+os.environ.pop("COLUMNS", None)  # which pytest-xdist sets for its workers: a table would be as narrow as a terminal
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = _ROOT.parent / "shared" / "data"
 

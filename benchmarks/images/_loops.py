@@ -121,7 +121,7 @@ def with_optim(flow: Flow, other: Callable[[Adam], Optim]) -> Flow:
 
 def with_kernel(flow: Flow, kernel: str) -> Flow:
     """Return the flow with another kernel of Adam."""
-    return with_optim(flow, lambda a: AdamKernel(a.lr, a.betas, a.eps, a.schedule, kernel))
+    return with_optim(flow, lambda a: AdamKernel(a.lr, a.betas, a.eps, a.schedule, kernel=kernel))
 
 
 def with_sgd(flow: Flow) -> Flow:

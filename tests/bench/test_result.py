@@ -34,8 +34,7 @@ def test_a_table_fits_and_loses_no_column(result, width):
     assert "refused" in heads
 
 
-def test_a_table_says_what_it_is_of(result, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)  # set where tests run in parallel
+def test_a_table_says_what_it_is_of(result):
     text = str(result.table())
     assert text == repr(result.table()) == str(result)
     assert result.problem in text
@@ -47,7 +46,6 @@ def test_a_table_says_what_it_is_of(result, monkeypatch):
 
 
 def test_a_terminal_is_asked_for_its_width(monkeypatch, capsys):
-    monkeypatch.delenv("COLUMNS", raising=False)
     assert tables.terminal() is None
     monkeypatch.setenv("COLUMNS", "72")
     assert tables.terminal() == 72
