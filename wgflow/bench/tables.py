@@ -5,12 +5,21 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _NARROWEST = 40
 _LABEL = 0.4
 """Largest share of a line that the first column takes where not all of a table fits."""
 _INDENT, _GAP = "  ", "  "
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Cells under their headings; the first column holds labels."""
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
 
 
 class Text(str):
@@ -53,6 +62,17 @@ def rows(head: Sequence[str], body: Sequence[Sequence[str]], width: int | None =
             cells = [f"{_INDENT}{label:<{widths[0]}}", *(f"{r[i]:>{widths[i]}}" for i in block)]
             lines.append(_GAP.join(cells).rstrip())
     return lines
+
+
+def plain(parts: Sequence[str | Columns], width: int | None = None) -> str:
+    """Return paragraphs and tables as text; an indented paragraph hangs."""
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, Columns):
+            lines += rows(part.head, part.body, width)
+        else:
+            lines += prose(part, width, "    " if part.startswith(_INDENT) else "")
+    return "\n".join(lines)
 
 
 def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:

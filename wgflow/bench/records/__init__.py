@@ -1,7 +1,7 @@
 """Records of the repository's own benchmarks: found, shown as tables, and made anew in a copy of the repository.
 
-A module ``wgflow/bench/records/NAME.py`` with a function ``table(record) -> str`` shows the record of the script ``NAME.py`` in a folder of
-``benchmarks/``.
+A module ``wgflow/bench/records/NAME.py`` shows the record of the script ``NAME.py`` in a folder of ``benchmarks/``:
+``parts(record)`` returns paragraphs and tables, ``table(record)`` the same as text.
 """
 
 import importlib
@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from wgflow.bench.tables import Columns
 from wgflow.core.errors import BadInput
 from wgflow.core.registry import near_misses
 
@@ -39,6 +41,13 @@ def tabulate(name: str) -> Callable[..., str]:
         raise BadInput(f"no benchmark {name!r} has a table: {near_misses(name, names())}")
     table: Callable[..., str] = importlib.import_module(f"{__name__}.{name}").table
     return table
+
+
+def parts(name: str, record: dict[str, Any]) -> list[str | Columns]:
+    """Return the paragraphs and tables of a record."""
+    tabulate(name)  # refuses what has none
+    found: list[str | Columns] = importlib.import_module(f"{__name__}.{name}").parts(record)
+    return found
 
 
 def run(name: str, folder: Path, quick: bool) -> None:

@@ -2,39 +2,43 @@
 
 from typing import Any
 
-from wgflow.bench.tables import number, prose, rows, title
+from wgflow.bench.tables import Columns, number, plain, title
 
 
-def table(record: dict[str, Any], width: int | None = None) -> str:
+def parts(record: dict[str, Any]) -> list[str | Columns]:
     """Return errors, orders and costs, a block a flow, and what K steps cost."""
-    lines = [
-        *prose(title(record), width),
+    lines: list[str | Columns] = [
+        title(record),
         "",
-        *prose(
-            "Errors to the exact flow at its end, relative to the distance travelled, against the number of steps.",
-            width,
-        ),
+        "Errors to the exact flow at its end, relative to the distance travelled, against the number of steps.",
     ]
     for flow in record["results"]["flows"]:
         lines += ["", f"{flow['name']}, d = {flow['d']}, time {flow['horizon']:g}"]
-        lines += rows(
-            ["", *(f"{k} steps" for k in flow["steps"]), "order", "floor", "calls/step", "ms/step", "MB"],
-            [_flow_row(row, flow["steps"]) for row in flow["methods"]],
-            width,
-        )
+        lines += [
+            Columns(
+                ["", *(f"{k} steps" for k in flow["steps"]), "order", "floor", "calls/step", "ms/step", "MB"],
+                [_flow_row(row, flow["steps"]) for row in flow["methods"]],
+            )
+        ]
         for row in flow["methods"]:
             for reason in row.get("reasons", [])[:1]:
-                lines += prose(f"  {row['label']}: {reason}", width, "    ")
+                lines += [f"  {row['label']}: {reason}"]
     costs = record["results"]["cost_in_k"]
     last = max((len(r["seconds_per_phase"]) for r in costs.values()), default=0)
     about = f"{last} JKO steps by S-JKO and by chains of maps, networks of one size; step k takes a + b (k - 1)"
-    lines += ["", *prose(about, width)]
-    lines += rows(
-        ["", "total ~ K^", "by fit", "a, ms", "b, ms", "calls/update, first", "last", "to sample", "growth, MB"],
-        [_cost_row(name, r) for name, r in costs.items()],
-        width,
-    )
-    return "\n".join(lines)
+    lines += ["", about]
+    lines += [
+        Columns(
+            ["", "total ~ K^", "by fit", "a, ms", "b, ms", "calls/update, first", "last", "to sample", "growth, MB"],
+            [_cost_row(name, r) for name, r in costs.items()],
+        )
+    ]
+    return lines
+
+
+def table(record: dict[str, Any], width: int | None = None) -> str:
+    """Return the same as text of at most ``width`` columns."""
+    return plain(parts(record), width)
 
 
 def _flow_row(row: dict[str, Any], steps: list[int]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wgflow.bench.tables import number, prose, rows, title
+from wgflow.bench.tables import Columns, number, plain, title
 
 _ABOUT = (
     "From N(0, 16 I) to equally heavy unit Gaussians. SymKL is the sum of both KL, by the densities that chains carry;",
@@ -10,34 +10,40 @@ _ABOUT = (
 )
 
 
-def table(record: dict[str, Any], width: int | None = None) -> str:
+def parts(record: dict[str, Any]) -> list[str | Columns]:
     """Return the scores, a block a dimension, below them the published ones."""
-    lines = [
-        *prose(title(record), width),
+    lines: list[str | Columns] = [
+        title(record),
         "",
-        *(line for text in _ABOUT for line in prose(text, width)),
+        *_ABOUT,
     ]
     for suite in record["results"]["suites"]:
         lines += ["", f"d = {suite['d']}"]
-        lines += rows(
-            [
-                "",
-                "runs",
-                "time",
-                "steps",
-                "log10 SymKL",
-                "KL",
-                "SymKL of masses",
-                "TV of masses",
-                "energy distance",
-                "sliced W2",
-                "s/step",
-                "s",
-            ],
-            [_row(row) for row in [*suite["rows"], *suite["published"]]],
-            width,
-        )
-    return "\n".join(lines)
+        lines += [
+            Columns(
+                [
+                    "",
+                    "runs",
+                    "time",
+                    "steps",
+                    "log10 SymKL",
+                    "KL",
+                    "SymKL of masses",
+                    "TV of masses",
+                    "energy distance",
+                    "sliced W2",
+                    "s/step",
+                    "s",
+                ],
+                [_row(row) for row in [*suite["rows"], *suite["published"]]],
+            )
+        ]
+    return lines
+
+
+def table(record: dict[str, Any], width: int | None = None) -> str:
+    """Return the same as text of at most ``width`` columns."""
+    return plain(parts(record), width)
 
 
 def _row(row: dict[str, Any]) -> list[str]:

@@ -2,29 +2,35 @@
 
 from typing import Any
 
-from wgflow.bench.tables import number, prose, rows, title
+from wgflow.bench.tables import Columns, number, plain, title
 
 
-def table(record: dict[str, Any], width: int | None = None) -> str:
+def parts(record: dict[str, Any]) -> list[str | Columns]:
     """Return errors and costs for every tolerance, a block a way to take a step."""
-    lines = [
-        *prose(title(record), width),
+    lines: list[str | Columns] = [
+        title(record),
         "",
-        *prose("Error to the exact JKO iterate, relative to the distance travelled.", width),
+        "Error to the exact JKO iterate, relative to the distance travelled.",
     ]
     for way in record["results"]["ways"]:
         lines += ["", way["label"]]
-        lines += rows(
-            ["tolerance", "error", "updates/step", "s/step"],
-            [
+        lines += [
+            Columns(
+                ["tolerance", "error", "updates/step", "s/step"],
                 [
-                    number(r["tolerance"]) or ("none, rate decayed" if "decayed" in r else "none"),
-                    number(r["error"], "{:.3f}"),
-                    number(r["updates_per_step"], "{:.0f}"),
-                    number(r["seconds_per_step"]),
-                ]
-                for r in way["rows"]
-            ],
-            width,
-        )
-    return "\n".join(lines)
+                    [
+                        number(r["tolerance"]) or ("none, rate decayed" if "decayed" in r else "none"),
+                        number(r["error"], "{:.3f}"),
+                        number(r["updates_per_step"], "{:.0f}"),
+                        number(r["seconds_per_step"]),
+                    ]
+                    for r in way["rows"]
+                ],
+            )
+        ]
+    return lines
+
+
+def table(record: dict[str, Any], width: int | None = None) -> str:
+    """Return the same as text of at most ``width`` columns."""
+    return plain(parts(record), width)

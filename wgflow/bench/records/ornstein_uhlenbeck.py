@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wgflow.bench.tables import number, prose, rows, title
+from wgflow.bench.tables import Columns, number, plain, title
 
 _ABOUT = (
     "Mean log10 of the symmetric KL to the exact law; in brackets, above the exact JKO iterates of the same targets.",
@@ -10,44 +10,53 @@ _ABOUT = (
 )
 
 
-def table(record: dict[str, Any], width: int | None = None) -> str:
+def parts(record: dict[str, Any]) -> list[str | Columns]:
     """Return scores, distances to the best possible score and costs, a block a dimension, and what the peer's code takes."""
     results = record["results"]
     times = results["times"]
-    lines = [
-        *prose(title(record), width),
+    lines: list[str | Columns] = [
+        title(record),
         "",
-        *(line for text in _ABOUT for line in prose(text, width)),
+        *_ABOUT,
     ]
     for block in results["dims"]:
         lines += ["", f"d = {block['d']}"]
-        lines += rows(
-            ["", *(f"t = {t}" for t in times), "targets", "s/step"], [_row(row, times) for row in block["rows"]], width
-        )
-    lines += ["", *prose("CPU seconds of a JKO step with the number of the step, on a chain with cached points", width)]
-    lines += rows(
-        ["", "d", "step 2", "last step", "an evaluation, change over all steps, %"],
-        [
+        lines += [
+            Columns(
+                ["", *(f"t = {t}" for t in times), "targets", "s/step"], [_row(row, times) for row in block["rows"]]
+            )
+        ]
+    lines += ["", "CPU seconds of a JKO step with the number of the step, on a chain with cached points"]
+    lines += [
+        Columns(
+            ["", "d", "step 2", "last step", "an evaluation, change over all steps, %"],
             [
-                r["label"],
-                str(r["d"]),
-                *(number(r[k]) for k in ("second", "last")),
-                number(r["slope_percent"], "{:+.0f}"),
-            ]
-            for r in results["cost_of_step"]
-        ],
-        width,
-    )
+                [
+                    r["label"],
+                    str(r["d"]),
+                    *(number(r[k]) for k in ("second", "last")),
+                    number(r["slope_percent"], "{:+.0f}"),
+                ]
+                for r in results["cost_of_step"]
+            ],
+        )
+    ]
     if results.get("mokrov"):
         last = results["mokrov"][0]["last"]
         about = "CPU milliseconds of an iteration: the public code of Mokrov et al. (2 layers of 64, rank 5), and ours"
-        lines += ["", *prose(about, width)]
-        lines += rows(
-            ["d", "batch", "theirs, step 1", f"theirs, step {last}", "ours, 2 x 64, any step", "ours, 1 x 32"],
-            [_iteration(r) for r in results["mokrov"]],
-            width,
-        )
-    return "\n".join(lines)
+        lines += ["", about]
+        lines += [
+            Columns(
+                ["d", "batch", "theirs, step 1", f"theirs, step {last}", "ours, 2 x 64, any step", "ours, 1 x 32"],
+                [_iteration(r) for r in results["mokrov"]],
+            )
+        ]
+    return lines
+
+
+def table(record: dict[str, Any], width: int | None = None) -> str:
+    """Return the same as text of at most ``width`` columns."""
+    return plain(parts(record), width)
 
 
 def _row(row: dict[str, Any], times: list[str]) -> list[str]:
