@@ -1,5 +1,6 @@
-"""Configuration of the documentation; it builds without a network."""
+"""Configuration of the documentation; it builds, and its pages are read, without a network."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -25,12 +26,18 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "wgflow_docs",
+    "wgflow_records",
+    "wgflow_truth",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["wgflow.css"]
+mathjax_path = "mathjax/tex-chtml.js"  # copied by wgflow_docs from the package sphinx-mathjax-offline
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -47,7 +54,7 @@ python_maximum_signature_line_length = 88
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "alpha"
-bibtex_reference_style = "label"
+bibtex_reference_style = "author_year"  # (Choi et al., 2024), not [CCK24]
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -69,3 +76,9 @@ warnings.filterwarnings("ignore", message=".*non-interactive.*cannot be shown.*"
 html_theme = "furo"
 html_title = f"wgflow {release}"
 html_theme_options = {"navigation_with_keys": True}
+if repository := os.environ.get("WGFLOW_REPOSITORY"):  # such as https://github.com/OWNER/wgflow: "edit this page"
+    html_theme_options |= {
+        "source_repository": repository,
+        "source_branch": os.environ.get("WGFLOW_BRANCH", "main"),
+        "source_directory": "docs/",
+    }

@@ -1,14 +1,16 @@
-"""What the documentation prints from the code and its records: compatibility, figures that exist, benchmark results."""
+"""What the documentation prints from the code and its records: compatibility, figures that exist, the house."""
 
-import fnmatch
-import json
-from collections.abc import Callable, Iterator
+import importlib.util
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import house
 import torch
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from torch import nn
@@ -24,7 +26,6 @@ from wgflow import (
     Unsupported,
     why_not,
 )
-from wgflow.bench.records import tabulate
 
 
 def functionals() -> dict[str, Functional]:
@@ -105,7 +106,10 @@ class FigureIfMade(SphinxDirective):
         if not path.is_file():
             return []
         caption = "\n".join(self.content)
-        return self.parse_text_to_nodes(f":::{{figure}} {self.arguments[0]}\n:width: 100%\n\n{caption}\n:::")
+        alt = re.sub(r"[`*]|\{[^}]*\}", "", " ".join(self.content))
+        return self.parse_text_to_nodes(
+            f":::{{figure}} {self.arguments[0]}\n:width: 100%\n:alt: {alt}\n\n{caption}\n:::"
+        )
 
 
 class House(SphinxDirective):
@@ -116,114 +120,6 @@ class House(SphinxDirective):
         house.draw(Path(self.env.srcdir) / "figures" / "house.svg")
         alt = "The rooms of wgflow, one storey a floor: a room imports only from the floors below it."
         return self.parse_text_to_nodes(f":::{{image}} figures/house.svg\n:alt: {alt}\n:width: 100%\n:::")
-
-
-class Records(SphinxDirective):
-    """List the benchmark records of a folder."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Return one row a record."""
-        folder = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
-        lines = ["| record | date | machine | torch | commit |", "|---|---|---|---|---|"]
-        for path in sorted(folder.glob("*.json")):
-            self.env.note_dependency(str(path))
-            r = json.loads(path.read_text())
-            machine, commit = r["machine"], r["commit"]["id"] or "unknown"
-            device = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
-            changed = ", with changes" if r["commit"]["dirty"] else ""
-            row = f"`{path.stem}`", r["date"][:10], device, r["versions"]["torch"], f"`{commit[:8]}`{changed}"
-            lines.append("| " + " | ".join(row) + " |")
-        return self.parse_text_to_nodes("\n".join(lines) if len(lines) > 2 else "None yet: run the commands above.")
-
-
-class Numbers(SphinxDirective):
-    """Print chosen numbers of the records that match a pattern: one dotted name, with wildcards, a line."""
-
-    required_arguments = 1
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        """Return a table and the picture of each record."""
-        here = Path(self.env.doc2path(self.env.docname)).parent
-        lines: list[str] = []
-        for path in sorted(here.glob(self.arguments[0])):
-            self.env.note_dependency(str(path))
-            numbers = dict(flat(json.loads(path.read_text())["results"]))
-            chosen = [n for pattern in self.content for n in numbers if fnmatch.fnmatch(n, pattern)]
-            chosen = [n for n in chosen if numbers[n] is not None]
-            lines += [f"| `{path.stem}` | |", "|---|---|"]
-            lines += [f"| {name.replace('.', ', ').replace('_', ' ')} | {numbers[name]} |" for name in chosen]
-            picture = path.with_suffix(".png")
-            if picture.is_file():
-                shown = Path(self.arguments[0]).parent / picture.name
-                lines += ["", f":::{{figure}} {shown}", ":width: 100%", "", f"`{picture.name}`", ":::"]
-            lines.append("")
-        return self.parse_text_to_nodes("\n".join(lines))
-
-
-class Rows(SphinxDirective):
-    """Print a list of a record as a table: the record, the name of the list, and one ``heading: dotted.name`` a line.
-
-    A dictionary of entries is a list too; ``@`` is then the name of an entry.
-    """
-
-    required_arguments = 2
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        """Return one row an entry, or a sentence where the record has not been made."""
-        path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
-        self.env.note_dependency(str(path))
-        if not path.is_file():
-            return self.parse_text_to_nodes("None yet: run the command above.")
-        entries = json.loads(path.read_text())["results"][self.arguments[1]]
-        if isinstance(entries, dict):
-            entries = [{"@": name} | entry for name, entry in entries.items()]
-        columns = [tuple(part.strip() for part in line.split(":", 1)) for line in self.content]
-        lines = ["| " + " | ".join(heading for heading, _ in columns) + " |", "|---" * len(columns) + "|"]
-        for entry in entries:
-            lines.append("| " + " | ".join(_short(_find(entry, name.split("."))) for _, name in columns) + " |")
-        return self.parse_text_to_nodes("\n".join(lines))
-
-
-class Table(SphinxDirective):
-    """Print what ``wgflow bench NAME`` prints: the argument is the path of the record ``NAME.json``."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Return the text, or a sentence where the record has not been made."""
-        path = Path(self.env.doc2path(self.env.docname)).parent / self.arguments[0]
-        self.env.note_dependency(str(path))
-        if not path.is_file():
-            return self.parse_text_to_nodes("None yet: run the command above.")
-        text = tabulate(path.stem)(json.loads(path.read_text()))
-        return [nodes.literal_block(text, text, language="none")]
-
-
-def _find(value: Any, path: list[str]) -> Any:
-    """Follow names, and numbers into lists; None where something is missing."""
-    for name in path:
-        if isinstance(value, list):
-            value = value[int(name)] if int(name) < len(value) else None
-        else:
-            value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _short(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the entries of nested dictionaries by dotted names, without lists."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from flat(inner, f"{name}.{key}" if name else key)
-    elif not isinstance(value, list):
-        yield name, value
 
 
 def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
@@ -250,9 +146,31 @@ def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
     return resolve
 
 
+def plain_words(app: Sphinx, doctree: nodes.document) -> None:
+    """Leave ``shape`` of "tensor, shape (n, d)" a word: it is no link to one of the attributes of that name."""
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if node["reftarget"] == "shape":
+            node.replace_self(nodes.emphasis("", "shape"))
+
+
 def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, returns: str | None) -> Any:
     """Make the signature of a dataclass valid Python: the page builder splits what it cannot parse at every comma."""
     return (args and args.replace("<factory>", "..."), returns)
+
+
+def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
+    """Put MathJax with its fonts beside the pages: two of the twenty-four megabytes of its package."""
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if exception or app.builder.format != "html" or package is None or package.origin is None:
+        return
+    source, target = Path(package.origin).parent / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
+    for part in ("tex-chtml.js", "output/chtml/fonts/woff-v2"):
+        here, there = source / part, target / part
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if here.is_dir():
+            shutil.copytree(here, there, dirs_exist_ok=True)
+        else:
+            shutil.copy2(here, there)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -260,10 +178,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("wgflow-compatibility", CompatibilityTable)
     app.add_directive("wgflow-figure", FigureIfMade)
     app.add_directive("wgflow-house", House)
-    app.add_directive("wgflow-records", Records)
-    app.add_directive("wgflow-numbers", Numbers)
-    app.add_directive("wgflow-rows", Rows)
-    app.add_directive("wgflow-table", Table)
+    app.connect("doctree-read", plain_words)
     app.connect("missing-reference", resolver(app))
     app.connect("autodoc-process-signature", signature)
+    app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

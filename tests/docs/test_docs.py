@@ -12,7 +12,7 @@ import wgflow
 from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = sorted(p.name for p in DOCS.glob("*.md"))
+PAGES = sorted(str(p.relative_to(DOCS)) for p in [*DOCS.glob("*.md"), *DOCS.glob("howto/*.md")])
 MODULES = sorted(m.name for m in pkgutil.walk_packages(wgflow.__path__, "wgflow."))
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -50,7 +50,14 @@ def test_the_examples_of_a_module_run(name):
 
 def test_the_pages_that_teach_have_examples():
     taught = {p for p in PAGES if ">>> " in (DOCS / p).read_text()}
-    assert taught >= {"getting_started.md", "concepts.md", "functionals.md", "extending.md", "reproducibility.md"}
+    assert taught >= {
+        "start_particles.md",
+        "start_images.md",
+        "concepts.md",
+        "functionals.md",
+        "extending.md",
+        "reproducibility.md",
+    }
 
 
 @pytest.mark.parametrize("name", list(FUNCTIONALS))
@@ -90,6 +97,20 @@ def test_the_python_of_the_readme_runs_at_a_smaller_size(tmp_path, monkeypatch):
     exec(code, names)
     assert names["points"].shape == (1000, 2)
     assert list((tmp_path / "runs" / "toy").glob("update-*.pt"))
+
+
+def test_the_python_of_the_front_page_runs_in_fewer_steps(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) == 8
+    assert "num_steps=60" in code
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("num_steps=60", "num_steps=2"), {})
+    assert (tmp_path / "flow.gif").is_file()
+
+
+def test_the_film_of_the_front_page_is_small():
+    assert 1e4 < (DOCS / "figures" / "flow.gif").stat().st_size < 1e6
 
 
 def test_the_readme_names_commands_that_exist():

@@ -77,7 +77,7 @@ def moment_error(measure: MovingMeasure, exact: Moments | Gaussian) -> float:
     ----------
     measure : MovingMeasure
         A law; one that is no cloud or grid is drawn from.
-    exact : Moments or Gaussian
+    exact : wgflow.reference.Moments or Gaussian
         The exact mean and covariance.
 
     Returns

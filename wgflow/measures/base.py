@@ -240,7 +240,7 @@ class MovingMeasure(Measure):
     parametric: ClassVar[bool] = False
     """Points of what an implicit step trains carry its law as their source, with a density that depends on its parameters."""
     made_of: Tensor | None = None
-    """Data (k, *event) that the law is made of: fitted to the same points, it would put all of its mass on them."""
+    """Data ``(k, *event)`` that the law is made of: fitted to the same points, it would put all of its mass on them."""
 
     @property
     def carries_density(self) -> bool:
