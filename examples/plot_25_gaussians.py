@@ -86,7 +86,7 @@ source_fixed = single.solve(save=Save(fn=points)).saved
 # %%
 # Coverage
 # --------
-# A mode counts as covered when at least 20 of 2,000 points lie within four standard deviations of its centre (80 would be
+# A mode counts as covered when at least 20 of 2,000 points lie within four standard deviations of its center (80 would be
 # its share). The Sinkhorn divergence (half a squared Wasserstein distance, but for the blur) sees both where the mass is
 # and how sharp the modes are; its floor is the value of the target itself.
 

@@ -52,7 +52,7 @@ data = Balanced(Labelled(Dataset(x, labels=labels)))
 
 
 def start():
-    """Return the generator, untrained, of labelled latents."""
+    """Return the generator, untrained, of labeled latents."""
     net = lambda: LabelledGenerator(ToyGenerator, C, dim=2, noise_dim=2, width=32)  # noqa: E731
     latent = Balanced(LabelledLatent(StandardNormal(2), C))
     return Pushforward(latent, net, StandardNormal(2), ema=0.97, regression=Regression(Adam(2e-3), batch=96))

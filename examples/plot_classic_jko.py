@@ -57,7 +57,7 @@ TIME, STEPS = 0.6, 5
 # .. math:: I(\rho_{k+1}|\pi)=E_{\rho_{k+1}}\bigl|\nabla\log\tfrac{\rho_{k+1}}\pi\bigr|^2,\qquad\text{is}\qquad
 #    W_2^2(\rho_k,\rho_{k+1})/h^2.
 #
-# Both sides can be computed, on fresh points and with the exact density: a step that was not minimised, or whose map
+# Both sides can be computed, on fresh points and with the exact density: a step that was not minimized, or whose map
 # cannot be the right one, gives itself away.
 
 

@@ -31,7 +31,7 @@ result = wg.bench.compare(problem, methods, step_sizes=[0.2, 0.1, 0.05, 0.025], 
 # %%
 # What it says
 # ------------
-# Orders are as they should be; behind ± is how far slopes between neighbouring step sizes are from them. A JKO step is some ten
+# Orders are as they should be; behind ± is how far slopes between neighboring step sizes are from them. A JKO step is some ten
 # times the work of an Euler step for the same order: what it buys is not accuracy but stability. Noise has a floor, the error of
 # 2000 draws of the exact law itself. Langevin is near it for all of these steps, and gets no order. What cannot serve the functional
 # is refused, with what to use instead.

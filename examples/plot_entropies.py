@@ -58,7 +58,7 @@ plt.show()
 # %%
 # What to read off
 # ----------------
-# * All centred entropies touch :math:`u` at 0 with slope 1: a critic that is constant weighs every data point alike.
+# * All centered entropies touch :math:`u` at 0 with slope 1: a critic that is constant weighs every data point alike.
 # * ``kl`` grows exponentially. One data point that the critic misranks (:math:`u` large) outweighs the batch. In
 #   ``wgflow`` the exponential goes on along its tangent above :math:`u=20`.
 # * ``softplus`` cannot weigh a point by more than 2, and so imposes :math:`d\rho/d\nu\le2`.

@@ -3,7 +3,7 @@ S-JKO against the closed form
 =============================
 
 Between Gaussians every JKO step of the Kullback–Leibler divergence is known exactly. With the target
-:math:`\nu=N(0,1)` and the current law :math:`N(m,s^2)`, the minimiser of :math:`W_2^2/(2h)+\mathrm{KL}(\cdot|\nu)` is the
+:math:`\nu=N(0,1)` and the current law :math:`N(m,s^2)`, the minimizer of :math:`W_2^2/(2h)+\mathrm{KL}(\cdot|\nu)` is the
 Gaussian with
 
 .. math::
@@ -99,7 +99,7 @@ for h in STEPS:
 # %%
 # What happened
 # -------------
-# Left: the laws :math:`\rho_0,\rho_1,\dots` on their way to the target (grey). Middle: mean and standard deviation against
+# Left: the laws :math:`\rho_0,\rho_1,\dots` on their way to the target (gray). Middle: mean and standard deviation against
 # time; the dots are the trained networks, the lines through them the closed form, and dashed is the continuous flow
 # :math:`m(t)=m e^{-t}`, :math:`s^2(t)=1+(s^2-1)e^{-2t}`, which implicit Euler lags behind, the more the larger :math:`h`.
 # Right: the critic of the first three steps against :math:`v^*`.

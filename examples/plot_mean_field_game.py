@@ -2,7 +2,7 @@ r"""
 One proximal step is a mean-field game
 ======================================
 
-The regularised Wasserstein proximal of a potential energy is the end of an optimal control of laws: move :math:`\rho_0` in a time T
+The regularized Wasserstein proximal of a potential energy is the end of an optimal control of laws: move :math:`\rho_0` in a time T
 so that :math:`\int_0^T\!\int\tfrac12|v|^2\rho+\int V\rho_T` is least, while noise of temperature :math:`\tau` acts. The density goes
 forward in time, the value function :math:`\Phi` backward, and the optimal velocity is :math:`\nabla\Phi`. Both are convolutions with
 Gaussians, so ``MeanFieldGame`` knows them on a grid to rounding.

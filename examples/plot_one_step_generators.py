@@ -110,7 +110,7 @@ plt.show()
 # %%
 # What happened
 # -------------
-# * Entropic plans know masses: all eight modes have their share. What lies between neighbours is an effect of small batches, whose masses
+# * Entropic plans know masses: all eight modes have their share. What lies between neighbors is an effect of small batches, whose masses
 #   fluctuate; larger ones, more steps, and several regression steps on each batch sharpen it.
 # * The energy distance needs no bandwidth and is cheap; its ring is as blurred after so few steps.
 # * A narrow kernel has the best samples and is worst: all of them come from one mode. Look at quality and masses together.

@@ -4,7 +4,7 @@ Porous medium: a density from particles
 
 The internal energy :math:`F(\rho)=\frac1{m-1}\int\rho^m` has the flow :math:`\partial_t\rho=\Delta\rho^m`. It spreads at finite
 speed: from a point source the solution is Barenblatt's profile, which has an edge. Particles have no density, so one is
-modelled; with ``KernelDensity`` the energy becomes a function of the particles, and any solver minimises it.
+modeled; with ``KernelDensity`` the energy becomes a function of the particles, and any solver minimizes it.
 """
 
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ from wgflow.reference import Barenblatt
 # On a line
 # ---------
 # Two density models from the same start, the quantiles of the exact profile. ``Spacings`` takes mass over the gap between
-# neighbours; under ``JKO`` a step is then convex, and there is no bandwidth. The blob's kernel smooths the density, an error
+# neighbors; under ``JKO`` a step is then convex, and there is no bandwidth. The blob's kernel smooths the density, an error
 # of the order of its variance.
 
 M, N, T = 2.0, 100, 1.0

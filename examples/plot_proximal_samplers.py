@@ -2,7 +2,7 @@ r"""
 Samplers without noise
 ======================
 
-BRWP moves particles along :math:`-\nabla V-\tau\nabla\log\rho_T`, where :math:`\rho_T` is the regularised Wasserstein proximal of the
+BRWP moves particles along :math:`-\nabla V-\tau\nabla\log\rho_T`, where :math:`\rho_T` is the regularized Wasserstein proximal of the
 particles themselves: the entropy is a score in closed form, one proximal step ahead, and no noise. Here it stands beside Langevin (ULA),
 its Metropolis version (MALA) and SVGD, which flow towards the same law.
 """

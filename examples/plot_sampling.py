@@ -62,7 +62,7 @@ plt.show()
 # Langevin's particles are independent draws: two hundred of them know :math:`E x_1^2` up to 0.2. The others are spread out
 # evenly, because each knows where the rest are, and pay for it in the tails, where few particles are far apart: the one
 # bandwidth of SVGD is too wide there, and the arms stay short; that of the two density estimates is too narrow across the
-# arms to see a neighbour, and the arms become lines.
+# arms to see a neighbor, and the arms become lines.
 
 print(f"{'':10}" + "".join(f"{key:>9}" for key in exact))
 print(f"{'exact':10}" + "".join(f"{value:9.2f}" for value in exact.values()))

@@ -3,7 +3,7 @@ W1-FE and WGAN: targets that persist
 ====================================
 
 The flow of :math:`W_1` moves a point :math:`y=G_\theta(z)` to :math:`\zeta=y+\Delta t\,\nabla v(y)`, with :math:`v` the critic of WGAN.
-A generator follows by regression: K optimiser steps, all toward the *same* targets. With K = 1 that is exactly WGAN. Does a larger
+A generator follows by regression: K optimizer steps, all toward the *same* targets. With K = 1 that is exactly WGAN. Does a larger
 K help?
 
 First the flow itself, then generators on a ring of eight Gaussians and on four Gaussians, with two seeds each. The runs are
@@ -56,7 +56,7 @@ plt.show()
 # Generators
 # ----------
 # The networks and settings are those of the public code, but for width, batch, rates and iterations: a generator :math:`z+u(z)` with batch
-# normalisation that starts as the identity, five critic updates a step, a one-sided penalty.
+# normalization that starts as the identity, five critic updates a step, a one-sided penalty.
 
 WIDTH, STEPS, SEEDS = 48, 120, 2
 

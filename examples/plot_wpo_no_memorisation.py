@@ -86,7 +86,7 @@ plt.show()
 # %%
 # Who copies
 # ----------
-# The ratio of the distances to the nearest and to the second-nearest data point is 0 for a copy. For fresh points it has the law in grey,
+# The ratio of the distances to the nearest and to the second-nearest data point is 0 for a copy. For fresh points it has the law in gray,
 # and below 1/3 with the probability that the last column calls chance.
 
 copies = Memorization(x, held_out=fresh, n=500)

@@ -1,7 +1,7 @@
 """Data to data: a generator that turns digits of one collection into those of another, by W1-FE (Malik and Huang, 2024, section 5).
 
-The source of the generator is no noise but a labelled data set. Images are carried over by the flow of W1 without their labels; then the
-nearest carried neighbour says the class of every test image of the target. Without adaptation the source itself answers.
+The source of the generator is no noise but a labeled data set. Images are carried over by the flow of W1 without their labels; then the
+nearest carried neighbor says the class of every test image of the target. Without adaptation the source itself answers.
 
     python examples/usps_to_mnist.py --usps DIR --mnist DIR                        # USPS -> MNIST, K = 1, 3, 5
     python examples/usps_to_mnist.py --usps DIR --mnist DIR --back                 # MNIST -> USPS
@@ -54,7 +54,7 @@ def read(folder: Path, name: str) -> np.ndarray:
 
 
 def digits(images: np.ndarray, labels: np.ndarray) -> Digits:
-    """Scale grey values to [-1, 1] and images to 16 x 16 pixels."""
+    """Scale gray values to [-1, 1] and images to 16 x 16 pixels."""
     x = torch.tensor(images.astype(np.float32) / images.max() * 2 - 1)[:, None]
     if x.shape[-1] != 16:
         x = nn.functional.interpolate(x, (16, 16), mode="bilinear", antialias=True)
@@ -77,7 +77,7 @@ def load_mnist(folder: Path) -> tuple[Digits, Digits]:
 
 
 def perceptron(widths: tuple[int, ...], std: float, normalised: bool) -> nn.Sequential:
-    """Return linear layers with normal weights, zero biases and ReLU between them, where asked with batch normalisation."""
+    """Return linear layers with normal weights, zero biases and ReLU between them, where asked with batch normalization."""
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.BatchNorm1d(b) if normalised else nn.Identity(), nn.ReLU()]
@@ -106,7 +106,7 @@ def critic() -> nn.Module:
 
 @torch.no_grad()
 def accuracy(x: Tensor, y: Tensor, test: Digits) -> float:
-    """Return the share of test images whose nearest neighbour among ``x`` has their class; all of them."""
+    """Return the share of test images whose nearest neighbor among ``x`` has their class; all of them."""
     right = [
         (y[torch.cdist(part, x).argmin(1)] == of).sum()
         for part, of in zip(test.x.split(500), test.y.split(500), strict=True)
@@ -128,7 +128,7 @@ class Accuracy:
 
 
 def train(source: Digits, target: tuple[Digits, Digits], K: int, control: str | None, seed: int, args) -> list[dict]:
-    """Return iterations, accuracy, W1 by the critic and the realised fraction along one run."""
+    """Return iterations, accuracy, W1 by the critic and the realized fraction along one run."""
     flow = wg.presets.w1_fe(
         *(wg.Dataset(target[0].x), wg.Dataset(source.x), Residual, critic),
         persistent=K, control=control, num_steps=args.iterations, batch=64, lr=(1e-4, 1e-4), betas=(0.0, 0.9),

@@ -13,7 +13,7 @@ from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(str(p.relative_to(DOCS)) for p in [*DOCS.glob("*.md"), *DOCS.glob("howto/*.md")])
-MODULES = sorted(m.name for m in pkgutil.walk_packages(wgflow.__path__, "wgflow."))
+MODULES = ["wgflow", *sorted(m.name for m in pkgutil.walk_packages(wgflow.__path__, "wgflow."))]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

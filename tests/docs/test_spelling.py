@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md"), *ROOT.glob("*.md")])
-MODULES = sorted((ROOT / "wgflow").rglob("*.py"))
+MODULES = sorted([*(ROOT / "wgflow").rglob("*.py"), *(ROOT / "examples").glob("*.py")])
 
 _VERBS = (
     "normal regular minim maxim optim initial discret real general penal parametr parameter organ recogn summar memor visual central "

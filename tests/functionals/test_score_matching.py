@@ -79,7 +79,7 @@ def test_centres_among_the_data_are_refused():
         ImplicitScoreMatching(Dataset(x[17:])),
         2 * ImplicitScoreMatching(Particles(x[17:].double())) + NegativeLogLikelihood(Dataset(x[20:])),
     ):
-        with pytest.raises(Incompatible, match=r"3 of the 20 centres .* among the 23 points"):
+        with pytest.raises(Incompatible, match=r"3 of the 20 centers .* among the 23 points"):
             solve(F, solver, model, step_size=math.inf, num_steps=1)
     assert why_not(ImplicitScoreMatching(Dataset(x[20:])), solver, model) is None
 

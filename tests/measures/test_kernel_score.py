@@ -98,8 +98,8 @@ def test_it_flows_at_a_finite_step_size_like_any_measure():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: KernelScoreModel(torch.zeros(1, 2)), "at least 2 centres"),
-        (lambda: KernelScoreModel(torch.zeros(5)), "at least 2 centres"),
+        (lambda: KernelScoreModel(torch.zeros(1, 2)), "at least 2 centers"),
+        (lambda: KernelScoreModel(torch.zeros(5)), "at least 2 centers"),
         (lambda: KernelScoreModel(torch.ones(5, 2)), "one point"),
         (lambda: KernelScoreModel(torch.full((5, 2), math.nan)), "finite"),
         (lambda: KernelScoreModel(CENTRES, floor=2.0, ceiling=1.0), "floor below"),

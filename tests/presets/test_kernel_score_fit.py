@@ -102,7 +102,7 @@ def test_it_resumes_bit_for_bit(tmp_path):
 
 def test_a_precision_at_its_ceiling_is_named():
     flat = band(300, width=1e-6)
-    with pytest.warns(RuntimeWarning, match=r"precisions at \d+ of 50 centres .* bounded by"):
+    with pytest.warns(RuntimeWarning, match=r"precisions at \d+ of 50 centers .* bounded by"):
         fit_kernel_score(flat, num_centres=50, ceiling=5.0, max_iters=300)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -149,7 +149,7 @@ def test_w1_has_no_error_in_time():
     ("F", "x", "error", "message"),
     [
         (W1(Particles(double([[0], [1]])), 2), double([[3], [4]]), Unsupported, "differentiated twice"),
-        (PotentialEnergy(lambda x: x[:, 0] * x[:, 0].flip(0)), normal(9, WIDE), Unsupported, "neighbouring"),
+        (PotentialEnergy(lambda x: x[:, 0] * x[:, 0].flip(0)), normal(9, WIDE), Unsupported, "neighboring"),
         (PotentialEnergy(lambda x: x.square().sum(1)), double([[3, 0], [4, 1]]), BadInput, "one coordinate"),
     ],
 )

@@ -22,12 +22,11 @@ class Unsupported(WgflowError, NotImplementedError):
 
     Examples
     --------
-    A density that is known up to a constant cannot be drawn from:
+    A cloud of particles has no density at a point:
 
     >>> import torch
     >>> import wgflow as wg
-    >>> target = wg.Unnormalised(lambda x: -x.square().sum(1), 2)
-    >>> target.draw(10, torch.Generator())
+    >>> wg.Particles(torch.zeros(3, 1)).score(torch.ones(1, 1))
     Traceback (most recent call last):
         ...
     wgflow.Unsupported: ...

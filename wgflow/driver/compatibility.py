@@ -93,7 +93,7 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
     for name in ("r1", "penalty"):
         if isinstance(penalty := getattr(e, name, None), Penalty) and F.data() is None:
             what = type(penalty).__name__
-            return f"{what} penalises the critic on data points, and {f} has no data. Leave {name} out of {kind}."
+            return f"{what} penalizes the critic on data points, and {f} has no data. Leave {name} out of {kind}."
     if e.needs_fresh_points and measure.tracks_points:
         return (
             f"{kind} compares with an independent batch of the moving law, and {m} are all there is of it. Use Autograd(), or "

@@ -158,7 +158,7 @@ def _check_start(run: Run) -> None:
             raise Incompatible(reason)
     where = run.nonfinite()
     if where is not None:
-        first = nonfinite_entry(run.state, "state") or "in a network or an optimiser"
+        first = nonfinite_entry(run.state, "state") or "in a network or an optimizer"
         raise BadInput(f"the flow cannot start: {where} has entries that are not finite, the first is {first}")
     for part, name in ((run.F, "F"), (run.solver, "solver"), (run.state.measure, "initial")):
         entry = nonfinite_entry(part, name)

@@ -80,7 +80,7 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     net = copied(net)
     layers = [m for m in net.modules() if isinstance(m, _LINEAR)]
     if not layers:
-        raise BadInput(f"{type(net).__name__} has no linear or convolutional layers to normalise")
+        raise BadInput(f"{type(net).__name__} has no linear or convolutional layers to normalize")
     for layer in layers:
         parametrizations.spectral_norm(layer)
     return net

@@ -118,7 +118,7 @@ class LearnedFeatures(Wrapped):
         elif m <= _MOST and self._signs is not None:
             combinations = [h @ self._signs[:m].to(h.dtype)]
         else:
-            raise BadInput(f"{m} features: expected at most {_MOST}, of a functional that freeze(rng) has realised")
+            raise BadInput(f"{m} features: expected at most {_MOST}, of a functional that freeze(rng) has realized")
         slopes = [torch.autograd.grad(c.sum(), x, create_graph=True, materialize_grads=True)[0] for c in combinations]
         return torch.stack([g.flatten(1).square().sum(1) for g in slopes]).sum(0)
 

@@ -42,7 +42,7 @@ class _Fitted(Functional):
         if not shared:
             return None
         return (
-            f"{shared} of the {len(measure.made_of)} centres of this {type(measure).__name__} are among the {n} points of the data. "
+            f"{shared} of the {len(measure.made_of)} centers of this {type(measure).__name__} are among the {n} points of the data. "
             f"{name} is unbounded below there, and the law would be the data themselves: split the points, as fit_kernel_score does."
         )
 

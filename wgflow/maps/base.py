@@ -162,7 +162,7 @@ def start_at_zero(net: nn.Module, name: str) -> None:
         raise BadInput(f"{name}(net={type(net).__name__}): expected an nn.Module")
     if any(isinstance(m, _BatchNorm) for m in net.modules()):
         raise BadInput(
-            f"{name} applies its network to every point by itself, and this one normalises over the batch. Use LayerNorm or "
+            f"{name} applies its network to every point by itself, and this one normalizes over the batch. Use LayerNorm or "
             "GroupNorm, or a Pushforward, whose network may."
         )
     layers = [m for m in net.modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]

@@ -86,12 +86,12 @@ class KernelScoreModel(MovingMeasure):
     def __post_init__(self) -> None:
         if self.centres.dim() != 2 or len(self.centres) < 2:
             raise BadInput(
-                f"KernelScoreModel: expected at least 2 centres, shape (K, d), got {tuple(self.centres.shape)}"
+                f"KernelScoreModel: expected at least 2 centers, shape (K, d), got {tuple(self.centres.shape)}"
             )
         require_finite("KernelScoreModel", centres=self.centres)
         if not self.unit > 0:
             raise BadInput(
-                f"KernelScoreModel: all {len(self.centres)} centres are one point: they have no scale to learn at"
+                f"KernelScoreModel: all {len(self.centres)} centers are one point: they have no scale to learn at"
             )
         if not self.least < self.ceiling:
             raise BadInput(
@@ -164,7 +164,7 @@ class KernelScoreModel(MovingMeasure):
             got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
             raise BadInput(
                 f"the network of this KernelScoreModel returned {got}: expected ({len(self.centres)}, {self.outputs}), "
-                f"{'the lower triangle' if self.columns is None else 'a diagonal and columns'} a centre"
+                f"{'the lower triangle' if self.columns is None else 'a diagonal and columns'} a center"
             )
         scaled = self._precision(v).within(self.least, self.ceiling)
         return LocalGaussians(self.centres, scaled.noised(self.unit, 0.0))

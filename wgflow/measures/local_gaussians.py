@@ -63,7 +63,7 @@ class LocalGaussians(Measure):
     def __post_init__(self) -> None:
         if self.centres.dim() != 2 or tuple(self.centres.shape) != self.precision.shape:
             raise BadInput(
-                f"LocalGaussians: expected centres (K, d) and a precision for each, got {tuple(self.centres.shape)} and "
+                f"LocalGaussians: expected centers (K, d) and a precision for each, got {tuple(self.centres.shape)} and "
                 f"precisions of {self.precision.shape[0]} Gaussians in {self.precision.shape[1]} dimensions"
             )
 
@@ -72,7 +72,7 @@ class LocalGaussians(Measure):
     def isotropic(cls, centres: Tensor, std: Positive) -> "LocalGaussians":
         r"""Return the kernel density estimate :math:`\tfrac1K\sum_kN(Z_k,\sigma^2I)`; with a tiny ``std`` the data themselves."""
         if centres.dim() != 2 or centres.numel() == 0:
-            raise BadInput(f"LocalGaussians.isotropic: expected centres (K, d), got {tuple(centres.shape)}")
+            raise BadInput(f"LocalGaussians.isotropic: expected centers (K, d), got {tuple(centres.shape)}")
         require_finite("LocalGaussians.isotropic", centres=centres)
         return cls(centres, FactorCovariance(torch.full_like(centres, std**2), centres.new_zeros(*centres.shape, 0)))
 

@@ -199,7 +199,7 @@ class KnownNormalizer(Normalizer):
 
     def log_mean(self, tilt: Tilt, y: Points, noise: Tensor | None = None) -> Tensor:
         """Return the function's values, checked."""
-        return per_point(self.log_normalizer, y, "a log normaliser")
+        return per_point(self.log_normalizer, y, "a log normalizer")
 
     def whitened(self, metric: Metric) -> "KnownNormalizer":
         """Return the same function of those coordinates."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wgflow.optim.minimizers import Cosine
 
 _DETACHED = (
-    "nothing to train: what is minimised does not depend on the parameters. The output of the network was detached, rounded, "
+    "nothing to train: what is minimized does not depend on the parameters. The output of the network was detached, rounded, "
     "computed without gradient, or went through NumPy"
 )
 
@@ -24,7 +24,7 @@ def some(parameters: Iterable[Tensor]) -> list[Tensor]:
     """Return those that can be trained; raises ``BadInput`` when there are none."""
     held = list(parameters)
     if not held:
-        raise BadInput("nothing to train: the network (or list) that an optimiser was asked for has no parameters")
+        raise BadInput("nothing to train: the network (or list) that an optimizer was asked for has no parameters")
     free = [p for p in held if p.requires_grad]
     if not free:
         raise BadInput("nothing to train: all parameters are frozen, set requires_grad_(True) on those to be trained")

@@ -56,7 +56,7 @@ class Optim(Protocol):
 suggest(
     Optim,
     ((int, float), "Wrap the learning rate: Adam({value})"),
-    (torch.optim.Optimizer, "Give the description of an optimiser, not a live one: Adam(lr)"),
+    (torch.optim.Optimizer, "Give the description of an optimizer, not a live one: Adam(lr)"),
 )
 
 

@@ -57,7 +57,7 @@ class TridiagonalNewton(Checked):
         held = list(parameters)
         if len(held) != 1 or held[0].numel() != len(held[0]):
             shapes = ", ".join(str(tuple(p.shape)) for p in held)
-            raise BadInput(f"TridiagonalNewton minimises over particles with one coordinate, got {shapes}: use LBFGS()")
+            raise BadInput(f"TridiagonalNewton minimizes over particles with one coordinate, got {shapes}: use LBFGS()")
         return _Newton(held, self)
 
 
@@ -112,7 +112,7 @@ class _Newton(Descent):
             found, whole = multiply(diagonal, off, v), self._product(g, v, order)
             if not bool((found - whole).abs().max() <= 1e-3 * whole.abs().max()):
                 raise Unsupported(
-                    "TridiagonalNewton: this objective couples more than neighbouring particles. Use JKO(..., optim=LBFGS(), iters=1)."
+                    "TridiagonalNewton: this objective couples more than neighboring particles. Use JKO(..., optim=LBFGS(), iters=1)."
                 )
         return diagonal, off
 

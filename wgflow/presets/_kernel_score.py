@@ -140,7 +140,7 @@ def fit_kernel_score(
     --------
     >>> import torch
     >>> x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-    >>> fit = fit_kernel_score(x, num_centres=50, max_iters=100)
+    >>> fit = fit_kernel_score(x, num_centres=50, max_iters=40)
     >>> fit.law.draw(3, torch.Generator()).x.shape
     torch.Size([3, 2])
     """
@@ -173,9 +173,9 @@ def _say_saturated(law: LocalGaussians, ceiling: float) -> None:
     reached = int((largest > _SATURATED * ceiling).sum())
     if reached:
         warnings.warn(
-            f"the precisions at {reached} of {len(largest)} centres have come to their ceiling: the largest is {float(largest.max()):.3g}, "
+            f"the precisions at {reached} of {len(largest)} centers have come to their ceiling: the largest is {float(largest.max()):.3g}, "
             f"bounded by {ceiling:.3g} in the units of the data. The data may lie on a manifold to within that, or be too few: raise "
-            "ceiling, or take more training points than centres",
+            "ceiling, or take more training points than centers",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -80,8 +80,8 @@ def split_points(x: Tensor, num_centres: Count | None = None, held_out: Fraction
     K = min(1000, len(distinct) // 2) if num_centres is None else num_centres
     if K < 1 or len(distinct) < K + 2:
         raise BadInput(
-            f"num_centres={K}: there are {len(distinct)} distinct points of {len(x)}, and beside the centres one to fit to and one to "
-            "hold out are needed: give more points or fewer centres"
+            f"num_centres={K}: there are {len(distinct)} distinct points of {len(x)}, and beside the centers one to fit to and one to "
+            "hold out are needed: give more points or fewer centers"
         )
     rng = generator(mixed(seed), "cpu")
     order = torch.randperm(len(distinct), generator=rng).to(x.device)

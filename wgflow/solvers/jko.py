@@ -25,7 +25,7 @@ from wgflow.solvers.base import Solver, State, advance, register_solver
 _BALANCED = 0.05
 """Imbalance of a step of points by a default minimizer of first order."""
 _ADVICE = (
-    "Raise max_iter of the minimiser, or its tolerance where the objective has kinks or rounding is the limit; or take a smaller "
+    "Raise max_iter of the minimizer, or its tolerance where the objective has kinks or rounding is the limit; or take a smaller "
     "step, or particles in float64."
 )
 
@@ -252,7 +252,7 @@ class JKO(Solver):
                     "jko",
                     left,
                     self.tolerance,
-                    "Raise iters or the learning rate of the minimiser, or take a smaller step.",
+                    "Raise iters or the learning rate of the minimizer, or take a smaller step.",
                 )
             done = last or bool(left <= self.tolerance)
         if last and asked is not None and rho.tracks_points:

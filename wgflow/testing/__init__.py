@@ -201,10 +201,10 @@ def check_solver(
 
     Examples
     --------
-    Heun's rule shows its order 2:
+    Forward Euler shows its order 1:
 
     >>> import wgflow as wg
-    >>> report = wg.testing.check_solver(wg.Heun())
+    >>> report = wg.testing.check_solver(wg.ForwardEuler(), num_steps=2)
     >>> [name for name in report.passed if "order" in name]
     ['order_shows_against_the_exact_flow', 'order_shows_between_its_own_steps']
     """

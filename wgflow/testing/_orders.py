@@ -53,7 +53,7 @@ def _observed(case: SolverCase, errors: Callable[[list[Tensor], _Problem], list[
         ]
         sizes = [float(e.norm()) for e in errors([flow.measure.x for flow in flows], q)]  # type: ignore[attr-defined]
         orders = [math.log2(a / b) if a > 0 < b else math.inf for a, b in itertools.pairwise(sizes)]
-        advice = " An implicit solver shows it with an exact inner minimiser only, such as optim=LBFGS(), iters=1."
+        advice = " An implicit solver shows it with an exact inner minimizer only, such as optim=LBFGS(), iters=1."
         assert all(abs(s - order) <= 0.15 for s in orders), (
             f"order = {order} is declared, and {against} on {q.name}, {', '.join(f'{e:.2g}' for e in sizes)} with halved steps, shows "
             f"{', '.join(f'{s:.2f}' for s in orders)}.{advice if solver.implicit else ''}"

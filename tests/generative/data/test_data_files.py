@@ -153,7 +153,7 @@ def with_value(value: float) -> np.ndarray:
         (np.zeros((4, 5), np.uint8), r"shape \(4, 5\), expected \(n, h, w\)"),
         (np.zeros((4, 2, 5, 5), np.uint8), r"shape \(4, 2, 5, 5\), expected"),
         (np.zeros((4, 3, 5, 3), np.uint8), "only one of them"),
-        (np.zeros((4, 1, 5, 1), np.uint8), r"grey images as \(n, h, w\)"),
+        (np.zeros((4, 1, 5, 1), np.uint8), r"gray images as \(n, h, w\)"),
         (np.array([None, 1]), "cannot be read"),
     ],
 )

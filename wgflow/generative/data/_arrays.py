@@ -53,7 +53,7 @@ def _channel_axis(a: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
         raise BadInput(f"the set of images in {path} is empty: shape {a.shape}")
     if a.ndim == 3 and a.shape[2] <= 4:
         raise BadInput(
-            f"{path} has shape {a.shape}, which looks like one picture (h, w, c) and would be {a.shape[0]} grey ones: store a "
+            f"{path} has shape {a.shape}, which looks like one picture (h, w, c) and would be {a.shape[0]} gray ones: store a "
             "set of pictures as (n, h, w, c)"
         )
     if a.ndim == 3:
@@ -62,7 +62,7 @@ def _channel_axis(a: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
     if len(axes) == 2:
         raise BadInput(
             f"{path} has shape {a.shape}, in which axis 1 and axis 3 could both be the channels. Store the "
-            "images so that only one of them is 1 or 3 (grey images as (n, h, w))"
+            "images so that only one of them is 1 or 3 (gray images as (n, h, w))"
         )
     if not axes:
         raise BadInput(f"{path} has shape {a.shape}, expected {_LAYOUTS}")

@@ -258,7 +258,7 @@ def _check_levels(image_shape: tuple[int, int, int], channels: int, multipliers:
     if not multipliers or not all(isinstance(factor, int) and factor >= 1 for factor in multipliers):
         raise BadInput(f"multipliers={multipliers}: expected one positive integer per level")
     if channels % 32:
-        raise BadInput(f"channels={channels}: expected a multiple of 32, which the group normalisation needs")
+        raise BadInput(f"channels={channels}: expected a multiple of 32, which the group normalization needs")
     stride = 2 ** (len(multipliers) - 1)
     if image_shape[1] % stride:
         raise BadInput(
