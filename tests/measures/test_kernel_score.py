@@ -119,3 +119,10 @@ def test_a_solver_of_points_is_told_what_else_to_use():
 
     with pytest.raises(Incompatible, match="KernelScoreModel"):
         solve(KL(Gaussian.example()), Langevin(), KernelScoreModel(CENTRES[:, :2]), step_size=0.1, num_steps=1)
+
+
+def test_a_network_that_is_not_built_is_named():
+    model = KernelScoreModel(CENTRES)
+    for act in (model.snapshot, model.state_dict, lambda: model.propose(rng()), lambda: model.law):
+        with pytest.raises(BadInput, match="not built yet"):
+            act()

@@ -7,7 +7,7 @@ import torch
 from _exact import double, rng
 from torch import Tensor
 
-import wgflow.measures.local_gaussians as module
+import wgflow.numerics.by_blocks as module
 from wgflow import BadInput, FactorCovariance, FullPrecision, GaussianMixture, LocalGaussians, LocalPrecision
 
 
@@ -69,7 +69,7 @@ def test_blocks_change_nothing_and_have_the_same_gradients(precision, monkeypatc
         return [loss.detach(), *torch.autograd.grad(loss, leaves, allow_unused=True)]
 
     whole = loss_and_slopes()
-    monkeypatch.setattr(module, "_BLOCK", 30)
+    monkeypatch.setattr(module, "BLOCK", 30)
     for one, other in zip(whole, loss_and_slopes(), strict=True):
         if one is not None:
             torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
@@ -174,3 +174,25 @@ def test_many_dimensions_make_no_matrix_of_them():
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises(BadInput, match=message):
         make()
+
+
+@pytest.mark.parametrize("variance", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_a_thin_gaussian_keeps_its_density_along_its_columns(variance):
+    """In float32 1/c - 1/c(...) had no digits left at a variance of 1e-6 off the manifold, the default ceiling of the model."""
+    thin = FactorCovariance.of(torch.full((1, 5), variance), torch.randn(1, 5, 2, generator=rng(0)))
+    wide = FactorCovariance(thin.diagonal.double(), thin.factor.double())
+    r = (torch.randn(7, 2, generator=rng(1)) @ thin.factor[0].T)[:, None]
+    expected = wide.quadratic(r.double())
+    torch.testing.assert_close(thin.quadratic(r).double(), expected, rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(thin.applied(r)[1].double(), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_bad_matrices_are_named_for_what_is_wrong_with_them():
+    with pytest.raises(BadInput, match="not positive definite"):
+        FullPrecision.of(torch.zeros(1, 2, 2))
+    with pytest.raises(BadInput, match="of one dtype"):
+        FactorCovariance(torch.ones(1, 2), torch.ones(1, 2, 1).double())
+    with pytest.raises(BadInput, match="convert one of them"):
+        LocalGaussians(torch.zeros(1, 2), FullPrecision.of(torch.eye(2).double()[None]))
+    with pytest.raises(BadInput, match="no number of"):
+        LocalGaussians.isotropic(torch.zeros(1, 2), 1e-20)

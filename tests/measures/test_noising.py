@@ -91,3 +91,21 @@ def test_a_time_beyond_the_horizon_is_refused():
 def test_a_base_whose_noised_law_is_not_known_is_refused():
     with pytest.raises(Unsupported, match="LocalGaussians"):
         Reversed(Particles(torch.zeros(2, 2)), Noising(0.5), 1.0)
+
+
+def test_a_mixture_in_blocks_is_the_mixture(monkeypatch):
+    """Value, score and second derivatives; differences of all points and means at once are never formed."""
+    import wgflow.numerics.by_blocks as module
+
+    mixture = GaussianMixture(torch.randn(5, 3, generator=rng(0), dtype=torch.float64), 0.7)
+    x = torch.randn(11, 3, generator=rng(1), dtype=torch.float64)
+
+    def found():
+        return mixture.log_prob(x), mixture.score(x), mixture.hyvarinen_score(x)
+
+    whole, formed = found(), []
+    monkeypatch.setattr(module, "BLOCK", 40)
+    monkeypatch.setattr(torch, "logsumexp", lambda t, dim, of=torch.logsumexp: formed.append(t.numel()) or of(t, dim))
+    for one, other in zip(whole, found(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+    assert max(formed) <= 40 // 3

@@ -340,8 +340,40 @@ def test_single_precision_follows_double():
             ),
             r"normalizer at particle 1, at \[-9.0\], has the logarithm -inf",
         ),
+        (
+            lambda: rwpo(QuadraticPotential(EYE), 0.1, temperature=1.0)(Particles(torch.zeros(2, 3))),
+            r"cannot take \(2, 3\)",
+        ),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0)(Gaussian(torch.zeros(1), torch.eye(1))), "of 1 in torch.float32"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0)(Gaussian(randn(3), EYE)), "one of 1 coordinates .* of 3 in"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0, metric=torch.ones(3).double()), "in a metric cannot take"),
+        (
+            lambda: rwpo(double_well, 0.1, temperature=1.0, metric=torch.ones(1)).log_mean(randn(2, 1), randn(4, 1)),
+            "convert",
+        ),
+        (
+            lambda: rwpo(L1Potential(double([1.0, 2.0])), 0.1, temperature=1.0)(Particles(randn(4, 3))),
+            "L1Potential cannot",
+        ),
+        (lambda: rwpo(double_well, 0.1, temperature=1.0).log_mean(randn(2, 1)), "give what noise"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0).cost(randn(2, 1)), "expected a Particles"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0)(randn(2, 1)), "expected a Measure"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0).expect(torch.sum, randn(2, 1), randn(4, 1)), "one number a point"),
     ],
 )
 def test_bad_input(act, says):
     with pytest.raises(BadInput, match=says):
         act()
+
+
+def test_no_points_have_no_densities():
+    law = rwpo(LINE, 0.4, temperature=0.7)(Particles(randn(5, 1)))
+    assert law.log_prob(randn(0, 1)).shape == (0,)
+    assert law.score(randn(0, 1)).shape == (0, 1)
+
+
+def test_closed_forms_are_the_potential_s_whatever_finds_the_normalizer():
+    plain, laplace = (rwpo(SPACE, 0.3, temperature=0.6, normalizer=rule) for rule in (None, LaplaceNormalizer()))
+    start = Gaussian(randn(3), covariance())
+    torch.testing.assert_close(laplace(start).cov, plain(start).cov, rtol=0, atol=0)
+    torch.testing.assert_close(laplace.stationary().cov, plain.stationary().cov, rtol=0, atol=0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wgflow import BadInput, NotConverged
+from wgflow import BadInput, Evaluate, ForwardEuler, NotConverged, PotentialEnergy, solve
 from wgflow.functionals import Functional, SinkhornDivergence
 from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
 from wgflow.metrics import MAX_POINTS, FunctionalValue, Moments, SinkhornMetric, sinkhorn_divergence
@@ -418,3 +418,11 @@ def test_functional_value_freezes_with_the_same_generator():
     value = FunctionalValue(Shifted(), n=10)(rho, rng(7))
     assert value == {"functional": pytest.approx(3.0 - torch.rand((), generator=rng(7)).item())}
     assert type(value["functional"]) is float
+
+
+def test_two_functionals_are_watched_under_two_names():
+    F, G = (PotentialEnergy(lambda x, c=c: c * x.square().sum(1)) for c in (1.0, 2.0))
+    look = Evaluate([FunctionalValue(F, name="one"), FunctionalValue(G, name="two")])
+    start = Particles(torch.ones(1, 1))
+    solve(F, ForwardEuler(), start, step_size=0.1, num_steps=1, callbacks=[look])
+    assert look.initial == {"one": 1.0, "two": 2.0}

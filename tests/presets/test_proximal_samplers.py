@@ -11,9 +11,13 @@ from wgflow import (
     KL,
     Accelerated,
     BadInput,
+    Entropy,
+    ForwardBackward,
     ForwardEuler,
+    LaplaceNormalizer,
     Particles,
     PotentialEnergy,
+    Proximal,
     ProximalScore,
     QuadraticPotential,
     Unnormalised,
@@ -104,8 +108,22 @@ def test_an_envelope_is_smooth_and_knows_its_own_proximal_map():
         PotentialEnergy(smooth).envelope(0.1)
     with pytest.raises(BadInput, match="positive"):
         g.envelope(0.0)
+    with pytest.raises(Unsupported, match="once only"):  # Laplace's method would take I/T for its Hessian everywhere
+        rwpo(huber.at_points, 0.1, temperature=1.0, normalizer=LaplaceNormalizer()).log_mean(X)
     # Half of an envelope is the envelope of half of the potential over twice the time.
     torch.testing.assert_close(lasso(0.75).envelope(2 * T).at_points(X), 0.5 * exact)
+
+
+def test_terms_inside_of_a_multiple_of_a_sum_are_told_apart():
+    """The flow of (F + G)/2 at twice the step is that of F + G; it was refused, and so was one under Proximal."""
+    F, g = PotentialEnergy(smooth), lasso(1.5)
+    solver = Proximal()
+    whole, half = (solve(c * (F + g), solver, Particles(X), step_size=0.1 / c, num_steps=3) for c in (1.0, 0.5))
+    torch.testing.assert_close(half.measure.x, whole.measure.x)
+    closed = ForwardBackward(backward=ForwardEuler(ProximalScore(0.1)), closed_terms=True)
+    start = Particles(X)
+    assert why_not(0.5 * (F + Entropy() + g.envelope(0.1)), closed, start) is None
+    assert "no term has one" in str(why_not(F + Entropy(), closed, start))
 
 
 def quadratic_sample(d, n, time, num_steps=200, step=0.2):

@@ -222,6 +222,10 @@ def test_what_is_refused():
         MeanFieldGame(V, start, 1.0, 0.5).density(1e-4)
     with pytest.raises(BadInput, match="between 0 and the time"):
         MeanFieldGame(V, start, 1.0, 0.5).velocity(start.points, 1.5)
+    with pytest.raises(BadInput, match="points of shape"):
+        MeanFieldGame(V, start, 1.0, 0.5).velocity(torch.zeros(3, 2), 0.5)
+    with pytest.raises(BadInput, match="must return a number"):
+        MeanFieldGame(V, start, 1.0, 0.5).density("half")
     with pytest.raises(BadInput, match="a number at one node"):
         MeanFieldGame(lambda x: torch.full_like(x[:, 0], torch.inf), start, 1.0, 0.5)
     for bad in ({"time": 0.0}, {"temperature": -1.0}):

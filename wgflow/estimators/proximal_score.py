@@ -22,7 +22,7 @@ from wgflow.measures import (
     WassersteinProximal,
 )
 from wgflow.measures.normalizers import KnownNormalizer
-from wgflow.measures.wasserstein_proximal import collapse
+from wgflow.measures.potentials import collapse
 from wgflow.numerics.metric import Metric
 
 

@@ -17,6 +17,7 @@ from wgflow.kernels import Kernel, PowerLaw
 from wgflow.kernels.densities import DensityModel
 from wgflow.kernels.sums import kernel_energy
 from wgflow.measures import Particles
+from wgflow.numerics.once import known_slope
 from wgflow.numerics.pairs import pair_energy
 
 
@@ -82,8 +83,9 @@ class PotentialEnergy(Functional):
     def envelope(self, time: Positive) -> "PotentialEnergy":
         r"""Return the Moreau envelope, smooth also where V has kinks: the energy of :math:`V_T(x)=\min_yV(y)+|x-y|^2/2T`.
 
-        Its slope is :math:`(x-\operatorname{prox}_{TV}(x))/T`. A sampler that needs gradients takes it in the place of V; with
-        ``Langevin`` that is MYULA, under ``ProximalScore(T)`` it is the proximal term of the splitting of Han, Osher and Li (2025).
+        Its slope is :math:`(x-\operatorname{prox}_{TV}(x))/T`; a second derivative is refused. A sampler that needs gradients takes it
+        in the place of V; with ``Langevin`` that is MYULA, under ``ProximalScore(T)`` it is the proximal term of the splitting of Han,
+        Osher and Li (2025).
 
         Parameters
         ----------
@@ -110,7 +112,9 @@ class PotentialEnergy(Functional):
 
         def potential(x: Points) -> Tensor:
             y = near(x, time)
-            return self.at_points(y) + (x - y).square().flatten(1).sum(1) / (2 * time)
+            with torch.no_grad():
+                value = self.at_points(y) + (x - y).square().flatten(1).sum(1) / (2 * time)
+            return known_slope(x, value, (x - y).detach() / time)
 
         return PotentialEnergy(potential, lambda x, h: x + h / (h + time) * (near(x, h + time) - x))
 

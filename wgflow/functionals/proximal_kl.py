@@ -83,9 +83,11 @@ class ProximalKL(Functional):
                 f"target={type(self.target).__name__}: a proximal step needs log_prob. Use Unnormalised or a Gaussian, or "
                 "EnergyDistance, which needs samples only."
             )
-        if isinstance(self.draws, Tensor) and self.draws.shape[1:] != self.target.event_shape:
-            shape = tuple(self.target.event_shape)
-            raise BadInput(f"draws must be normal numbers (s, *{shape}), got {tuple(self.draws.shape)}")
+        if isinstance(self.draws, Tensor) and (
+            len(self.draws.shape) < 2 or len(self.draws) == 0 or self.draws.shape[1:] != self.target.event_shape
+        ):
+            shape = ", ".join(map(str, self.target.event_shape))
+            raise BadInput(f"draws must be normal numbers (s, {shape}), s at least 1, got {tuple(self.draws.shape)}")
 
     @cached_property
     def step(self) -> WassersteinProximal:

@@ -10,7 +10,7 @@ from torch import Tensor
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import NonNegative, checked
 from wgflow.core.finite import require_finite
-from wgflow.measures.precisions import LocalPrecision, _eye, _root
+from wgflow.measures.precisions import LocalPrecision, eye_like, root
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +45,11 @@ class FactorCovariance(LocalPrecision):
     factor: Tensor
 
     def __post_init__(self) -> None:
-        if self.diagonal.dim() != 2 or self.factor.dim() != 3 or self.factor.shape[:2] != self.diagonal.shape:
+        c, V = self.diagonal, self.factor
+        if c.dim() != 2 or c.numel() == 0 or V.dim() != 3 or V.shape[:2] != c.shape or V.dtype != c.dtype:
             raise BadInput(
-                f"FactorCovariance: expected diagonal (K, d) and factor (K, d, r), got {tuple(self.diagonal.shape)}, "
-                f"{tuple(self.factor.shape)}"
+                f"FactorCovariance: expected diagonal (K, d) and factor (K, d, r) of one dtype, got {tuple(c.shape)} {c.dtype} and "
+                f"{tuple(V.shape)} {V.dtype}"
             )
 
     @classmethod
@@ -67,18 +68,28 @@ class FactorCovariance(LocalPrecision):
         """``(K, d)``."""
         return self.diagonal.shape[0], self.diagonal.shape[1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the diagonals."""
+        return self.diagonal.dtype
+
     @cached_property
     def _inner(self) -> Tensor:
         r"""Cholesky factors (K, r, r) of :math:`I+V^\top D^{-1}V`."""
         V, c = self.factor.double(), self.diagonal.double()
         inner = V.mT @ (V / c[:, :, None])
-        return _root(_eye(inner) + inner)
+        return root(eye_like(inner) + inner)
 
     @cached_property
-    def _lowered(self) -> Tensor:
-        r""":math:`W` (K, d, r) with :math:`\Gamma=D^{-1}-WW^\top`."""
+    def _whitened(self) -> Tensor:
+        r""":math:`L^{-1}V^\top D^{-1}`, (K, r, d), with :math:`LL^\top=I+V^\top D^{-1}V`."""
         scaled = self.factor.double() / self.diagonal.double()[:, :, None]
-        return torch.linalg.solve_triangular(self._inner, scaled.mT, upper=False).mT.to(self.factor.dtype)
+        return torch.linalg.solve_triangular(self._inner, scaled.mT, upper=False)
+
+    @cached_property
+    def _coefficients(self) -> Tensor:
+        r""":math:`(I+V^\top D^{-1}V)^{-1}V^\top D^{-1}`, (K, r, d): the ridge regression of differences onto the columns."""
+        return torch.linalg.solve_triangular(self._inner.mT, self._whitened, upper=True).to(self.factor.dtype)
 
     @cached_property
     def log_det(self) -> Tensor:  # type: ignore[override]
@@ -89,7 +100,7 @@ class FactorCovariance(LocalPrecision):
     @cached_property
     def trace(self) -> Tensor:  # type: ignore[override]
         """That of the diagonal less that of the low rank."""
-        return (1 / self.diagonal).sum(1) - self._lowered.square().sum((1, 2))
+        return ((1 / self.diagonal.double()).sum(1) - self._whitened.square().sum((1, 2))).to(self.diagonal.dtype)
 
     @property
     def covariance(self) -> Tensor:
@@ -101,15 +112,26 @@ class FactorCovariance(LocalPrecision):
         """The inverse of the least variance of the diagonal."""
         return 1 / self.diagonal.amin(1)
 
-    def applied(self, r: Tensor) -> Tensor:
-        """Apply the diagonal and take off the low rank."""
-        along = torch.einsum("nkd,kdr->nkr", r, self._lowered)
-        return r / self.diagonal - torch.einsum("nkr,kdr->nkd", along, self._lowered)
+    def applied(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide what the columns leave of the differences by the diagonal."""
+        left, along = self._off_columns(r)
+        scaled = left / self.diagonal
+        return scaled, (left * scaled).sum(2) + along
 
     def quadratic(self, r: Tensor) -> Tensor:
-        """Return that of the diagonal less that of the low rank."""
-        along = torch.einsum("nkd,kdr->nkr", r, self._lowered)
-        return (r.square() / self.diagonal).sum(2) - along.square().sum(2)
+        """Return the sum of two squares: nothing cancels, however thin the Gaussian is."""
+        left, along = self._off_columns(r)
+        return (left.square() / self.diagonal).sum(2) + along
+
+    def ready(self) -> None:
+        """Compute what is kept, the coefficients too."""
+        super().ready()
+        _ = self._coefficients
+
+    def _off_columns(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return :math:`r-Va`, (n, K, d), and :math:`|a|^2`, (n, K), at the least :math:`|r-Va|^2_{D^{-1}}+|a|^2`, which is the form."""
+        a = torch.einsum("nkd,krd->nkr", r, self._coefficients)
+        return r - torch.einsum("nkr,kdr->nkd", a, self.factor), a.square().sum(2)
 
     def drawn(self, index: Tensor, rng: torch.Generator) -> Tensor:
         """Add noise of the diagonal and noise along the columns."""
@@ -128,8 +150,8 @@ class FactorCovariance(LocalPrecision):
         V, lifted = self.factor.double(), 1 + floor * self.diagonal.double()
         scaled = V / lifted[:, :, None]
         inner = floor * V.mT @ scaled
-        root = _root(_eye(inner) + inner)
-        factor = torch.linalg.solve_triangular(root, scaled.mT, upper=False).mT.to(self.factor.dtype)
+        L = root(eye_like(inner) + inner)
+        factor = torch.linalg.solve_triangular(L, scaled.mT, upper=False).mT.to(self.factor.dtype)
         return FactorCovariance(self.diagonal / (1 + floor * self.diagonal), factor)
 
     def marginal(self, coordinates: Sequence[int]) -> "FactorCovariance":

@@ -126,7 +126,7 @@ class KernelScoreModel(MovingMeasure):
     @cached_property
     def unit(self) -> float:
         """Root of the mean variance of a coordinate of the centers, the unit of length of the network."""
-        return float((self.centres - self.centres.mean(0)).double().square().mean().sqrt())
+        return float((self.centres - self.centres.mean(0)).detach().double().square().mean().sqrt())
 
     @property
     def least(self) -> float:
@@ -150,12 +150,17 @@ class KernelScoreModel(MovingMeasure):
     @property
     def law(self) -> LocalGaussians:
         """The mixture that it is now, with parameters held fixed."""
+        with torch.no_grad():
+            return self.law_of(self.built)
+
+    @property
+    def built(self) -> nn.Module:
+        """The network; raises ``BadInput`` before :meth:`start` has built it."""
         if not isinstance(self.net, nn.Module):
             raise BadInput(
                 "the network of this KernelScoreModel is not built yet: call start(rng), as solve() does, or fit_kernel_score(data)"
             )
-        with torch.no_grad():
-            return self.law_of(self.net)
+        return self.net
 
     def law_of(self, net: nn.Module) -> LocalGaussians:
         """Return the mixture with the precisions of a network, differentiable in its weights."""
@@ -210,25 +215,25 @@ class KernelScoreModel(MovingMeasure):
 
     def snapshot(self) -> "KernelScoreModel":
         """Return a copy that later steps leave as it is."""
-        return replace(self, net=copied(cast(nn.Module, self.net)).requires_grad_(False))
+        return replace(self, net=copied(self.built).requires_grad_(False))
 
     def propose(self, rng: torch.Generator, last: Successor | None = None) -> "KernelScoreSuccessor":
         """Return a network that starts at this one's weights, or ``last`` to be trained further."""
         if last is not None:
             assert isinstance(last, KernelScoreSuccessor)
             return last
-        own = cast(nn.Module, self.net)
+        own = self.built
         net = copied(own)
         own.requires_grad_(False)
         return KernelScoreSuccessor(net)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain form of what moves: the weights."""
-        return {"net": cast(nn.Module, self.net).state_dict()}
+        return {"net": self.built.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore in place."""
-        cast(nn.Module, self.net).load_state_dict(saved["net"])
+        self.built.load_state_dict(saved["net"])
 
 
 @dataclass(eq=False)
@@ -264,7 +269,7 @@ class KernelScoreSuccessor(Successor):
     def accept(self, rho: MovingMeasure, snapshot: str = "raw") -> KernelScoreModel:
         """Copy the weights into the frozen network of ``rho``."""
         old = cast(KernelScoreModel, rho)
-        cast(nn.Module, old.net).load_state_dict(self.net.state_dict())
+        old.built.load_state_dict(self.net.state_dict())
         return old
 
     def measure(self, rho: MovingMeasure) -> KernelScoreModel:

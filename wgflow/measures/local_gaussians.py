@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import NonNegative, Positive, Whole, checked
@@ -16,9 +15,7 @@ from wgflow.measures.base import Measure, register_measure
 from wgflow.measures.factor_covariance import FactorCovariance
 from wgflow.measures.particles import Particles
 from wgflow.measures.precisions import FullPrecision, LocalPrecision
-
-_BLOCK = 2**22
-"""Numbers of one array of differences between points and centers."""
+from wgflow.numerics.by_blocks import by_blocks
 
 
 @register_measure("local_gaussians")
@@ -66,6 +63,10 @@ class LocalGaussians(Measure):
                 f"LocalGaussians: expected centers (K, d) and a precision for each, got {tuple(self.centres.shape)} and "
                 f"precisions of {self.precision.shape[0]} Gaussians in {self.precision.shape[1]} dimensions"
             )
+        if self.centres.dtype != self.precision.dtype:
+            raise BadInput(
+                f"LocalGaussians: centres are {self.centres.dtype}, precisions {self.precision.dtype}: convert one of them"
+            )
 
     @classmethod
     @checked
@@ -74,6 +75,12 @@ class LocalGaussians(Measure):
         if centres.dim() != 2 or centres.numel() == 0:
             raise BadInput(f"LocalGaussians.isotropic: expected centers (K, d), got {tuple(centres.shape)}")
         require_finite("LocalGaussians.isotropic", centres=centres)
+        least = torch.finfo(centres.dtype).tiny
+        if not least <= std**2 <= 1 / least:
+            raise BadInput(
+                f"LocalGaussians.isotropic: the variance {std:g}² or its inverse is no number of {centres.dtype}: change the unit of "
+                "the data"
+            )
         return cls(centres, FactorCovariance(torch.full_like(centres, std**2), centres.new_zeros(*centres.shape, 0)))
 
     @classmethod
@@ -110,8 +117,8 @@ class LocalGaussians(Measure):
         r"""Return :math:`-\sum_kp_ku_k`, of the shape of ``x``; differentiable in the precisions."""
 
         def of_block(r: Tensor) -> Points:
-            u = self.precision.applied(r)
-            p = self._log_parts((r * u).sum(2)).softmax(1)
+            u, quadratic = self.precision.applied(r)
+            p = self._log_parts(quadratic).softmax(1)
             return -torch.einsum("nk,nkd->nd", p, u)
 
         return self._by_blocks(of_block, x)
@@ -148,20 +155,11 @@ class LocalGaussians(Measure):
         return 0.5 * (self.precision.log_det - quadratic) - 0.5 * d * math.log(2 * math.pi) - math.log(K)
 
     def _ratio_and_speed(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        u = self.precision.applied(r)
-        p = self._log_parts((r * u).sum(2)).softmax(1)
+        u, quadratic = self.precision.applied(r)
+        p = self._log_parts(quadratic).softmax(1)
         ratio = (p * (u.square().sum(2) - self.precision.trace)).sum(1)
         return ratio, torch.einsum("nk,nkd->nd", p, u).square().sum(1)
 
     def _by_blocks(self, of_differences: Callable[[Tensor], Tensor], x: Points) -> Tensor:
-        def f(block: Points) -> Tensor:
-            return of_differences(block[:, None] - self.centres)
-
-        rows = max(1, _BLOCK // self.centres.numel())
-        if len(x) <= rows:
-            return f(x)
         self.precision.ready()  # or the first block alone would compute what all of them share
-        if not torch.is_grad_enabled():
-            return torch.cat([f(block) for block in x.split(rows)])
-        blocks = [checkpoint(f, block, use_reentrant=False, preserve_rng_state=False) for block in x.split(rows)]
-        return torch.cat(blocks)  # type: ignore[arg-type]
+        return by_blocks(lambda block: of_differences(block[:, None] - self.centres), x, self.centres.numel())

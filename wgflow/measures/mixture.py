@@ -12,6 +12,7 @@ from wgflow.core.finite import require_finite
 from wgflow.core.typing import Points
 from wgflow.measures.base import Measure, register_measure
 from wgflow.measures.particles import Particles
+from wgflow.numerics.by_blocks import by_blocks
 
 
 @register_measure("gaussian_mixture")
@@ -79,11 +80,15 @@ class GaussianMixture(Measure):
         return Particles(self.means[j] + self.std * z, source=self)
 
     def log_prob(self, x: Points) -> Tensor:
-        """Normalized log density, shape (n,); memory n k d."""
+        """Normalized log density, shape (n,); differences (n, k, d) are formed for a block of points at a time."""
         d = self.means.shape[1]
-        z = (x[:, None] - self.means) / self.std
-        log_normal = -0.5 * z.square().sum(-1) - d * math.log(self.std * math.sqrt(2 * math.pi))
-        return torch.logsumexp(self.weights.log() + log_normal, 1)
+
+        def of_block(x: Points) -> Tensor:
+            z = (x[:, None] - self.means) / self.std
+            log_normal = -0.5 * z.square().sum(-1) - d * math.log(self.std * math.sqrt(2 * math.pi))
+            return torch.logsumexp(self.weights.log() + log_normal, 1)
+
+        return by_blocks(of_block, x, self.means.numel())
 
     @checked
     def noised(self, scale: Positive, variance: NonNegative) -> "GaussianMixture":

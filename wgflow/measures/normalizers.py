@@ -259,7 +259,7 @@ class QuadratureNormalizer(Normalizer):
 
     def _nodes(self, tilt: Tilt, y: Points) -> tuple[Points, Tensor]:
         """Return nodes (k, 1) and the logarithms (k,) of their weights beside the Gaussian."""
-        if y[0].numel() != 1:
+        if math.prod(y.shape[1:]) != 1:
             raise BadInput(
                 f"QuadratureNormalizer is for points of one coordinate, got {tuple(y.shape)}. Use SeparablePotential for a sum "
                 "over coordinates, LaplaceNormalizer or MonteCarloNormalizer"

@@ -84,7 +84,7 @@ class QuadraticPotential(ExactPotential):
             got = f"{tuple(H.shape)} and {None if c is None else tuple(c.shape)}"
             raise BadInput(f"QuadraticPotential: expected hessian (d, d) and center (d,), got {got}")
         require_finite("QuadraticPotential", hessian=H, **({} if c is None else {"center": c}))
-        if not torch.allclose(H, H.mT, rtol=0, atol=1e-6 * float(H.abs().max())):
+        if not torch.allclose(H, H.mT, rtol=0, atol=1e-6 * float(H.detach().abs().max())):
             raise BadInput("QuadraticPotential: the hessian is not symmetric. Give (A + A.T) / 2")
         object.__setattr__(self, "_spectrum", Kept(torch.linalg.eigh))
 
@@ -160,6 +160,20 @@ class QuadraticPotential(ExactPotential):
         H = L.mT @ self.hessian @ L
         c = None if self.center is None else metric.whiten(self.center[None])[0]
         return QuadraticPotential((H + H.mT) / 2, c)
+
+
+def collapse(V: QuadraticPotential, time: float) -> str | None:
+    r"""Return why BRWP has no stationary law for this potential, naming an eigenvalue; None where it has one."""
+    values, _ = V.spectrum
+    if not float(values[0]) > 0:
+        return f"the Hessian has the eigenvalue {float(values[0]):g}: exp(-V/temperature) is no probability law. Expected positive ones"
+    if float(values[-1]) * time < 1:
+        return None
+    return (
+        f"time={time:g}: the Hessian has the eigenvalue {float(values[-1]):g}, and BRWP has no stationary law unless time times every "
+        f"eigenvalue is below 1: particles collapse in that direction. Take a time below {1 / float(values[-1]):g}, or precondition it "
+        "by a metric"
+    )
 
 
 @dataclass(frozen=True, eq=False)

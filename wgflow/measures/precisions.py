@@ -41,6 +41,11 @@ class LocalPrecision(Checked, ABC):
 
     @property
     @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the matrices."""
+
+    @property
+    @abstractmethod
     def log_det(self) -> Tensor:
         r""":math:`\log\det\Gamma_k`, shape (K,)."""
 
@@ -60,12 +65,12 @@ class LocalPrecision(Checked, ABC):
         r"""Largest eigenvalues of :math:`\Gamma_k`, or a bound of them that is sharp off the low rank, shape (K,)."""
 
     @abstractmethod
-    def applied(self, r: Tensor) -> Tensor:
-        r"""Return :math:`\Gamma_kr_{ik}` for ``r`` of shape (n, K, d)."""
+    def applied(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return :math:`\Gamma_kr_{ik}`, (n, K, d), and :math:`r_{ik}^\top\Gamma_kr_{ik}`, (n, K), for ``r`` of shape (n, K, d)."""
 
     @abstractmethod
     def quadratic(self, r: Tensor) -> Tensor:
-        r"""Return :math:`r_{ik}^\top\Gamma_kr_{ik}`, shape (n, K)."""
+        r"""Return :math:`r_{ik}^\top\Gamma_kr_{ik}` alone, shape (n, K)."""
 
     @abstractmethod
     def drawn(self, index: Tensor, rng: torch.Generator) -> Tensor:
@@ -135,7 +140,8 @@ class FullPrecision(LocalPrecision):
         if precision.dim() != 3 or precision.shape[1] != precision.shape[2] or precision.numel() == 0:
             raise BadInput(f"FullPrecision.of: expected precisions (K, d, d), got {tuple(precision.shape)}")
         require_finite("FullPrecision.of", precision=precision)
-        off = (precision - precision.mT).abs().amax((1, 2)) / precision.abs().amax((1, 2))
+        size = precision.abs().amax((1, 2)).clamp(min=torch.finfo(precision.dtype).tiny)
+        off = (precision - precision.mT).abs().amax((1, 2)) / size
         worst = int(off.argmax())
         if not float(off[worst]) <= torch.finfo(precision.dtype).eps ** 0.5:
             raise BadInput(f"FullPrecision.of: precision[{worst}] is not symmetric:\n{precision[worst]}")
@@ -153,6 +159,11 @@ class FullPrecision(LocalPrecision):
     def shape(self) -> tuple[int, int]:
         """``(K, d)``."""
         return self.factor.shape[0], self.factor.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the factors."""
+        return self.factor.dtype
 
     @cached_property
     def log_det(self) -> Tensor:  # type: ignore[override]
@@ -174,9 +185,10 @@ class FullPrecision(LocalPrecision):
         """Squares of the largest singular values of the factors."""
         return torch.linalg.matrix_norm(self.factor.double(), 2).square().to(self.factor.dtype)
 
-    def applied(self, r: Tensor) -> Tensor:
+    def applied(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """Multiply by both factors: the form stays positive when rounded."""
-        return torch.einsum("nkf,kdf->nkd", self._whitened(r), self.factor)
+        whitened = self._whitened(r)
+        return torch.einsum("nkf,kdf->nkd", whitened, self.factor), whitened.square().sum(2)
 
     def quadratic(self, r: Tensor) -> Tensor:
         """Return the squared norms of the whitened differences."""
@@ -197,26 +209,27 @@ class FullPrecision(LocalPrecision):
         if variance == 0:
             return FullPrecision(self.factor / abs(scale))
         L = self.factor.double()
-        M = scale**2 * _eye(L) + variance * L.mT @ L
-        half = torch.linalg.solve_triangular(_root(M), L.mT, upper=False)
-        return FullPrecision(_root(half.mT @ half).to(self.factor.dtype))
+        M = scale**2 * eye_like(L) + variance * L.mT @ L
+        half = torch.linalg.solve_triangular(root(M), L.mT, upper=False)
+        return FullPrecision(root(half.mT @ half).to(self.factor.dtype))
 
     def floored(self, floor: float) -> "FullPrecision":
         r"""Return the factors of :math:`L_kL_k^\top+\varepsilon I`."""
         L = self.factor.double()
-        return FullPrecision(_root(L @ L.mT + floor * _eye(L)).to(self.factor.dtype))
+        return FullPrecision(root(L @ L.mT + floor * eye_like(L)).to(self.factor.dtype))
 
     def marginal(self, coordinates: Sequence[int]) -> "FullPrecision":
         """Invert blocks of the covariances."""
         chosen = list(coordinates)
         block = torch.cholesky_inverse(self.factor.double())[:, chosen][:, :, chosen]
-        return FullPrecision(_root(torch.linalg.inv(block)).to(self.factor.dtype))
+        return FullPrecision(root(torch.linalg.inv(block)).to(self.factor.dtype))
 
 
-def _eye(matrices: Tensor) -> Tensor:
+def eye_like(matrices: Tensor) -> Tensor:
+    """Return the identity of the size of these matrices."""
     return torch.eye(matrices.shape[-1], device=matrices.device, dtype=matrices.dtype)
 
 
-def _root(matrices: Tensor) -> Tensor:
+def root(matrices: Tensor) -> Tensor:
     """Return Cholesky factors of matrices that are positive definite by construction, without waiting for the device to say so."""
     return torch.linalg.cholesky_ex(matrices)[0]

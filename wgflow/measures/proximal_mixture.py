@@ -100,7 +100,7 @@ class ProximalMixture(Measure):
         r"""Return :math:`\log\rho_T(x)`, shape (n,), normalized as far as ``log_mean`` is right."""
         step, bias = self.operator, self.base.log_weights - self.log_mean
         sums = log_sums(step.whiten(x), step.whiten(self.base.x), bias, step.width)
-        return sums - step.at_points(x) / (2 * step.temperature) - step.log_constant(x[0].numel())
+        return sums - step.at_points(x) / (2 * step.temperature) - step.log_constant(self.base.x[0].numel())
 
     def score(self, x: Points) -> Points:
         r"""Return :math:`\nabla\log\rho_T(x)`, of the shape of ``x``, without gradient.

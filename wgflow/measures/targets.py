@@ -213,9 +213,8 @@ class Smoothed(Derived):
         noise = self.base.normals(p.x, rng)
         if self.behind:
             noise[:, -self.behind :] = 0
-        return Particles(
-            p.x + number_of_step(self.std, self.k, NonNegative, "Smoothed: standard deviation") * noise, log_w=p.log_w
-        )
+        std = number_of_step(self.std, self.k, NonNegative, "Smoothed: standard deviation")
+        return Particles(p.x + std * noise, log_w=p.log_w)
 
 
 @checked

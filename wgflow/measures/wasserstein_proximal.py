@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,12 +12,13 @@ from torch import Tensor
 from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Positive, checked
+from wgflow.core.networks import called
 from wgflow.core.outputs import per_point
 from wgflow.core.typing import Points, Scalar
 from wgflow.measures.base import Measure
 from wgflow.measures.normalizers import MonteCarloNormalizer, Normalizer, Tilt
 from wgflow.measures.particles import Particles
-from wgflow.measures.potentials import ExactPotential, QuadraticPotential
+from wgflow.measures.potentials import ExactPotential, QuadraticPotential, collapse
 from wgflow.measures.proximal_mixture import ProximalMixture
 from wgflow.measures.targets import Gaussian
 from wgflow.numerics.metric import Metric
@@ -85,8 +87,7 @@ class WassersteinProximal(Checked):
                 f"normalizer={kind}(...) is that of another potential, and densities would not integrate to one: give the "
                 f"{kind} as the potential"
             )
-        if self.metric is not None:
-            _ = self._metric  # looks at it
+        _ = self.rule  # looks at the metric, and whether it is one for this potential
 
     @cached_property
     def _metric(self) -> Metric | None:
@@ -96,8 +97,10 @@ class WassersteinProximal(Checked):
     def rule(self) -> Normalizer:
         """What finds the normalizer, in the coordinates of the metric."""
         own = self.potential if isinstance(self.potential, Normalizer) else MonteCarloNormalizer()
-        rule = self.normalizer or own
-        return rule if self._metric is None else rule.whitened(self._metric)
+        rule, M = self.normalizer or own, self._metric
+        if M is None:
+            return rule
+        return cast(Normalizer, called(lambda _: rule.whitened(M), f"{type(rule).__name__} in a metric", M.matrix))
 
     @property
     def tilt(self) -> Tilt:
@@ -135,7 +138,13 @@ class WassersteinProximal(Checked):
 
         :math:`2\tau\log m` is the value function at time 0 of the control problem, and minus its mean over :math:`\rho_0` its optimal cost.
         """
-        return self.rule.log_mean(self.tilt, self.whiten(y), noise)
+        if noise is None and self.rule.draws:
+            raise BadInput(f"{self.rule} draws: give what noise(y, rng) has returned as well")
+        return self._asked(lambda u: self.rule.log_mean(self.tilt, u, noise), y)
+
+    def _asked(self, f: Callable[[Points], Tensor], x: Points) -> Tensor:
+        """Return a function of the normalizer's at whitened points, with ``BadInput`` for points of another shape or precision."""
+        return cast(Tensor, called(f, type(self.rule).__name__, self.whiten(x)))
 
     def log_constant(self, d: int) -> float | Tensor:
         r"""Return :math:`\tfrac d2\log(4\pi\tau T)+\tfrac12\log\det M`, the constant between :math:`\log m` and :math:`\log Z`."""
@@ -160,18 +169,24 @@ class WassersteinProximal(Checked):
             M = self._metric
             return found if M is None else Metric(M.matrix.double()).color(found)
 
+    @checked
     def draw_from(self, y: Points, rng: torch.Generator) -> Points:
         r"""Return one draw of :math:`K(\cdot,y)` for every point, (n, \*event), as the normalizer makes them.
 
         Exact for quadratic and :math:`\ell^1` potentials and separable ones of these; inside of a cell for a quadrature; otherwise one of
         ``samples`` proposals chosen by its weight, at the cost of ``samples`` n values of V.
         """
-        return self.color(self.rule.draw(self.tilt, self.whiten(y.detach()), rng))
+        return self.color(self._asked(lambda u: self.rule.draw(self.tilt, u, rng), y.detach()))
 
     def expect(self, f: Callable[[Points], Tensor], y: Points, noise: Tensor) -> Tensor:
         r"""Return :math:`\int f(x)K(x,y)\,dx`, shape (n,), differentiable in ``y``, from normal draws (s, \*event) shared by all points."""
-        return self.rule.expect(self.tilt, lambda u: f(self.color(u)), self.whiten(y), noise)
 
+        def at_points(u: Points) -> Tensor:
+            return per_point(f, self.color(u), "the function of an expectation")
+
+        return self._asked(lambda u: self.rule.expect(self.tilt, at_points, u, noise), y)
+
+    @checked
     def __call__(self, rho: Measure, rng: torch.Generator | None = None) -> Gaussian | ProximalMixture:
         r"""Return :math:`\rho_T`: a Gaussian for a Gaussian and a quadratic potential, the mixture of kernels for particles.
 
@@ -189,20 +204,19 @@ class WassersteinProximal(Checked):
         """
         if isinstance(rho, Particles):
             return ProximalMixture(self, rho, self.log_mean(rho.x, self.noise(rho.x, rng)))
-        if isinstance(rho, Gaussian) and isinstance(self.rule, QuadraticPotential):
-            p, (_, U) = self.rule.shrunk(self.time), self.rule.spectrum
-            L = torch.eye(len(p)).to(p) if self._metric is None else self.color(torch.eye(len(p)).to(p)).mT
+        if isinstance(rho, Gaussian) and self._quadratic is not None:
+            c, L = self._center_like(rho.mean), self._root_like(rho.mean)
+            p, (_, U) = self._quadratic.shrunk(self.time), self._quadratic.spectrum
             # In the metric's coordinates P S P + 2 tau T P, with P = U p U'.
             A = L @ (U * p) @ U.mT @ torch.linalg.inv(L)
-            own = self.potential.center  # type: ignore[attr-defined]
-            c = torch.zeros_like(rho.mean) if own is None else own
             cov = A @ rho.cov @ A.mT + 2 * self.temperature * self.time * L @ (U * p) @ U.mT @ L.mT
             return Gaussian(c + A @ (rho.mean - c), (cov + cov.mT) / 2)
         raise BadInput(
-            f"the proximal of a {type(rho).__name__} under {type(self.potential).__name__} has no closed form: give Particles, "
+            f"the proximal of a {type(rho).__name__} under {_name_of(self.potential)} has no closed form: give Particles, "
             "such as rho.draw(n, rng), or a Gaussian under a QuadraticPotential"
         )
 
+    @checked
     def cost(self, rho: Particles, rng: torch.Generator | None = None) -> Scalar:
         r"""Return the optimal value :math:`-2\tau\int\log m\,d\rho_0` of the control problem, 0-d."""
         return -2 * self.temperature * rho.mean(self.log_mean(rho.x, self.noise(rho.x, rng)))
@@ -218,37 +232,42 @@ class WassersteinProximal(Checked):
             For another potential, or where particles collapse: an eigenvalue a of :math:`M^{1/2}HM^{1/2}` with :math:`aT\ge1`, which is
             named.
         """
-        V = self.rule
-        if not isinstance(V, QuadraticPotential) or not isinstance(self.potential, QuadraticPotential):
-            raise BadInput(
-                f"the stationary law is known for a QuadraticPotential, not for {type(self.potential).__name__}"
-            )
+        V = self._quadratic
+        if V is None:
+            raise BadInput(f"the stationary law is known for a QuadraticPotential, not for {_name_of(self.potential)}")
         reason = collapse(V, self.time)
         if reason is not None:
             raise BadInput(reason)
         values, U = V.spectrum
-        L = (
-            torch.eye(len(values)).to(values)
-            if self._metric is None
-            else self.color(torch.eye(len(values)).to(values)).mT
-        )
+        L = self._root_like(values)
         cov = self.temperature * L @ (U * (1 / values - self.time**2 * values)) @ U.mT @ L.mT
-        c = self.potential.center
-        return Gaussian(torch.zeros_like(values) if c is None else c, (cov + cov.mT) / 2)
+        return Gaussian(self._center_like(values), (cov + cov.mT) / 2)
+
+    @cached_property
+    def _quadratic(self) -> QuadraticPotential | None:
+        """A quadratic potential in the coordinates of the metric; None for any other."""
+        V, M = self.potential, self._metric
+        if not isinstance(V, QuadraticPotential):
+            return None
+        return V if M is None else V.whitened(M)
+
+    def _root_like(self, x: Tensor) -> Tensor:
+        """The matrix L, the identity without a metric, for coordinates like ``x`` (d,)."""
+        return self.color(torch.eye(len(x)).to(x)).mT
+
+    def _center_like(self, x: Tensor) -> Tensor:
+        """The center of a quadratic potential; raises ``BadInput`` unless ``x`` (d,) has its shape and precision."""
+        V = cast(QuadraticPotential, self.potential)
+        c = V.hessian.new_zeros(len(V.hessian)) if V.center is None else V.center
+        if c.shape != x.shape or c.dtype != x.dtype:
+            raise BadInput(
+                f"QuadraticPotential: it is one of {len(c)} coordinates in {c.dtype}, and the Gaussian of {len(x)} in {x.dtype}"
+            )
+        return c
 
 
-def collapse(V: QuadraticPotential, time: float) -> str | None:
-    r"""Return why BRWP has no stationary law for this potential, naming an eigenvalue; None where it has one."""
-    values, _ = V.spectrum
-    if not float(values[0]) > 0:
-        return f"the Hessian has the eigenvalue {float(values[0]):g}: exp(-V/temperature) is no probability law. Expected positive ones"
-    if float(values[-1]) * time < 1:
-        return None
-    return (
-        f"time={time:g}: the Hessian has the eigenvalue {float(values[-1]):g}, and BRWP has no stationary law unless time times every "
-        f"eigenvalue is below 1: particles collapse in that direction. Take a time below {1 / float(values[-1]):g}, or precondition it "
-        "by a metric"
-    )
+def _name_of(potential: Callable[[Points], Tensor]) -> str:
+    return getattr(potential, "__name__", type(potential).__name__)
 
 
 @checked

@@ -42,7 +42,7 @@ suggest(Metric, (Functional, "Wrap the functional: FunctionalValue(F)"))
 
 @dataclass(frozen=True, eq=False)
 class FunctionalValue(Checked):
-    r"""Monte-Carlo value of :math:`F(\rho)`, under the key ``functional``.
+    r"""Monte-Carlo value of :math:`F(\rho)`.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ class FunctionalValue(Checked):
         One that has ``value``. Each call freezes it anew, so its batches of targets differ between calls.
     n : int
         Points drawn from the measure.
+    name : str
+        The key in the record; another one for each where several functionals are watched.
 
     Examples
     --------
@@ -63,10 +65,11 @@ class FunctionalValue(Checked):
 
     F: Functional
     n: Count = 1000
+    name: str = "functional"
 
     @checked
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
-        """Return ``{"functional": F(rho)}``."""
+        """Return ``{name: F(rho)}``."""
         with torch.no_grad():
             drawn = rho.draw(self.n, rng)
-        return {"functional": float(self.F.freeze(rng).value(drawn).detach())}
+        return {self.name: float(self.F.freeze(rng).value(drawn).detach())}

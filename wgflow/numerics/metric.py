@@ -31,14 +31,9 @@ class Metric:
     matrix: Tensor
 
     def __post_init__(self) -> None:
-        M = self.matrix
-        if (
-            not isinstance(M, Tensor)
-            or M.dim() not in (1, 2)
-            or M.numel() == 0
-            or (M.dim() == 2 and len(M) != M.shape[1])
-        ):
-            got = tuple(M.shape) if isinstance(M, Tensor) else type(M).__name__
+        M = self.matrix.detach() if isinstance(self.matrix, Tensor) else None
+        if M is None or M.dim() not in (1, 2) or M.numel() == 0 or len(M) != M.shape[-1]:
+            got = type(self.matrix).__name__ if M is None else tuple(M.shape)
             raise BadInput(f"metric: expected a tensor (d,) or (d, d), got {got}")
         require_finite("metric", metric=M)
         least = M.min() if self.diagonal else torch.linalg.eigvalsh(M)[0]
@@ -66,6 +61,8 @@ class Metric:
         flat = x.flatten(1)
         if flat.shape[1] != len(self.matrix):
             raise BadInput(f"metric: it is one of {len(self.matrix)} coordinates, and points have {flat.shape[1]}")
+        if flat.dtype != self.matrix.dtype:
+            raise BadInput(f"metric: it is of {self.matrix.dtype}, and points are of {flat.dtype}: convert one of them")
         return flat
 
     def whiten(self, x: Points) -> Points:

@@ -44,3 +44,21 @@ def differentiable_once(backward: Callable[..., Derivatives]) -> Callable[..., D
         return tuple(None if t is None else _Refusal.apply(t, *held) for t in found)
 
     return refusing
+
+
+def known_slope(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    """Return numbers (n,) with their slopes (n, *event) at points ``x`` (n, *event), differentiable once."""
+    return _KnownSlope.apply(x, value, slope)
+
+
+class _KnownSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        return value.view_as(value)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> Derivatives:
+        _, slope = ctx.saved_tensors
+        return g.view(-1, *[1] * (slope.dim() - 1)) * slope, None, None

@@ -42,6 +42,8 @@ def log_sums(x: Points, y: Points, bias: Tensor, width: float) -> Tensor:
     width : float
         :math:`\omega`, for a Gaussian of variance :math:`\sigma^2` a coordinate :math:`2\sigma^2`.
     """
+    if len(x) == 0:
+        return x.flatten(1).sum(1)
     return _LogSums.apply(x, y, bias, width)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Positive
-from wgflow.core.outputs import per_point
+from wgflow.core.outputs import number, per_point
 from wgflow.core.typing import Points
 from wgflow.measures.grid import Grid
 from wgflow.numerics.softmin import displacement, softmin
@@ -109,6 +109,10 @@ class MeanFieldGame(Checked):
         .. math:: \nabla\Phi_t(x)=\frac{E[X_T|X_t=x]-x}{T-t}.
         """
         left = self.time - self._admitted(t)
+        if x.shape[1:] != self.start.event_shape:
+            raise BadInput(
+                f"MeanFieldGame: the grid has points of shape {tuple(self.start.event_shape)}, and these are {tuple(x.shape)}"
+            )
         if left == 0:
             with torch.enable_grad():
                 x = x.detach().requires_grad_(True)
@@ -156,6 +160,7 @@ class MeanFieldGame(Checked):
 
     def _admitted(self, t: float) -> float:
         """Check a time."""
+        t = number(t, "MeanFieldGame: a time")
         if not 0 <= t <= self.time:
             raise BadInput(f"MeanFieldGame: t={t} is not between 0 and the time {self.time}")
         for s in (t, self.time - t):

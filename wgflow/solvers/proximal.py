@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from wgflow.core.typing import Info, Points
 from wgflow.functionals import Functional, Sum
+from wgflow.functionals.linear import terms_of
 from wgflow.measures import MovingMeasure, Particles
 from wgflow.solvers.base import State, advance, register_solver
 from wgflow.solvers.explicit import Explicit, squared_speed
@@ -70,7 +71,7 @@ class Proximal(Explicit):
         r"""Complete one time step; reports :math:`E|x^+-x|^2/h^2`, for a step without E a bound of the slope of F at its end."""
         F = F.at(state.k, state.t)
         (closed,) = _closed(F)
-        rest = [t for t in F.terms if t is not closed] if isinstance(F, Sum) else []
+        rest = [t for t in terms_of(F) if not t.can("prox")]
         E, info = self.realise(Sum.of(*rest), state) if rest else (None, {})
 
         def move(p: Particles) -> Points:
@@ -84,7 +85,7 @@ class Proximal(Explicit):
 
 
 def _closed(F: Functional) -> list[Functional]:
-    return [t for t in (F.terms if isinstance(F, Sum) else (F,)) if t.can("prox")]
+    return [t for t in terms_of(F) if t.can("prox")]
 
 
 def _divides(F: Functional, n: int) -> bool:

@@ -11,6 +11,7 @@ from wgflow.core.fields import Count
 from wgflow.core.typing import Info, Points
 from wgflow.estimators import Autograd, Blob, Estimator
 from wgflow.functionals import Entropy, Functional, Sum
+from wgflow.functionals.linear import terms_of
 from wgflow.kernels import NearestRBF
 from wgflow.kernels.densities import KernelDensity
 from wgflow.measures import MovingMeasure, Particles
@@ -95,11 +96,17 @@ class ForwardBackward(Explicit):
         if F.split_entropy()[1] == 0:
             name = type(self.estimator).__name__
             return f"ForwardBackward splits off an entropy, and {type(F).__name__} has none. Use ForwardEuler({name}(...))."
+        energy = F.split_entropy()[0]
+        if self.closed_terms and not any(t.can("prox") for t in terms_of(energy)):
+            return (
+                "closed_terms=True leaves terms with a proximal map to the second half, and no term has one: give it, "
+                "PotentialEnergy(V, proximal=...), or leave closed_terms out."
+            )
         return None
 
     def parts(self, F: Functional) -> list[tuple[Functional, Solver]]:
         """The backward solver, for the entropy and what goes with it."""
-        return [(self._halves(F)[1], self.backward)] if F.split_entropy()[1] > 0 else []
+        return [] if self.refuses(F) else [(self._halves(F)[1], self.backward)]
 
     def _halves(self, F: Functional) -> tuple[Functional | None, Functional]:
         """Return what the forward half is explicit in, and what the backward solver gets."""
@@ -107,7 +114,7 @@ class ForwardBackward(Explicit):
         entropy = temperature * Entropy()
         if energy is None or not self.closed_terms:
             return energy, entropy
-        terms = energy.terms if isinstance(energy, Sum) else (energy,)
+        terms = terms_of(energy)
         explicit = [t for t in terms if not t.can("prox")]
         closed = [t for t in terms if t.can("prox")]
         return Sum.of(*explicit) if explicit else None, Sum.of(*closed, entropy)
