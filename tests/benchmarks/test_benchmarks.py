@@ -77,6 +77,16 @@ def test_hot_loop_reads_nothing_and_keeps_the_fake_batch_out_of_the_graph(benchm
     assert record["results"]["speed"].keys() >= {"images_per_second_of_work", "share_of_time", "time_relative_to_base"}
 
 
+def test_r1_by_the_derivatives_of_the_library_and_of_pytorch(benchmark):
+    record = benchmark("r1_cost")
+    assert_says_where_it_comes_from(record)
+    for found in record["results"].values():
+        ours, theirs = (found["operations"][way] for way in ("library", "pytorch"))
+        assert ours["largest_kernel"] <= 4 < theirs["largest_kernel"]
+        assert ours["convolutions"] <= theirs["convolutions"]
+        assert found["gradients_differ_by"] < 1e-2  # of the smallest gradients in float32
+
+
 def test_cifar_methods_get_equal_updates_and_a_labelled_distance(benchmark, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "pictures.npy", pictures)

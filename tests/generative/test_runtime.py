@@ -1,11 +1,13 @@
 """Where a training runs: devices by name, and the variables that launchers and schedulers leave in the environment."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from wgflow import BadInput
 from wgflow.generative import Runtime, runtime
-from wgflow.generative.runtime import processes
+from wgflow.generative.runtime import _fast, processes
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHED = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node", "MASTER_PORT": "29500"}
@@ -94,3 +96,19 @@ def test_devices_that_there_are(device: str | torch.device) -> None:
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(BadInput, match="torch sees"), runtime("cuda:99"):
         pass
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_precision_of_products_that_a_user_set_is_restored(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda place: nullcontext())
+    cudnn, usual = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    before = cudnn.allow_tf32, cudnn.benchmark
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with _fast(torch.device("cuda")):
+            assert torch.backends.cuda.matmul.allow_tf32
+            assert cudnn.benchmark
+        assert torch.get_float32_matmul_precision() == precision
+        assert (cudnn.allow_tf32, cudnn.benchmark) == before
+    finally:
+        torch.set_float32_matmul_precision(usual)

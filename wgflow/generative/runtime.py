@@ -94,8 +94,8 @@ def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf1
     device : str or torch.device
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     precision : {"fp32", "bf16"}
-        bf16 runs the networks under autocast, their outputs and all losses stay in fp32. TF32 products are allowed
-        on a GPU in both.
+        bf16 runs the networks under autocast; their last layers, so images and values of critics, and all losses stay in
+        fp32. TF32 products are allowed on a GPU in both, and the setting of before is restored.
 
     Returns
     -------
@@ -133,14 +133,17 @@ def _fast(place: torch.device) -> Iterator[None]:
     if place.type != "cuda":
         yield
         return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    cudnn = torch.backends.cudnn
+    before, precision = (cudnn.allow_tf32, cudnn.benchmark), torch.get_float32_matmul_precision()
     with torch.cuda.device(place):
         try:
-            matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+            # By its name: the switch of the products alone loses a "medium" of the user's.
+            torch.set_float32_matmul_precision("high")
+            cudnn.allow_tf32 = cudnn.benchmark = True
             yield
         finally:
-            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+            torch.set_float32_matmul_precision(precision)
+            cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def _place(device: str | torch.device, local: int | None) -> torch.device:

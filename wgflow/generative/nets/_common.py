@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from wgflow.core.errors import BadInput
+from wgflow.generative.nets import _precise
+from wgflow.generative.nets._twice import resampled
 
 _LARGEST = 2**16
 
@@ -48,12 +50,11 @@ class SumPoolHead(nn.Module):
 
     def __init__(self, channels: int, outputs: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, outputs)
+        self.linear = _precise.Linear(channels, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one value per image, shape (n,), or (n, outputs)."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features.sum((2, 3), dtype=self.linear.weight.dtype)).squeeze(-1)
+        return self.linear(features.sum((2, 3), dtype=self.linear.weight.dtype)).squeeze(-1)
 
 
 class MinibatchDeviation(nn.Module):
@@ -107,7 +108,8 @@ class FIRResample(nn.Module):
 
     Equal to diffusers' ``downsample_2d`` and ``upsample_2d`` with that kernel, as one depthwise convolution
     whose kernel lives on the device; diffusers builds it on the CPU and copies it over in every call, which
-    makes the host wait.
+    makes the host wait. It computes in the precision of its input, and its derivatives of every order are the filter
+    or its transpose.
 
     Reference: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019.
 
@@ -135,7 +137,4 @@ class FIRResample(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, c, 2h, 2w) or to (n, c, h // 2, w // 2)."""
-        c = h.shape[1]
-        kernel = self.kernel.expand(c, 1, 4, 4)
-        resample = nnf.conv_transpose2d if self.up else nnf.conv2d
-        return resample(h, kernel, stride=2, padding=1, groups=c)
+        return resampled(h, self.kernel, self.up)

@@ -2,7 +2,9 @@
 
 from torch import Tensor, nn
 
+from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
+from wgflow.generative.nets._twice import Conv2d
 from wgflow.generative.nets.small import BicubicEmbedding, factorise
 
 
@@ -49,8 +51,10 @@ class ConvGenerator(nn.Module):
             nn.Linear(latent_dim, widths[0] * start * start, bias=False), nn.Unflatten(1, (widths[0], start, start))
         )
         layers: list[nn.Module] = []
-        for width, following in zip(widths, [*widths[1:], c], strict=True):
+        *inner, last = zip(widths, [*widths[1:], c], strict=True)
+        for width, following in inner:
             layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, following, 4, 2, 1)]
+        layers += [nn.BatchNorm2d(last[0]), nn.ReLU(), _precise.ConvTranspose2d(*last, 4, 2, 1)]
         self.head = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,11 +99,11 @@ class ConvCritic(nn.Module):
         start, halvings = factorise(size)
         layers: list[nn.Module] = []
         for j in range(halvings):
-            layers += [nn.Conv2d(width, channels * 2**j, 4, 2, 1), nn.LeakyReLU(0.2)]
+            layers += [Conv2d(width, channels * 2**j, 4, 2, 1), nn.LeakyReLU(0.2)]
             width = channels * 2**j
-        layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
+        layers += [Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
         width *= 2
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * start * start, outputs))
+        self.body = nn.Sequential(*layers, nn.Flatten(), _precise.Linear(width * start * start, outputs))
 
     def forward(self, y: Tensor) -> Tensor:
         """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from wgflow.core.errors import BadInput
+from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import SumPoolHead, check_batch, check_image_shape, check_sizes
+from wgflow.generative.nets._twice import Conv2d
 
 
 class SmallGenerator(nn.Module):
@@ -74,7 +76,9 @@ class SmallGenerator(nn.Module):
         self.dense = nn.Linear(latent_dim, channels * start * start)
         self.unflatten = nn.Unflatten(1, (channels, start, start))
         self.blocks = nn.Sequential(*(_UpBlock(channels) for _ in range(doublings)))
-        self.head = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, c, 3, padding=1), nn.Tanh())
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(channels), nn.ReLU(), _precise.Conv2d(channels, c, 3, padding=1), nn.Tanh()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
@@ -164,11 +168,11 @@ class _CriticBlock(nn.Module):
         self.stack = nn.Sequential(
             # An image is not activated: its negative half would be damped before anything has looked at it.
             nn.Identity() if first else nn.LeakyReLU(0.2),
-            nn.Conv2d(inputs, outputs, 3, padding=1),
+            Conv2d(inputs, outputs, 3, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(outputs, outputs, 3, padding=1),
+            Conv2d(outputs, outputs, 3, padding=1),
         )
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.skip = nn.Identity() if inputs == outputs else Conv2d(inputs, outputs, 1)
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
 
     def forward(self, h: Tensor) -> Tensor:

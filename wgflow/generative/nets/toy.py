@@ -11,6 +11,7 @@ import math
 
 from torch import Tensor, nn
 
+from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import check_batch, check_sizes
 
 
@@ -50,7 +51,7 @@ class ToyGenerator(nn.Module):
         self.noise_shape = (noise_dim,)
         self.body = _Body(dim, width)
         self.branch = nn.Sequential(nn.Linear(noise_dim, width), nn.SiLU(), nn.Linear(width, width))
-        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, dim))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), _precise.Linear(width, dim))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Map ``x`` (n, dim) and noise ``z`` (n, noise_dim) to points (n, dim); BadInput on other shapes."""
@@ -94,7 +95,7 @@ class ToyCritic(nn.Module):
         check_sizes(dim=dim, width=width, outputs=outputs)
         self.data_shape = (dim,)
         self.body = _Body(dim, width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), _precise.Linear(width, outputs))
 
     def forward(self, y: Tensor) -> Tensor:
         """Map points ``y`` (n, dim) to values (n,), or (n, outputs); BadInput on other shapes."""
