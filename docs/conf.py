@@ -44,7 +44,7 @@ myst_heading_anchors = 3
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # types are in the docstrings; annotations hold the rules that arguments are checked by
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # attributes that are properties are then described once
