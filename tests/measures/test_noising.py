@@ -109,3 +109,9 @@ def test_a_mixture_in_blocks_is_the_mixture(monkeypatch):
     for one, other in zip(whole, found(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
     assert max(formed) <= 40 // 3
+
+
+@pytest.mark.parametrize("time", [-1.0, math.nan])
+def test_noise_has_no_time_before_its_start(time):
+    with pytest.raises(BadInput, match="from 0 up"):
+        Noising(0.5)(time)

@@ -270,3 +270,9 @@ def test_copies_and_far_points():
         "coverage": 1,
     }
     assert set(precision_recall(real, real + 100).values()) == {0.0}
+
+
+def test_too_few_real_points_are_said_before_anything_is_drawn():
+    train = torch.randn(20, 2, generator=rng(0))
+    with pytest.raises(BadInput, match="expected more than k real points, and there are 3"):
+        Memorization(train, torch.randn(3, 2, generator=rng(1)))

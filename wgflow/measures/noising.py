@@ -40,7 +40,9 @@ class Noising(Checked):
     drift: NonNegative = 0.0
 
     def __call__(self, s: float) -> tuple[float, float]:
-        """Return the scale :math:`e^{-bs}` and the variance :math:`v_s` at time ``s``."""
+        """Return the scale :math:`e^{-bs}` and the variance :math:`v_s` at time ``s``; raises ``BadInput`` for a negative one."""
+        if not s >= 0:
+            raise BadInput(f"Noising: time {s} is before the start of the noise, expected one from 0 up")
         b = self.drift
         if b == 0:
             return 1.0, 2 * self.beta * s

@@ -130,7 +130,11 @@ class Memorization(Checked):
     def __post_init__(self) -> None:
         if self.n <= self.k:
             raise BadInput(f"Memorization(n={self.n}): expected more draws than k={self.k} neighbors")
-        self._real  # what is wrong with the data shows here, not at the first evaluation of a long run  # noqa: B018
+        found = len(
+            self._real.points
+        )  # what is wrong with the data shows here, not at the first evaluation of a long run
+        if found <= self.k:
+            raise BadInput(f"Memorization(k={self.k}): expected more than k real points, and there are {found}")
 
     @checked
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
