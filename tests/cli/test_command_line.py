@@ -18,12 +18,14 @@ import pytest
 
 import wgflow.cli
 from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, BadInput, presets
-from wgflow.bench import PROBLEMS
+from wgflow.bench import PROBLEMS, records
 from wgflow.cli import main
 from wgflow.cli.arguments import command
 from wgflow.cli.training import sections
 from wgflow.core.words import read
 from wgflow.generative import NETWORKS, RECIPES, Recipe, image_methods
+from wgflow.generative.data import IMAGE_SETS
+from wgflow.generative.evaluate import FEATURES
 from wgflow.generative.methods import method
 
 INF = float("inf")
@@ -372,7 +374,21 @@ NAMED = [
 
 
 @pytest.mark.parametrize(
-    "name", [*NAMED, *RECIPES, *NETWORKS, "Moments", "SinkhornMetric", "FID", "KL", "Langevin", "forward-euler"]
+    "name",
+    [
+        *NAMED,
+        *RECIPES,
+        *NETWORKS,
+        *IMAGE_SETS,
+        *FEATURES,
+        *records.names(),
+        "Moments",
+        "SinkhornMetric",
+        "FID",
+        "KL",
+        "Langevin",
+        "forward-euler",
+    ],
 )
 def test_show_says_what_a_name_is_without_marks_of_tex(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -382,7 +398,8 @@ def test_show_says_what_a_name_is_without_marks_of_tex(
     assert text.splitlines()[0].startswith((f"{name.replace('-', '_')}: ", f"{name}: ", f"{name.lower()}: "))
     assert not re.search(r":math:|\\\\|``|\$", text)
     prose = [line for line in text.splitlines() if not line.startswith((" ", "=")) and " " in line[70:]]
-    assert text.count("\n==") or not [line for line in prose if len(line) > 70]  # tables are as they are
+    assert not [line for line in prose if len(line) > 70]
+    assert "===" not in text  # tables have no rules
     bare = re.findall(r"^  (\w+)(?: = \S+)?$", text, re.MULTILINE)
     assert not bare  # every option is described
 
@@ -400,6 +417,25 @@ def test_show_tells_formula_options_sources_and_partners(capsys: pytest.CaptureF
     assert "entropy," not in critic[critic.index("works with functionals") :]
     assert "s_jko: method wgflow.presets.s_jko" in shown(["show", "fashion-mnist"], capsys)
     assert "wgflow train RECIPE --method w1_fe" in shown(["show", "w1_fe"], capsys)
+
+
+def test_all_that_is_listed_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = shown(["list"], capsys).partition("methods of wgflow train")[0]
+    names = re.sub(r"^[a-z ]+:", ",", listed, flags=re.MULTILINE).replace("\n", " ").split(",")
+    for name in (n.strip() for n in names if n.strip()):
+        assert name.startswith(("a folder", "an .npy")) or _is_known(name), name
+
+
+def _is_known(name: str) -> bool:
+    from wgflow.cli.names import _kinds
+
+    return any(name in known for known in _kinds().values())
+
+
+def test_options_that_share_a_text_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(["show", "svgd"], capsys)
+    assert "  step_size = 0.1, num_steps = 500: The time step" in text
+    assert "wgflow run svgd --target" in text
 
 
 def test_show_names_what_may_have_been_meant(capsys: pytest.CaptureFixture[str]) -> None:

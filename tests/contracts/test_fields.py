@@ -205,7 +205,14 @@ def test_the_message_names_field_value_and_what_is_expected(make: Any, message: 
         (lambda: GaussianMixture(torch.zeros(2, 1), 1.0, torch.tensor([1.0, math.nan])), r"weights\[1\] = nan"),
         (lambda: GaussianMixture(torch.zeros(2, 1), 1.0, torch.tensor([1.0, -0.5])), "nonnegative weights"),
         (lambda: Particles(torch.zeros(5, 0)), r"positions of shape \(n, \*event\)"),
-        (lambda: Particles(torch.zeros(2, 1), log_w=[0.0, 0.0]), r"log_w must have shape \(2,\).*got \[0.0, 0.0\]"),
+        (
+            lambda: Particles(torch.zeros(2, 1), log_w=[0.0, 0.0]),
+            r"log_w must have shape \(2,\).*got \[0.0, 0.0\]. Convert it: torch.tensor",
+        ),
+        (
+            lambda: Particles(torch.zeros(2, 1), log_w=np.zeros(2)),
+            r"log_w must have .*got <array .*. Convert it: torch.as_tensor\(log_w\)",
+        ),
         (lambda: Unnormalised(lambda x: -x.square().sum(1)), "expected the sizes of one point"),
     ],
 )

@@ -25,6 +25,7 @@ from wgflow import (
     Chain,
     Cosine,
     Critic,
+    Dataset,
     Entropy,
     EvaluationNoise,
     Grid,
@@ -313,6 +314,12 @@ def test_static_measures_and_targets_without_draws_are_refused():
             continue
         unnormalised = kl(Unnormalised(lambda x: -x.square().sum(1), 2))
         assert "Use a Dataset or a Gaussian" in why_not(unnormalised, solver, Particles(POINTS))
+
+
+def test_a_target_without_a_density_is_named_before_the_moving_measure():
+    for estimator in (Stein(RBF(1.0)), Autograd()):
+        said = why_not(FUNCTIONALS["kl"](Dataset(POINTS)), SOLVERS["forward_euler"](estimator), Particles(POINTS))
+        assert "a Dataset as the target has none. Use the Critic" in said
 
 
 # --- reproducible, resumable, without side effects ------------------------------------------------------------------

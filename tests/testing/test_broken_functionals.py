@@ -158,3 +158,17 @@ def test_nothing_is_wrong_with_the_one_that_is_broken():
     report = wg.testing.check_functional(Spread(wg.StandardNormal(2)))
     assert set(report.passed) == set(FUNCTIONAL.checks) - set(report.skipped)
     assert wg.testing.check_functional(divergence()).skipped == {}
+
+
+def test_a_value_that_is_no_scalar_is_said_by_the_checks_themselves():
+    @dataclass(frozen=True)
+    class Several(wg.Functional):
+        """One number a particle, where one is asked for."""
+
+        def value(self, rho):
+            return rho.x.square().sum(1)
+
+    with pytest.raises(
+        AssertionError, match=r"Several: \d+ of \d+ checks failed\n.*value has shape \(7,\), expected a 0-d"
+    ):
+        wg.testing.check_functional(Several())

@@ -140,3 +140,10 @@ def test_what_a_solver_refuses_is_said():
         match=r"accepts none of the simple functionals, F=... and measures, measure=...: give what it accepts",
     ):
         wg.testing.check_solver(solver(refuses=lambda self, F: "no. Use another."))
+
+    class Bare(wg.Solver):
+        def update(self, F, state, h):
+            return state, {}
+
+    with pytest.raises(wg.BadInput, match=r"Bare has no estimator: .* estimator: Estimator"):
+        wg.testing.check_solver(Bare())

@@ -54,24 +54,21 @@ _USUAL = {
 
 def list_names() -> None:
     """List what is known by name, and the methods of wgflow train with what they are."""
-    from wgflow.bench import records
     from wgflow.generative.catalogue import image_methods
-    from wgflow.generative.data import IMAGE_SETS
-    from wgflow.generative.evaluate import FEATURES
 
     found = _kinds()
     kinds: dict[str, Iterable[str]] = {
         "recipes": found["recipe"],
-        "data sets": (*IMAGE_SETS, "a folder of images", "an .npy or .npz file"),
+        "data sets": (*found["data set"], "a folder of images", "an .npy or .npz file"),
         "networks": found["network"],
         **{
             f"{kind}s": found[kind]
             for kind in ("functional", "estimator", "solver", "kernel", "map", "measure", "metric")
         },
         "presets": found["method"],
-        "features": FEATURES,
+        "features": found["features"],
         "problems": found["problem"],
-        "records": records.names(),
+        "records": found["record"],
     }
     width = terminal()
     for kind, names in kinds.items():
@@ -88,8 +85,7 @@ def show(name: str) -> None:
     Parameters
     ----------
     name
-        Of a functional, an estimator, a solver, a kernel, a map, a measure, a metric, a method, a recipe, a network or a problem
-        (wgflow list), or of its class.
+        Any that wgflow list prints, or the name of its class.
     """
     kinds = _kinds()
     found = [
@@ -103,6 +99,7 @@ def show(name: str) -> None:
         raise BadInput(
             f"nothing is called {name!r}: {near_misses(name, known).partition('known: ')[0]}wgflow list has all names"
         )
+    found.sort(key=lambda one: one[1] != name)  # before those that are meant by the name of their class
     width = min(terminal() or _WIDTH, _WIDTH)
     print("\n\n".join("\n".join(_described(kind, key, held, width)) for kind, key, held in found))
 
@@ -110,16 +107,28 @@ def show(name: str) -> None:
 def _kinds() -> dict[str, Mapping[str, Any]]:
     """What has a name, by kind."""
     from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, metrics, presets
-    from wgflow.bench import PROBLEMS
+    from wgflow.bench import PROBLEMS, records
     from wgflow.generative import FID, NETWORKS, RECIPES
+    from wgflow.generative.data import IMAGE_SETS
+    from wgflow.generative.evaluate import FEATURES
 
     numbers = [c for n in metrics.__all__ if isinstance(c := getattr(metrics, n), type) and c is not metrics.Metric]
     registries: dict[str, Any] = {
         "functional": FUNCTIONALS, "estimator": ESTIMATORS, "solver": SOLVERS, "kernel": KERNELS, "map": MAPS,
         "measure": MEASURES, "metric": {c.__name__: c for c in (*numbers, FID) if "__call__" in vars(c)},
-        "method": presets.PRESETS, "recipe": RECIPES, "network": NETWORKS, "problem": PROBLEMS,
+        "method": presets.PRESETS, "recipe": RECIPES, "data set": {name: _image_set(name) for name in IMAGE_SETS},
+        "network": NETWORKS, "features": FEATURES, "problem": PROBLEMS, "record": {n: records.tabulate(n) for n in records.names()},
     }  # fmt: skip
     return registries
+
+
+def _image_set(name: str) -> str:
+    """Return what the table of :func:`load_images` says of a set."""
+    from wgflow.generative import load_images
+
+    row = re.search(rf"^``{name}`` +(.+?)  +(\S.*)$", inspect.getdoc(load_images) or "", re.MULTILINE)
+    assert row is not None, name
+    return f"{plain(row[1])}; splits: {row[2]}"
 
 
 def _described(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
@@ -127,6 +136,15 @@ def _described(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
         yield f"{name}: recipe of wgflow train"
         yield from (f"  {key}: {brief(value)}" for key, value in held.plain().items() if value is not None)
         yield from _described("method", held.method, _kinds()["method"][held.method], width)
+        return
+    if kind == "data set":
+        yield from prose(f"{name}: data set, {held}", width, _NARROW)
+        yield f"at a shell: wgflow train --data {name if name not in ('folder', 'array') else 'PATH'}"
+        return
+    if kind == "record":
+        about = plain(inspect.getdoc(inspect.getmodule(held)) or "")
+        yield from prose(f"{name}: {about[:1].lower()}{about[1:]}", width, _NARROW)
+        yield f"at a shell: wgflow bench {name}"
         return
     for part in held if kind == "network" else (held,):
         yield f"{name}: {kind} {_path(part)}"
@@ -152,7 +170,9 @@ def _text(doc: str, width: int) -> Iterator[str]:
     """Return what a docstring says before its first section, with formulas as characters."""
     about = plain(re.split(r"^\w[^\n]*\n-+$", doc, maxsplit=1, flags=re.MULTILINE)[0]).strip()
     for block in about.split("\n\n"):
-        if block.startswith((" ", "==")):
+        if block.startswith("=="):
+            yield from _rows(block, width)
+        elif block.startswith(" "):
             yield from block.splitlines()
         elif block.startswith("* "):
             for item in block.removeprefix("* ").split("\n* "):
@@ -160,6 +180,14 @@ def _text(doc: str, width: int) -> Iterator[str]:
         else:
             yield from textwrap.wrap(block, width)
         yield ""
+
+
+def _rows(table: str, width: int) -> Iterator[str]:
+    """Return a table of reStructuredText as lines: what a row is of, then the rest of it."""
+    for line in table.splitlines():
+        if not re.fullmatch(r"[= ]+", line):
+            first, *others = re.split(r"  +", line.strip())
+            yield from prose(f"  {first}: {'; '.join(others)}", width, _NARROW)
 
 
 def _options(obj: Any, width: int) -> Iterator[str]:
@@ -173,9 +201,12 @@ def _options(obj: Any, width: int) -> Iterator[str]:
     ]
     if parameters:
         yield "options:"
-    for p in parameters:
-        given = "" if p.default is p.empty or repr(p.default).startswith("<") else f" = {brief(p.default)}"
-        yield from prose(f"  {p.name}{given}: {about.get(p.name) or _unsaid(p.name)}", width, _NARROW)
+    for text, several in itertools.groupby(parameters, lambda p: about.get(p.name) or _unsaid(p.name)):
+        yield from prose(f"  {', '.join(map(_with_default, several))}: {text}", width, _NARROW)
+
+
+def _with_default(p: inspect.Parameter) -> str:
+    return p.name if p.default is p.empty or repr(p.default).startswith("<") else f"{p.name} = {brief(p.default)}"
 
 
 def _unsaid(name: str) -> str:
@@ -206,10 +237,17 @@ def _uses(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
         ]
         yield from prose(f"works with {', '.join([*takers, 'KernelDensity'])}", width, _NARROW)
     elif kind == "metric":
-        yield f"works with wgflow.Evaluate([{held.__name__}(...)], every=N), a callback of solve"
+        yield from prose(
+            f"works with wgflow.Evaluate([{held.__name__}(...)], every=N), a callback of solve", width, _NARROW
+        )
+    elif kind == "features":
+        yield f"at a shell: wgflow evaluate RUN --features {name}"
     elif kind == "method":
+        from wgflow.cli.run import presets as flows
         from wgflow.generative.catalogue import image_methods
 
+        if name in flows():
+            yield f"at a shell: wgflow run {name} --target module:NAME"
         yield f"in Python: {_path(held)}(target, ...).solve()"
         if name in [m.name for m in image_methods()]:
             yield f"on images: wgflow train RECIPE --method {name}"

@@ -13,6 +13,7 @@ from wgflow.cli.arguments import Section
 from wgflow.cli.own import array, named
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Whole
+from wgflow.core.instead import shown
 from wgflow.core.registry import near_misses
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _target(text: str, dim: int | None, begin: "MovingMeasure | None") -> "Measu
     if isinstance(found, (Tensor, np.ndarray)):
         return Dataset(torch.as_tensor(found))
     if not isinstance(found, Callable):  # type: ignore[arg-type]
-        raise BadInput(f"target={text!r} is a {type(found).__name__}: expected a measure, points or a log density")
+        raise BadInput(f"target={text!r} is {shown(found)}: expected a measure, points or a log density")
     if dim is None and begin is None:
         raise BadInput(f"target={text!r} is a function: say of how many coordinates, --dim D")
     return Unnormalised(found, *([dim] if begin is None else begin.event_shape))
@@ -166,7 +167,7 @@ def _start(text: str) -> "MovingMeasure":
     if isinstance(found, MovingMeasure):
         return found
     if not isinstance(found, (Tensor, np.ndarray)):
-        raise BadInput(f"start={text!r} is a {type(found).__name__}: expected Particles or points")
+        raise BadInput(f"start={text!r} is {shown(found)}: expected Particles or points")
     return Particles(torch.as_tensor(found))
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 70 else f"{text[:60]}..."
 
 
+def as_tensor(value: Any, name: str = "x") -> str:
+    """Return what makes a tensor of a value that is not one."""
+    return f"torch.{'as_' if isinstance(value, np.ndarray) else ''}tensor({name})"
+
+
 def article(kind: type) -> str:
     """Return the name of a class with its article; what is not of wgflow is said in words."""
     words = {str: "text", dict: "a dictionary", list: "a list", Tensor: "a tensor", nn.Module: "a network (nn.Module)"}
@@ -65,7 +71,9 @@ def instead(value: Any, kinds: tuple[type, ...]) -> str:
     if isinstance(value, str) and (float in kinds or int in kinds) and _reads_as_number(value):
         return f"That is text: write {value.strip()} without quotes"
     if Tensor in kinds and isinstance(value, (np.ndarray, list, tuple)):
-        return f"Convert it: torch.{'as_' if isinstance(value, np.ndarray) else ''}tensor(x)"
+        return f"Convert it: {as_tensor(value)}"
+    if Mapping in kinds and isinstance(value, (list, tuple)):
+        return "Give every one a name: {'first': ..., 'second': ...}"
     where = getattr(value, "goes_to", "")
     return f"{type(value).__name__} is {where}" if where else ""
 

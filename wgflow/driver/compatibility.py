@@ -1,6 +1,7 @@
 """The only compatibility logic: it reads what the classes declare and says why not, with advice."""
 
 from wgflow.core.fields import checked
+from wgflow.core.instead import article
 from wgflow.core.rng import generator
 from wgflow.functionals import Functional, Penalty, Sum
 from wgflow.measures import Measure, MovingMeasure, Pushforward
@@ -42,6 +43,9 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
             f"what {type(F).__name__} holds of an entropy is negative: its flow is the heat equation run backwards, which is "
             "ill-posed. Subtract less of it."
         )
+    if not hasattr(solver, "estimator"):
+        s = type(solver).__name__
+        return f"{s} has no estimator: a solver is a dataclass with a field for it, estimator: Estimator. Use {s}(estimator=Autograd())."
     e, f, s, m = solver.estimator, type(F).__name__, type(solver).__name__, type(measure).__name__
     kind = type(e).__name__
     if not isinstance(measure, MovingMeasure):
@@ -67,14 +71,14 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
             other = "Critic(net)" if G.can("conjugate") or G.can("variational") else "Autograd()"
             return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}(estimator={other})."
         if "value" in needs and G.needs_density:
+            for term in (t for t in (G.terms if isinstance(G, Sum) else (G,)) if t.needs_density):
+                unknown = [article(type(t)) for t in term.targets() if not t.has_density]
+                if unknown:
+                    return f"{f}.value compares densities, and {unknown[0]} as the target has none. {_without_density(F, s)}"
             carried = (getattr(measure, "log_rho", None) is not None or measure.carries_density) and not splits
             if not carried or measure.tracks_points or not solver.implicit:
                 reason = f"{m} loses it at the first move" if carried else f"{m} does not carry one"
                 return f"{f}.value needs the density of the moving measure, and {reason}. {_without_density(F, s)}"
-            for term in (t for t in (G.terms if isinstance(G, Sum) else (G,)) if t.needs_density):
-                unknown = [type(t).__name__ for t in term.targets() if not t.has_density]
-                if unknown:
-                    return f"{f}.value compares densities, and a {unknown[0]} as the target has none. {_without_density(F, s)}"
     asked = F.split_entropy()[0] if solver.splits_entropy else F
     for G_part, part in solver.parts(F):
         inside = why_not(G_part, part, measure)

@@ -25,7 +25,7 @@ from wgflow.generative.train import sinkhorn
 from wgflow.storage.files import write_text
 
 EVALUATION = "evaluation.json"
-FEATURES = ("inception", "random-conv", "cifar-resnet")
+FEATURES = {"inception": InceptionFeatures, "random-conv": RandomConvFeatures, "cifar-resnet": CifarResNetFeatures}
 """Names of the feature networks of :func:`evaluate`."""
 
 

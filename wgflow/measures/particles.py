@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import checked
-from wgflow.core.instead import shown
+from wgflow.core.instead import as_tensor, shown
 from wgflow.core.typing import Points, Scalar
 from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure, MovingMeasure, register_measure
@@ -56,7 +56,7 @@ class Particles(MovingMeasure, checks=False):
     def __post_init__(self) -> None:
         x = self.x
         if not isinstance(x, Tensor) or x.dim() < 2 or x.numel() == 0:
-            shape = tuple(x.shape) if isinstance(x, Tensor) else f"{type(x).__name__}. Convert it: torch.as_tensor(x)"
+            shape = tuple(x.shape) if isinstance(x, Tensor) else f"{type(x).__name__}. Convert it: {as_tensor(x)}"
             raise BadInput(f"particles need positions of shape (n, *event) with n >= 1, got {shape}")
         if not x.is_floating_point():
             raise BadInput(f"particles need floating-point positions, got {x.dtype}: convert with x.float()")
@@ -67,7 +67,11 @@ class Particles(MovingMeasure, checks=False):
         for name in ("log_w", "log_rho"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Tensor) or value.shape != x.shape[:1]):
-                got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+                got = (
+                    tuple(value.shape)
+                    if isinstance(value, Tensor)
+                    else f"{shown(value)}. Convert it: {as_tensor(value, name)}"
+                )
                 raise BadInput(f"{name} must have shape ({len(x)},), one entry a particle, got {got}")
             if value is not None and value.dtype != x.dtype:
                 if not value.is_floating_point():
