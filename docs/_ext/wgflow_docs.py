@@ -147,10 +147,11 @@ def resolver(app: Sphinx) -> Callable[..., nodes.Node | None]:
 
 
 def plain_words(app: Sphinx, doctree: nodes.document) -> None:
-    """Leave ``shape`` of "tensor, shape (n, d)" a word: it is no link to one of the attributes of that name."""
+    """Leave the words of "tensor, shape (n, w)" in the type of an argument words: they are no links to attributes of those names."""
     for node in list(doctree.findall(addnodes.pending_xref)):
-        if node["reftarget"] == "shape":
-            node.replace_self(nodes.emphasis("", "shape"))
+        target = node["reftarget"]
+        if node.get("reftype") == "class" and (target == "shape" or len(target) == 1):
+            node.replace_self(nodes.emphasis("", target))
 
 
 def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, returns: str | None) -> Any:
