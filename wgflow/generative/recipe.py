@@ -61,7 +61,7 @@ class Recipe(Brief):
     pca : int, optional
         Train in the space of so many principal components of the training images; on pixels when None.
     network : str, optional
-        ``conv``, ``small`` or ``large``, ``toy`` in a latent space; or ``package.module:NAME`` of a ``NetworkPair`` of your own.
+        ``conv``, ``fine``, ``small`` or ``large``, ``toy`` in a latent space; or ``package.module:NAME`` of a ``NetworkPair`` of your own.
     channels : int, optional
         Base width of both networks; their default when None.
     encoder : str, optional
@@ -225,7 +225,11 @@ class Recipe(Brief):
             other = method(changes["method"])
             kept = {name: value if other.takes(name) else None for name, value in kept.items()} | {"options": {}}
             kept["labels"] = bool(kept["labels"])
-        if "pca" in changes and (changes["pca"] is None) != (self.pca is None) and self.network in ("conv", "toy"):
+        if (
+            "pca" in changes
+            and (changes["pca"] is None) != (self.pca is None)
+            and self.network in ("conv", "fine", "toy")
+        ):
             kept["network"] = None
         return Recipe(**kept | changes)
 

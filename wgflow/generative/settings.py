@@ -52,7 +52,7 @@ _CIFAR = {
 }
 
 READY: dict[str, dict[str, Any]] = {
-    "fashion-mnist": {},
+    "fashion-mnist": {"network": "fine", "r1": 1.0, "r1_every": 4},
     "fashion-mnist-chain": {"method": "classic_jko", "pca": 50},
     "fashion-mnist-particles": {"method": "sliced_w_flow"},
     "cifar10-small": _CIFAR,

@@ -27,6 +27,7 @@ from wgflow.generative.nets.labelled import WithoutLabels
 SIZES = {
     "toy": ({"dim": 3, "noise_dim": 2, "width": 16}, {"dim": 3, "width": 16}, (3,)),
     "conv": ({"channels": 4}, {"channels": 4}, (1, 28, 28)),
+    "fine": ({"channels": 4}, {"channels": 4}, (1, 28, 28)),
     "small": ({"channels": 4, "image_shape": (1, 28, 28)}, {"channels": 4, "image_shape": (1, 28, 28)}, (1, 28, 28)),
     "large": (
         {"image_shape": (1, 16, 16), "channels": 32, "multipliers": (1, 2), "noise_dim": 5, "blocks_per_level": 1},

@@ -22,11 +22,18 @@ from wgflow.generative.nets import (
     ToyGenerator,
 )
 from wgflow.generative.nets._common import FIRResample, MinibatchDeviation, SumPoolHead
+from wgflow.generative.nets.fine import Doubled
 
 SIZES = {  # tiny arguments of generator and critic, shape of the data
     "toy": ({"dim": 3, "noise_dim": 1, "width": 16}, {"dim": 3, "width": 16}, (3,)),
     "conv-28": ({"channels": 8}, {"channels": 8}, (1, 28, 28)),
     "conv-32": (
+        {"image_shape": (3, 32, 32), "channels": 4, "latent_dim": 12},
+        {"image_shape": (3, 32, 32), "channels": 4},
+        (3, 32, 32),
+    ),
+    "fine-28": ({"channels": 8}, {"channels": 8}, (1, 28, 28)),
+    "fine-32": (
         {"image_shape": (3, 32, 32), "channels": 4, "latent_dim": 12},
         {"image_shape": (3, 32, 32), "channels": 4},
         (3, 32, 32),
@@ -479,7 +486,35 @@ def test_conv_layers_halve_and_double_the_size():
     assert count(critic) == (16 * 32 + 32) + (16 * 32 * 64 + 64) + (9 * 64 * 128 + 128) + (128 * 49 + 1)
 
 
+def test_fine_layers_end_at_the_size_of_the_image():
+    generator, critic = NETWORKS["fine"].generator(), NETWORKS["fine"].critic()
+    # Weights by hand: 64 -> 64*7*7, 3x3 64 -> 32 -> 16 -> 1, a bias at the end, three BatchNorms.
+    assert count(generator) == 64 * 64 * 49 + 9 * (64 * 32 + 32 * 16 + 16) + 1 + 2 * (64 + 32 + 16)
+    # 3x3 1 -> 16, 4x4 16 -> 32 -> 64, 3x3 64 -> 128, linear from 128*7*7.
+    wide = (16 * 16 * 32 + 32) + (16 * 32 * 64 + 64) + (9 * 64 * 128 + 128)
+    assert count(critic) == (9 * 16 + 16) + wide + (128 * 49 + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_doubling_is_bilinear_interpolation(dtype: torch.dtype) -> None:
+    h = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    bilinear = nn.functional.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(Doubled()(h), bilinear)
+
+
+def test_no_layer_of_the_fine_generator_tells_even_pixels_from_odd_ones() -> None:
+    # Constant features stay constant away from the border, whatever the weights; a transposed convolution of stride 2 breaks that.
+    def spread(net: nn.Module, width: int) -> float:
+        layers = [m for m in net.head if not isinstance(m, nn.BatchNorm2d)]
+        h = nn.Sequential(*layers)(torch.ones(1, width, 7, 7))
+        return float(h.detach()[0, 0, 12:16, 12:16].std())
+
+    torch.manual_seed(0)
+    assert spread(NETWORKS["fine"].generator(), 64) < 1e-6
+    assert spread(NETWORKS["conv"].generator(), 64) > 1e-3
+
+
 def test_table_of_networks():
-    assert list(NETWORKS) == ["toy", "conv", "small", "large"]
+    assert list(NETWORKS) == ["toy", "conv", "fine", "small", "large"]
     for network in itertools.chain(*NETWORKS.values()):
         assert issubclass(network, nn.Module)

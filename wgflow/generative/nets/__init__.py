@@ -14,6 +14,7 @@ from torch import nn
 from wgflow.core.docstrings import summary
 from wgflow.core.registry import Named
 from wgflow.generative.nets.conv import ConvCritic, ConvGenerator
+from wgflow.generative.nets.fine import FineCritic, FineGenerator
 from wgflow.generative.nets.labelled import LabelledCritic, LabelledGenerator
 from wgflow.generative.nets.large import LargeCritic, LargeGenerator
 from wgflow.generative.nets.small import SmallCritic, SmallGenerator
@@ -23,6 +24,8 @@ __all__ = [
     "NETWORKS",
     "ConvCritic",
     "ConvGenerator",
+    "FineCritic",
+    "FineGenerator",
     "LabelledCritic",
     "LabelledGenerator",
     "LargeCritic",
@@ -72,6 +75,7 @@ NETWORKS: dict[str, NetworkPair] = _Pairs(
     {
         "toy": NetworkPair(generator=ToyGenerator, critic=ToyCritic),
         "conv": NetworkPair(generator=ConvGenerator, critic=ConvCritic),
+        "fine": NetworkPair(generator=FineGenerator, critic=FineCritic),
         "small": NetworkPair(generator=SmallGenerator, critic=SmallCritic),
         "large": NetworkPair(generator=LargeGenerator, critic=LargeCritic),
     },

@@ -1,0 +1,138 @@
+"""Convolutions up to the size of the image, over interpolated features: clean 28×28 images in minutes on a CPU."""
+
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
+from wgflow.generative.nets.small import BicubicEmbedding, factorise
+
+
+class Doubled(nn.Module):
+    """Bilinear interpolation to twice the size, as ``interpolate(scale_factor=2, mode="bilinear")``.
+
+    Composed of repeated pixels and two means of neighbors. The gradient of these is the same in every run on a GPU, too,
+    which that of ``interpolate`` is not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Doubled()(torch.tensor([[[[0.0, 4.0]]]]))[0, 0, 0]
+    tensor([0., 1., 3., 4.])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, c, 2h, 2w)."""
+        repeated = nnf.interpolate(h, scale_factor=2, mode="nearest")
+        return nnf.avg_pool2d(nnf.avg_pool2d(repeated, 2, 1, 1, count_include_pad=False), 2, 1)
+
+
+class FineGenerator(nn.Module):
+    r"""Generator from a dense Gaussian latent to images in [-1, 1], whose layers imprint no grid.
+
+    A dense layer to ``(2**(b-1) * channels, s, s)``, then ``b`` times BatchNorm, ReLU, bilinear interpolation to twice the size
+    and a 3×3 convolution to half of the width; BatchNorm, ReLU, a 3×3 convolution and tanh at the size of the image, which is
+    :math:`s\,2^b` with s from 4 to 7. A transposed convolution to the image, as in :class:`ConvGenerator`, has separate weights
+    for even and for odd pixels. After some thousand updates its images still show that as a checkerboard (Odena, Dumoulin and
+    Olah 2016).
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        ``(c, size, size)`` of the data.
+    channels : int
+        Twice the width of the layer at the size of the image.
+    latent_dim : int
+        Dimension of the source.
+
+    Raises
+    ------
+    BadInput
+        When a size is not a positive integer, the images are not square, or their size is not :math:`s\,2^b`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> FineGenerator(image_shape=(1, 28, 28), channels=8)(torch.zeros(5, 64)).shape
+    torch.Size([5, 1, 28, 28])
+    """
+
+    def __init__(
+        self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32, latent_dim: int = 64
+    ) -> None:
+        super().__init__()
+        check_sizes(channels=channels, latent_dim=latent_dim)
+        self.data_shape = check_image_shape(image_shape, smallest=8)
+        c, size, _ = self.data_shape
+        start, doublings = factorise(size)
+        self.source_shape = (latent_dim,)
+        self.noise_shape = None
+        width = channels * 2 ** (doublings - 1)
+        self.dense = nn.Sequential(
+            nn.Linear(latent_dim, width * start * start, bias=False), nn.Unflatten(1, (width, start, start))
+        )
+        layers: list[nn.Module] = []
+        for _ in range(doublings):
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), Doubled()]
+            layers += [nn.Conv2d(width, max(width // 2, 1), 3, padding=1, bias=False)]
+            width = max(width // 2, 1)
+        self.head = nn.Sequential(
+            *layers, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, c, 3, padding=1), nn.Tanh()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
+        check_batch("x", x, self.source_shape)
+        return self.head(self.dense(x))
+
+    def reference(self) -> nn.Module:
+        r"""Return the fixed map :math:`Q` to blurry images, as that of :class:`SmallGenerator`."""
+        return BicubicEmbedding(self.source_shape[0], self.data_shape)
+
+
+class FineCritic(nn.Module):
+    r"""Critic on images: a 3×3 convolution at their size, 4×4 ones of stride 2 down to size 4 to 7, one 3×3, linear.
+
+    LeakyReLU(0.2), no normalization. The first layer compares every pixel with all of its neighbors; one of stride 2, as in
+    :class:`ConvCritic`, tells even pixels from odd ones.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        ``(c, size, size)`` of the data, with size :math:`s\,2^b`, s from 4 to 7.
+    channels : int
+        Twice the width of the first layer; every further one doubles it.
+    outputs : int
+        Values of a point: one for a critic, several for the features of a learned kernel.
+
+    Raises
+    ------
+    BadInput
+        As for :class:`FineGenerator`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> FineCritic(image_shape=(1, 28, 28), channels=8)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32, outputs: int = 1
+    ) -> None:
+        super().__init__()
+        check_sizes(channels=channels, outputs=outputs)
+        self.data_shape = check_image_shape(image_shape, smallest=8)
+        c, size, _ = self.data_shape
+        start, halvings = factorise(size)
+        width = max(channels // 2, 1)
+        layers: list[nn.Module] = [nn.Conv2d(c, width, 3, 1, 1), nn.LeakyReLU(0.2)]
+        for _ in range(halvings):
+            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
+            width *= 2
+        layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * start * start, outputs))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""
+        check_batch("y", y, self.data_shape)
+        return self.body(y).squeeze(-1)
