@@ -1,7 +1,7 @@
 """Convolutions up to the size of the image, over interpolated features: clean 28×28 images in minutes on a CPU."""
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as nnf
 
 from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
 from wgflow.generative.nets.small import BicubicEmbedding, factorise
@@ -10,8 +10,8 @@ from wgflow.generative.nets.small import BicubicEmbedding, factorise
 class Doubled(nn.Module):
     """Bilinear interpolation to twice the size, as ``interpolate(scale_factor=2, mode="bilinear")``.
 
-    Composed of repeated pixels and two means of neighbors. The gradient of these is the same in every run on a GPU, too,
-    which that of ``interpolate`` is not.
+    Every pixel makes two, at a quarter of the way to its neighbor on either side. The gradient of this is the same in every run
+    on a GPU, too, which that of ``interpolate`` is not.
 
     Examples
     --------
@@ -22,8 +22,15 @@ class Doubled(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, c, 2h, 2w)."""
-        repeated = nnf.interpolate(h, scale_factor=2, mode="nearest")
-        return nnf.avg_pool2d(nnf.avg_pool2d(repeated, 2, 1, 1, count_include_pad=False), 2, 1)
+        return _doubled(_doubled(h, 2), 3)
+
+
+def _doubled(h: Tensor, axis: int) -> Tensor:
+    n = h.shape[axis]
+    before = torch.cat([h.narrow(axis, 0, 1), h.narrow(axis, 0, n - 1)], axis)
+    after = torch.cat([h.narrow(axis, 1, n - 1), h.narrow(axis, n - 1, 1)], axis)
+    pairs = torch.stack([torch.lerp(before, h, 0.75), torch.lerp(after, h, 0.75)], axis + 1)
+    return pairs.flatten(axis, axis + 1)
 
 
 class FineGenerator(nn.Module):
