@@ -158,7 +158,7 @@ def test_a_method_is_named_anywhere_and_its_options_with_and_without_prefix(
 ) -> None:
     assert main(["train", *words]) == 0
     ((recipe, folder),) = asked
-    assert recipe == Recipe(method="w1_fe", persistent=4, critic_iters=2, flip=True)
+    assert recipe == Recipe(network="fine", method="w1_fe", persistent=4, critic_iters=2, flip=True)
     assert folder == Path("runs/fashion-mnist-w1_fe")
 
 

@@ -74,7 +74,7 @@ def test_exported_weights_say_what_they_are_of_and_load_alone(run: Path, tmp_pat
     shutil.copy(run / "generator.safetensors", file)
     with safetensors.safe_open(file, "pt") as held:
         about = json.loads(held.metadata()["wgflow"])
-    assert about["network"] == "wgflow.generative.nets.conv.ConvGenerator"
+    assert about["network"] == "wgflow.generative.nets.fine.FineGenerator"
     assert about["input"] == "(n, 64)"
     assert about["recipe"]["image_shape"] == [1, 8, 8]
     images = sample(wgflow.load_generator(file, "cpu"), 4, seed=3)
