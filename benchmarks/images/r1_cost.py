@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("--channels", type=int, default=32, help="base width")
     options.add_argument("--batch", type=int, default=16)
-    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--rounds", type=int, default=5)
     args = options.parse_args(argv)
     if args.quick:
         args.channels, args.batch = 4, 2
