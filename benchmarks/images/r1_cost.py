@@ -15,11 +15,11 @@ from torch.nn import functional as nnf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks._record import Clock, parser, write
-from wgflow.generative.nets import ConvCritic, LargeCritic, SmallCritic
+from wgflow.generative.nets import LargeCritic, SmallCritic
 from wgflow.generative.nets._common import FIRResample
 from wgflow.generative.nets._twice import Conv2d
 
-CRITICS = {"conv": ConvCritic, "small": SmallCritic, "large": LargeCritic}
+CRITICS = {"small": SmallCritic, "large": LargeCritic}
 WAYS = ("library", "pytorch", "library without R1", "pytorch without R1")
 
 

@@ -18,7 +18,7 @@ from wgflow import BadInput, CannotWrite, CheckpointError, DataNotFound, WgflowE
 from wgflow.cli import main
 from wgflow.generative import Monitor, NetworkPair, Recipe, evaluate, load_generator, sample, train
 from wgflow.generative.folder import CHECKPOINTS, RECIPE, WEIGHTS, check_folder, claim_folder, plain_record, read_record
-from wgflow.generative.nets import ConvCritic, ConvGenerator
+from wgflow.generative.nets import FineCritic, FineGenerator
 from wgflow.storage.files import locked
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -240,13 +240,13 @@ def test_a_folder_that_is_removed_in_mid_run_is_said(pictures: Path, tmp_path: P
     assert not (tmp_path / "r").exists()
 
 
-PAIR = NetworkPair(ConvGenerator, ConvCritic)
+PAIR = NetworkPair(FineGenerator, FineCritic)
 MODULE = """
 import pathlib
 pathlib.Path(__file__).with_name("ran").touch()
 from wgflow.generative import NetworkPair
-from wgflow.generative.nets import ConvCritic, ConvGenerator
-PAIR = NetworkPair(ConvGenerator, ConvCritic)
+from wgflow.generative.nets import FineCritic, FineGenerator
+PAIR = NetworkPair(FineGenerator, FineCritic)
 """
 
 
@@ -310,7 +310,7 @@ class Tied(nn.Module):
         return None
 
 
-TIED = NetworkPair(Tied, ConvCritic)
+TIED = NetworkPair(Tied, FineCritic)
 
 
 def test_tied_weights_are_exported_and_loaded(pictures: Path, tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ from torch import nn
 from torch.nn import functional as nnf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wgflow.generative.nets import ConvCritic, LargeCritic, SmallCritic
+from wgflow.generative.nets import LargeCritic, SmallCritic
 from wgflow.generative.nets._common import FIRResample
 from wgflow.generative.nets._twice import Conv2d, resampled
 from wgflow.storage.describe import describe
 
 CRITICS = {
-    "conv": lambda: ConvCritic(image_shape=(1, 28, 28), channels=4),
     "small": lambda: SmallCritic(image_shape=(3, 32, 32), channels=4),
     "large": lambda: LargeCritic(image_shape=(3, 32, 32), channels=4),
     "large, odd sizes": lambda: LargeCritic(image_shape=(1, 28, 28), channels=4),

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
-from wgflow.generative.nets._twice import Conv2d
 from wgflow.generative.nets.small import BicubicEmbedding, factorise
 
 
@@ -99,9 +98,9 @@ class ConvCritic(nn.Module):
         start, halvings = factorise(size)
         layers: list[nn.Module] = []
         for j in range(halvings):
-            layers += [Conv2d(width, channels * 2**j, 4, 2, 1), nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(width, channels * 2**j, 4, 2, 1), nn.LeakyReLU(0.2)]
             width = channels * 2**j
-        layers += [Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
         width *= 2
         self.body = nn.Sequential(*layers, nn.Flatten(), _precise.Linear(width * start * start, outputs))
 
