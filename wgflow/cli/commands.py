@@ -78,7 +78,12 @@ def train(
     first = processes()[0] == 0  # torchrun starts this once a GPU
     if first:
         print("\n".join(f"{name}: {value}" for name, value in chosen.plain().items()), f"\nfolder: {place}")
-    options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "extend": extend, "callbacks": readers}
+    options: dict[str, Any] = {
+        "device": device,
+        "checkpoint_seconds": checkpoint_seconds,
+        "extend": extend,
+        "callbacks": readers,
+    }
     solution = train_recipe(chosen, place, **options)
     if not first:
         return

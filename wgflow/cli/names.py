@@ -159,11 +159,12 @@ def _path(obj: Any) -> str:
     """Return the name under which an object is imported."""
     import wgflow
 
-    own = f"{obj.__module__}.{obj.__name__}"
-    for room in (wgflow, wgflow.presets, wgflow.maps, wgflow.metrics, wgflow.bench):
-        if getattr(room, obj.__name__, None) is obj:
-            return f"{room.__name__}.{obj.__name__}"
-    return own
+    name: str = obj.__name__
+    rooms: tuple[Any, ...] = (wgflow, wgflow.presets, wgflow.maps, wgflow.metrics, wgflow.bench)
+    for room in rooms:
+        if getattr(room, name, None) is obj:
+            return f"{room.__name__}.{name}"
+    return f"{obj.__module__}.{name}"
 
 
 def _text(doc: str, width: int) -> Iterator[str]:

@@ -134,9 +134,10 @@ def write(solution: "Solution", path: Path) -> None:
     )
     held |= {f"history/{key}": [row.get(key, np.nan) for row in solution.history] for key in keys}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file, **{n: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.array(v) for n, v in held.items()}
-        )
+        arrays: dict[str, Any] = {
+            n: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.array(v) for n, v in held.items()
+        }
+        np.savez(file, **arrays)
 
 
 def _given(text: str, what: str) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 WIDTH, LINES = 100, 10
 """Most columns of a line, and most lines of an object."""
@@ -162,7 +163,7 @@ def _foreign(value: Any) -> str:
 
 def network(net: nn.Module) -> str:
     """Return the class of a network with the number of its parameters, and their type and device where they have one."""
-    held = [p for p in net.parameters() if not isinstance(p, nn.parameter.UninitializedTensorMixin)]
+    held = [p for p in net.parameters() if not isinstance(p, UninitializedParameter | UninitializedBuffer)]
     count = f"{sum(p.numel() for p in held):,} parameters"
     about = [f"{str(p.dtype).removeprefix('torch.')} {p.device}" for p in held[:1]]
     return f"{type(net).__name__}({', '.join([count, *about])})"
@@ -220,5 +221,5 @@ def _lines(pieces: Pieces) -> list[str]:
 def _wrapped(text: str, indent: str) -> list[str]:
     """Return a part as lines that are broken in no tensor and no text."""
     whole = re.sub(r"<[^<>]*>|'[^']*'|tensor\(\[.*?\]\)", lambda m: m[0].replace(" ", _UNBROKEN), text)
-    ends = {"initial_indent": indent, "subsequent_indent": indent + 2 * _INDENT}
+    ends: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": indent + 2 * _INDENT}
     return [line.replace(_UNBROKEN, " ") for line in textwrap.wrap(whole, WIDTH, break_on_hyphens=False, **ends)]

@@ -145,7 +145,7 @@ class _Placing:
         return new
 
     def _object(self, obj: Any) -> Any:
-        computed = _computed(type(obj))
+        computed = _computed(obj)
         held = {n: v for n, v in vars(obj).items() if n not in computed and not hasattr(v, "placed_anew")}
         new = {name: self.of(value) for name, value in held.items()}
         if all(new[name] is value for name, value in held.items()):
@@ -180,7 +180,7 @@ def tensors_in(obj: Any) -> Iterator[Tensor]:
     elif isinstance(obj, functools.partial):
         yield from tensors_in([obj.args, obj.keywords])
     elif _holds_parts(obj) and not hasattr(obj, "placed_anew"):
-        yield from tensors_in([value for name, value in vars(obj).items() if name not in _computed(type(obj))])
+        yield from tensors_in([value for name, value in vars(obj).items() if name not in _computed(obj)])
 
 
 def _weights(net: nn.Module) -> list[Tensor]:
@@ -194,7 +194,12 @@ def _holds_parts(obj: Any) -> bool:
     return isinstance(obj, Placed) or dataclasses.is_dataclass(obj) or ours
 
 
+def _computed(obj: Any) -> frozenset[str]:
+    """Names under which an object keeps what it has computed: it is computed again from what was moved."""
+    cls: Any = type(obj)
+    return _computed_by(cls)
+
+
 @functools.cache
-def _computed(cls: type) -> frozenset[str]:
-    """Names under which objects of a class keep what they have computed: it is computed again from what was moved."""
+def _computed_by(cls: Any) -> frozenset[str]:
     return frozenset(n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, functools.cached_property))

@@ -118,7 +118,7 @@ class Pull:
 
 
 def add_block(
-    between: Distances, to_x: Pull | None, to_y: Pull | None, i: slice, j: slice, q: Tensor, near: Tensor | None
+    between: Distances, to_x: Any | None, to_y: Any | None, i: slice, j: slice, q: Tensor, near: Tensor | None
 ) -> None:
     """Add a block of slopes, which it may overwrite, to the pulls on its rows and its columns; rows ``near`` in double precision."""
     q = q.contiguous()

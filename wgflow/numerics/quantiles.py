@@ -89,7 +89,7 @@ class Line:
     def _sort(self, lines: slice) -> tuple[Tensor, Tensor | None]:
         values = self.project(self.y, lines)
         levels = None if self.b is None else torch.empty_like(values, dtype=torch.float64)
-        for block in blocks(*values.shape, values.device):
+        for block in blocks(len(values), values.shape[1], values.device):
             if self.b is None or levels is None:
                 values[block] = _sort_values_(values[block])
             else:
@@ -163,7 +163,7 @@ class _ProjectedCost(torch.autograd.Function):
         light = x.new_zeros(0) if a is None else a < LIGHT
         lights = light.is_cuda or bool(light.any())  # a GPU is not asked
         for lines in groups(total, longest, x.shape[1], x.device):
-            if wants_x and slopes is not None:
+            if wants_x and slopes is not None and theta is not None:
                 dx = _pulled(slopes, theta, dx)
             theta, slopes = target.theta[lines], target.project(x, lines)
             targets, levels = target.rows(lines)

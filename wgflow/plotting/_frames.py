@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def chosen(d: int, dims: Dims | None) -> list[int]:
     return picked
 
 
-def pick(found: list[Frame], times: int | Sequence[float] | None, default: int) -> list[Frame]:
+def pick(found: list[Any], times: int | Sequence[float] | None, default: int) -> list[Any]:
     """Return so many frames, evenly spread from the first to the last, or those nearest to the times given.
 
     Raises

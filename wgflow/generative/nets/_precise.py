@@ -29,12 +29,13 @@ class Conv2d(_Precise, nn.Conv2d):
     """``nn.Conv2d`` outside autocast."""
 
 
-class ConvTranspose2d(_Precise, nn.ConvTranspose2d):
+class ConvTranspose2d(_Precise, nn.ConvTranspose2d):  # type: ignore[misc]
     """``nn.ConvTranspose2d`` outside autocast."""
 
 
 def precise(conv: nn.Conv2d) -> Conv2d:
     """Return the same convolution, with the same weights, outside autocast."""
-    twin = Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, device="meta")
+    sizes: Any = {"kernel_size": conv.kernel_size, "padding": conv.padding}
+    twin = Conv2d(conv.in_channels, conv.out_channels, **sizes, device="meta")
     twin.weight, twin.bias = conv.weight, conv.bias
     return twin

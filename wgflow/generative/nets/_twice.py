@@ -63,7 +63,8 @@ class _Convolved(torch.autograd.Function):
         x, w = ctx.saved_tensors
         wanted = [_asked(ctx, i) for i in range(3)]
         if not torch.is_grad_enabled():
-            return *_derivatives(g, x, w, *ctx.how, wanted), None, None
+            stride, padding = ctx.how
+            return *_derivatives(g, x, w, stride, padding, wanted), None, None
         dx = _InInput.apply(g, w, x.detach(), *ctx.how) if wanted[0] else None
         dw = _InWeight.apply(g, x, w.detach(), *ctx.how) if wanted[1] else None
         return dx, dw, g.sum((0, 2, 3)) if wanted[2] else None, None, None
