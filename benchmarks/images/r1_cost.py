@@ -1,10 +1,9 @@
-"""What R1 costs: a critic step with it, by the convolutions of the library and by PyTorch's own, whose second derivatives differ."""
+"""What R1 costs: a step of the large critic with it, by the FIR filter of the library and by PyTorch's derivatives of one."""
 
 import argparse
 import copy
 import random
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from torch.nn import functional as nnf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks._record import Clock, parser, write
-from wgflow.generative.nets import LargeCritic, SmallCritic
+from wgflow.generative.nets import LargeCritic
 from wgflow.generative.nets._common import FIRResample
-from wgflow.generative.nets._twice import Conv2d
 
-CRITICS = {"small": SmallCritic, "large": LargeCritic}
 WAYS = ("library", "pytorch", "library without R1", "pytorch without R1")
 
 
@@ -36,14 +33,12 @@ class PlainResample(nn.Module):
 
 
 def plain(net: nn.Module) -> nn.Module:
-    """Return a copy of a critic, of the same weights, with PyTorch's convolutions."""
+    """Return a copy of a critic, of the same weights, with PyTorch's derivatives of the filter."""
     net = copy.deepcopy(net)
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, FIRResample):
                 setattr(module, name, PlainResample(child.kernel))
-            elif type(child) is Conv2d:
-                child.__class__ = nn.Conv2d
     return net
 
 
@@ -59,32 +54,28 @@ def gradients(net: nn.Module, real: Tensor, fake: Tensor, r1: bool = True) -> tu
 
 
 class Convolutions(TorchDispatchMode):
-    """Counts convolutions, their derivatives among them, and the largest kernel."""
+    """Counts convolutions, their derivatives among them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen, self.largest = Counter[str](), 0
+        self.seen = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name.startswith("convolution"):
-            self.seen[name] += 1
-            if name == "convolution":
-                self.largest = max(self.largest, *args[1].shape[2:])
+        self.seen += func.overloadpacket.__name__.startswith("convolution")
         return func(*args, **(kwargs or {}))
 
 
-def counted(net: nn.Module, real: Tensor, fake: Tensor) -> dict[str, int]:
-    """Return what one critic step with R1 consists of."""
+def counted(net: nn.Module, real: Tensor, fake: Tensor) -> int:
+    """Return how many convolutions one critic step with R1 makes."""
     with Convolutions() as found:
         gradients(net, real, fake)
-    return {"convolutions": sum(found.seen.values()), "largest_kernel": found.largest}
+    return found.seen
 
 
-def compared(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Time one critic's step in all ways, in random order in every round."""
+def compared(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Time the step in all ways, in random order in every round."""
     torch.manual_seed(0)
-    net = CRITICS[name](image_shape=(3, 32, 32), channels=args.channels).to(device)
+    net = LargeCritic(image_shape=(3, 32, 32), channels=args.channels).to(device)
     nets = dict(zip(WAYS, [net, plain(net)] * 2, strict=True))
     real, fake = torch.randn(2, args.batch, 3, 32, 32, device=device)
     clock, order = Clock(device), random.Random(0)
@@ -102,7 +93,7 @@ def compared(name: str, args: argparse.Namespace, device: torch.device) -> dict[
         "pytorch_over_library": usual["pytorch"] / usual["library"],
         "pytorch_over_library_without_r1": usual["pytorch without R1"] / usual["library without R1"],
         "gradients_differ_by": apart,
-        "operations": {way: counted(nets[way], real, fake) for way in WAYS[:2]},
+        "convolutions": {way: counted(nets[way], real, fake) for way in WAYS[:2]},
     }
 
 
@@ -117,9 +108,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     kept = {k: getattr(args, k) for k in ("channels", "batch", "rounds", "quick")} | {"clock": Clock(device).name}
-    results = {name: compared(name, args, device) for name in CRITICS}
-    for name, found in results.items():
-        print(name, found)
+    results = {"large": compared(args, device)}
+    print(results)
     return write("r1_cost", args.results, kept, results, device)
 
 

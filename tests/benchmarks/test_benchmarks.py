@@ -81,9 +81,7 @@ def test_r1_by_the_derivatives_of_the_library_and_of_pytorch(benchmark):
     record = benchmark("r1_cost")
     assert_says_where_it_comes_from(record)
     for found in record["results"].values():
-        ours, theirs = (found["operations"][way] for way in ("library", "pytorch"))
-        assert ours["largest_kernel"] <= 4 < theirs["largest_kernel"]
-        assert ours["convolutions"] <= theirs["convolutions"]
+        assert found["convolutions"]["library"] < found["convolutions"]["pytorch"]
         assert found["gradients_differ_by"] < 1e-2  # of the smallest gradients in float32
 
 

@@ -1,14 +1,15 @@
 """What the networks share: checks of sizes and batches, and layers that PyTorch lacks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from wgflow.core.context import without_autocast
 from wgflow.core.errors import BadInput
 from wgflow.generative.nets import _precise
-from wgflow.generative.nets._twice import resampled
 
 _LARGEST = 2**16
 
@@ -137,4 +138,34 @@ class FIRResample(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, c, 2h, 2w) or to (n, c, h // 2, w // 2)."""
-        return resampled(h, self.kernel, self.up)
+        return _Resampled.apply(h, self.kernel.to(h.dtype), self.up, (0, 0))
+
+
+class _Resampled(torch.autograd.Function):
+    """Every channel convolved with a fixed 4×4 kernel at stride 2, or the transposed map: the derivatives of each other.
+
+    ``odd`` are the rows and columns by which the result of the transposed map exceeds twice the size of ``h``. PyTorch differentiates a
+    depthwise convolution twice by one convolution a channel, with a kernel as large as its result: for a derivative in the weights,
+    which are fixed here.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h: Tensor, kernel: Tensor, up: bool, odd: tuple[int, int]) -> Tensor:
+        each = kernel.expand(h.shape[1], 1, 4, 4)
+        with without_autocast():
+            if up:
+                return nnf.conv_transpose2d(h, each, None, 2, 1, odd, h.shape[1])
+            return nnf.conv2d(h, each, None, 2, 1, 1, h.shape[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        h, kernel, ctx.up, _ = inputs
+        ctx.odd = (0, 0) if ctx.up else tuple(side % 2 for side in h.shape[2:])
+        ctx.save_for_backward(kernel)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (kernel,) = ctx.saved_tensors
+        return _Resampled.apply(g, kernel, not ctx.up, ctx.odd), None, None, None

@@ -26,7 +26,6 @@ from wgflow.generative.nets._common import (
     check_image_shape,
     check_sizes,
 )
-from wgflow.generative.nets._twice import Conv2d
 
 _ATTENTION_SIZE = 16
 _MAPPING_WIDTH = 256
@@ -174,10 +173,10 @@ class LargeCritic(nn.Module):
             _DownBlock(inputs, outputs, down=not (i == 0 and keep_first))
             for i, (inputs, outputs) in enumerate(pairwise(widths))
         ]
-        self.lift = Conv2d(self.data_shape[0], channels, 1)
+        self.lift = nn.Conv2d(self.data_shape[0], channels, 1)
         self.blocks = nn.Sequential(*blocks)
         self.statistic = MinibatchDeviation(4)
-        self.last = _near_zero(Conv2d(widths[-1] + 1, widths[-1], 3, padding=1))
+        self.last = _near_zero(nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1))
         self.head = SumPoolHead(widths[-1], outputs)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -191,9 +190,9 @@ class _DownBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, down: bool) -> None:
         super().__init__()
         self.shrink = FIRResample(up=False) if down else nn.Identity()
-        self.first = Conv2d(inputs, outputs, 3, padding=1)
-        self.second = _near_zero(Conv2d(outputs, outputs, 3, padding=1))
-        self.skip = Conv2d(inputs, outputs, 1, bias=False)
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.second = _near_zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, h: Tensor) -> Tensor:
         branch = nnf.leaky_relu(self.first(nnf.leaky_relu(h, 0.2)), 0.2)

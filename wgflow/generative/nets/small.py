@@ -14,7 +14,6 @@ from torch.nn import functional as nnf
 from wgflow.core.errors import BadInput
 from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import SumPoolHead, check_batch, check_image_shape, check_sizes
-from wgflow.generative.nets._twice import Conv2d
 
 
 class SmallGenerator(nn.Module):
@@ -168,11 +167,11 @@ class _CriticBlock(nn.Module):
         self.stack = nn.Sequential(
             # An image is not activated: its negative half would be damped before anything has looked at it.
             nn.Identity() if first else nn.LeakyReLU(0.2),
-            Conv2d(inputs, outputs, 3, padding=1),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
             nn.LeakyReLU(0.2),
-            Conv2d(outputs, outputs, 3, padding=1),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
         )
-        self.skip = nn.Identity() if inputs == outputs else Conv2d(inputs, outputs, 1)
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
 
     def forward(self, h: Tensor) -> Tensor:
