@@ -12,6 +12,7 @@ from wgflow.storage.describe import describe
 SIZES = {
     "toy": ({"dim": 3, "noise_dim": 2, "width": 16}, {"dim": 3, "width": 16}),
     "conv": ({"channels": 4}, {"channels": 4}),
+    "fine": ({"channels": 4}, {"channels": 4}),
     "small": ({"channels": 4, "image_shape": (1, 28, 28)}, {"channels": 4, "image_shape": (1, 28, 28)}),
     "large": (
         {"image_shape": (1, 16, 16), "channels": 32, "multipliers": (1, 2), "noise_dim": 5, "blocks_per_level": 1},
@@ -36,6 +37,10 @@ def made(name: str) -> tuple[nn.Module, list[torch.Tensor], nn.Module]:
 def rounded(values: torch.Tensor) -> float:
     """Fraction of the entries that are numbers of bfloat16."""
     return float((values == values.bfloat16().float()).float().mean())
+
+
+def test_every_network_is_among_them() -> None:
+    assert {name.partition(",")[0] for name in SIZES} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
 from wgflow.generative.nets.small import BicubicEmbedding, factorise
 
@@ -83,7 +84,7 @@ class FineGenerator(nn.Module):
             layers += [nn.Conv2d(width, max(width // 2, 1), 3, padding=1, bias=False)]
             width = max(width // 2, 1)
         self.head = nn.Sequential(
-            *layers, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, c, 3, padding=1), nn.Tanh()
+            *layers, nn.BatchNorm2d(width), nn.ReLU(), _precise.Conv2d(width, c, 3, padding=1), nn.Tanh()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,7 +138,7 @@ class FineCritic(nn.Module):
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
             width *= 2
         layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * start * start, outputs))
+        self.body = nn.Sequential(*layers, nn.Flatten(), _precise.Linear(2 * width * start * start, outputs))
 
     def forward(self, y: Tensor) -> Tensor:
         """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""
