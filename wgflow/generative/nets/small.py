@@ -201,7 +201,7 @@ def factorise(size: int) -> tuple[int, int]:
     if size % 2**doublings:
         below = size >> doublings << doublings
         raise BadInput(
-            f"image_shape has size {size}: SmallGenerator reaches s * 2^b with s from 4 to 7; "
+            f"image_shape has size {size}: this network reaches s * 2^b with s from 4 to 7; "
             f"resize or pad the images to {below} or {below + 2**doublings}"
         )
     return size >> doublings, doublings
