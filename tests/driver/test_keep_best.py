@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wgflow import Checkpoint, Evaluate, ForwardEuler, KeepBest, Particles, PotentialEnergy, solve
+from wgflow import Checkpoint, Evaluate, ForwardEuler, KeepBest, Particles, PotentialEnergy, StopAt, solve
 
 RECORDS = [3.0, 1.0, math.nan, 2.0, 1.0, 0.5]
 
@@ -32,6 +32,17 @@ def test_it_survives_a_checkpoint(tmp_path):
     best = KeepBest("loss", 3)
     flow = drifting(RECORDS, best, checkpoint=Checkpoint(tmp_path))
     assert (len(flow.history), int(best.measure.x), best.value) == (5, 2, 1.0)
+
+
+def test_the_last_law_of_a_stopped_run_counts():
+    """It is evaluated out of turn: records 3 and 2 of the steps 2 and 4, and 0.5 of step 5, where another callback stops the run."""
+    best = KeepBest("loss")
+    watch = Evaluate([lambda rho, rng: {"loss": [0.0, 9.0, 3.0, 9.0, 2.0, 0.5][int(rho.x[0, 0])]}], every=2)
+    start = Particles(torch.zeros(1, 1, dtype=torch.float64))
+    F = PotentialEnergy(lambda x: -x[:, 0])
+    flow = solve(F, ForwardEuler(), start, step_size=1.0, num_steps=9, callbacks=[watch, best, StopAt(5.0)])
+    assert [row.get("loss") for row in flow.history] == [None, 3.0, None, 2.0, 0.5]
+    assert (int(best.measure.x), best.value) == (5, 0.5)
 
 
 def test_a_key_that_is_never_recorded_is_named():

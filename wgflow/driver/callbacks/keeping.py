@@ -70,11 +70,21 @@ class KeepBest(Callback):
         record = row | run.metrics
         if self.key not in record:
             return None
-        if record[self.key] < self.value:
-            self.measure, self.value, self._waited = run.state.measure.snapshot(), float(record[self.key]), 0
-        else:
+        if not self._bettered(run, record):
             self._waited += 1
         return self._stop(run)
+
+    def on_stop(self, run: "Run", row: dict[str, Any]) -> None:
+        """Compare the last law, which an ``Evaluate`` before may have evaluated out of turn."""
+        record = row | run.metrics
+        if self.key in record:
+            self._bettered(run, record)
+
+    def _bettered(self, run: "Run", record: dict[str, Any]) -> bool:
+        if not record[self.key] < self.value:
+            return False
+        self.measure, self.value, self._waited = run.state.measure.snapshot(), float(record[self.key]), 0
+        return True
 
     def _stop(self, run: "Run") -> str | None:
         return run.STOP if self.patience is not None and self._waited >= self.patience else None
