@@ -6,6 +6,7 @@ from _exact import rng
 from torch import nn
 
 from wgflow import (
+    BadInput,
     Balanced,
     Dataset,
     GaussianMixture,
@@ -87,3 +88,9 @@ def test_a_blur_that_shrinks_is_a_preset_as_well():
     )
     assert [round(flow.functional.at(k, 0.0).term.blur, 3) for k in range(5)] == [2.0, 1.0, 0.5, 0.25, 0.2]
     assert flow.solve().status == "done"
+
+
+def test_guidance_without_the_whole_is_refused():
+    """It was left out without a word."""
+    with pytest.raises(BadInput, match=r"guidance=2: .* whole="):
+        presets.w_flow(StandardNormal(2), StandardNormal(2), nn.Linear(2, 2), guidance=2.0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Decay, NonNegative, Positive, checked
 from wgflow.core.typing import NetSource, Points
 from wgflow.driver.solve import StepSize
@@ -88,7 +89,7 @@ def w_flow(
     tol : float
         Largest violation of a marginal at which Sinkhorn's iterations end.
     whole : Measure, optional
-        For ``guidance``: the data as a whole, where ``target`` is conditional.
+        For ``guidance``, which needs it: the data as a whole, where ``target`` is conditional.
     guidance : float
         w of :func:`guided`.
     unit_speed : bool
@@ -103,6 +104,11 @@ def w_flow(
     Flow
         What ``solve`` asks for; ``.solve()`` trains it.
 
+    Raises
+    ------
+    BadInput
+        For ``guidance`` without ``whole``.
+
     Examples
     --------
     >>> import torch
@@ -113,6 +119,9 @@ def w_flow(
     >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
     torch.Size([5, 2])
     """
+
+    if guidance and whole is None:
+        raise BadInput(f"guidance={guidance:g}: it leads away from the data as a whole, give them, whole=...")
 
     def at(s: float) -> Functional:
         F, G = (None if nu is None else SinkhornDivergence(nu, s, tol=tol, batch=batch) for nu in (target, whole))
