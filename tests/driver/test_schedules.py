@@ -117,6 +117,16 @@ def test_flatness_of_a_metric_that_is_evaluated_now_and_then():
         run(Evaluate([metric], every=2), StopWhenFlat("level"), num_steps=4)
 
 
+def test_whether_a_flow_is_noisy_is_asked_of_every_run_anew():
+    """The mean of x falls by -0.9 a step, without noise: it is not flat, whatever run the rule has seen before."""
+    flat, look = StopWhenFlat("mean"), Evaluate([lambda rho, rng: {"mean": float(rho.x.mean())}])
+    V, x = PotentialEnergy(lambda x: 0.5 * x.square().sum(1)), torch.ones(4, 2)
+    noisy = EnergyDistance(StandardNormal(2), batch=4)
+    solve(noisy, ForwardEuler(), Particles(x), step_size=0.1, num_steps=1, callbacks=[look, flat])
+    flow = solve(V, ForwardEuler(), Particles(x), step_size=1.9, num_steps=60, callbacks=[look, flat])
+    assert (flow.status, flow.state.k) == ("done", 60)
+
+
 def test_a_key_that_nobody_records_is_named():
     with pytest.warns(UserWarning, match=r"no time step has recorded 'dissipation'.*flow/dissipation"):
         run(StopWhenFlat("dissipation"), num_steps=2)

@@ -1,5 +1,6 @@
 """The moments of a run."""
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +65,13 @@ suggest(
     (Functional, "A functional along the flow is Evaluate([FunctionalValue(F)])"),
     (Callable, "Write a subclass of Callback with on_step, or StopWhen(condition)"),
 )
+
+
+def say_unrecorded(callback: Callback, key: str, run: "Run") -> None:
+    """Warn at the end of a run when no record has had the quantity that a callback goes by."""
+    history = run.solution.history
+    if history and not any(key in row for row in history):
+        known = ", ".join(sorted(history[-1]))
+        warnings.warn(
+            f"{type(callback).__name__}: no time step has recorded {key!r}; the last one has {known}", stacklevel=3
+        )

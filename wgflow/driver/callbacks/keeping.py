@@ -1,12 +1,11 @@
 """The best law of a run, and an early end of a run that gets no better."""
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wgflow.core.fields import Count
-from wgflow.driver.callbacks.base import Callback
+from wgflow.driver.callbacks.base import Callback, say_unrecorded
 from wgflow.measures import MovingMeasure
 from wgflow.storage.state import load_state, state_dict
 
@@ -91,10 +90,7 @@ class KeepBest(Callback):
 
     def on_end(self, run: "Run") -> None:
         """Warn when no record has had the quantity."""
-        history = run.solution.history
-        if history and not any(self.key in row for row in history):
-            known = ", ".join(sorted(history[-1]))
-            warnings.warn(f"KeepBest: no time step has recorded {self.key!r}; the last one has {known}", stacklevel=2)
+        say_unrecorded(self, self.key, run)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best law and how long it has been the best."""

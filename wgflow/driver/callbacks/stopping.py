@@ -3,7 +3,6 @@
 import itertools
 import math
 import statistics
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, NonNegative, PositiveOrInfinite
-from wgflow.driver.callbacks.base import Callback
+from wgflow.driver.callbacks.base import Callback, say_unrecorded
 
 if TYPE_CHECKING:
     from wgflow.driver.run import Run
@@ -113,6 +112,8 @@ class StopWhenFlat(Callback):
     their means differ by no more than the band and ``noise`` standard errors of that difference, :math:`\sigma\sqrt{2/p}`.
     The noise :math:`\sigma` is estimated from successive differences, :math:`\sigma^2=E(r_{i+1}-r_i)^2/2` (von Neumann 1941), in which a
     slow trend cancels. A drift that is smaller than its noise over a window is not seen: a longer ``patience`` resolves more.
+    Noise may also be the quantity: the dissipation :math:`E|v|^2` of a minibatch never falls below the variance of its velocity, and is flat
+    there while the flow still goes on. Watch a value on all points then.
 
     Parameters
     ----------
@@ -167,6 +168,7 @@ class StopWhenFlat(Callback):
     def on_start(self, run: "Run") -> str | None:
         """Look at the records of a resumed run."""
         self._begun = run.state.rng.get_state()
+        self._random = self._random and run.resumed_from is not None  # and not from another run
         return self._flat(run, {})
 
     def on_step(self, run: "Run", row: dict[str, Any]) -> str | None:
@@ -186,12 +188,7 @@ class StopWhenFlat(Callback):
 
     def on_end(self, run: "Run") -> None:
         """Warn when no record has had the quantity."""
-        history = run.solution.history
-        if history and not any(self.key in row for row in history):
-            known = ", ".join(sorted(history[-1]))
-            warnings.warn(
-                f"StopWhenFlat: no time step has recorded {self.key!r}; the last one has {known}", stacklevel=2
-            )
+        say_unrecorded(self, self.key, run)
 
 
 _LEAST = 5
