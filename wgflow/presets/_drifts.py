@@ -119,7 +119,6 @@ def w_flow(
     >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
     torch.Size([5, 2])
     """
-
     if guidance and whole is None:
         raise BadInput(f"guidance={guidance:g}: it leads away from the data as a whole, give them, whole=...")
 

@@ -112,8 +112,8 @@ class StopWhenFlat(Callback):
     their means differ by no more than the band and ``noise`` standard errors of that difference, :math:`\sigma\sqrt{2/p}`.
     The noise :math:`\sigma` is estimated from successive differences, :math:`\sigma^2=E(r_{i+1}-r_i)^2/2` (von Neumann 1941), in which a
     slow trend cancels. A drift that is smaller than its noise over a window is not seen: a longer ``patience`` resolves more.
-    Noise may also be the quantity: the dissipation :math:`E|v|^2` of a minibatch never falls below the variance of its velocity, and is flat
-    there while the flow still goes on. Watch a value on all points then.
+    Noise may also be the quantity: the dissipation :math:`E|v|^2` of a minibatch never falls below the variance of its velocity, and is
+    flat there while the flow still goes on. Watch a value on all points then.
 
     Parameters
     ----------
