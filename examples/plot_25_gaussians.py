@@ -8,16 +8,8 @@ from where the last one ended, at the same step size and with the same networks,
 get 2,000 updates on a grid of 25 modes with a standard normal in its middle as source.
 
 **S-JKO does not solve the problem here.** It reaches most modes, but most of its points lie between them: the law is still close to a
-uniform square. The paper's own experiment takes 50,000 updates; this one takes 2,000, in seconds. More updates alone do not
-help at these settings, they trade modes for sharpness. Measured with this file, seed 0, after eight steps:
-
-==========================================  =============  ==========================
-change                                      modes reached  points inside of a mode
-==========================================  =============  ==========================
-none (``ITERS = 250``)                      20 of 25       33 %
-``ITERS = 500, lr=(5e-4, 1e-3), r1=0.05``   17 of 25       55 %
-``ITERS = 800, lr=(1e-3, 2e-3)``            6 of 25        94 %
-==========================================  =============  ==========================
+uniform square. The paper's own experiment takes 50,000 updates; this one takes 2,000, in seconds. More updates alone (``ITERS``)
+do not help at these settings, they trade modes for sharpness.
 
 See it as a comparison of where the mass goes, not as a measurement of what either method can do.
 """

@@ -10,6 +10,7 @@ from _exact import double, rng
 import wgflow as wg
 from wgflow import Autograd, ForwardEuler, NotConverged, Particles
 from wgflow.functionals import SinkhornDivergence, SquaredW2
+from wgflow.numerics.sinkhorn import annealing_error, sinkhorn_divergence
 from wgflow.numerics.sinkhorn_problem import Regularisation
 from wgflow.numerics.sinkhorn_solver import Dual, dual_value, solve
 
@@ -217,3 +218,15 @@ def test_lengths_without_a_square_are_refused() -> None:
     for lengths in ({"blur": 1e-170}, {"blur": 1e170}, {"blur": 1.0, "reach": 1e-200}):
         with pytest.raises(wg.BadInput, match="a length whose square is a number"):
             SinkhornDivergence(Particles(double([[0.0]])), **lengths)
+
+
+@pytest.mark.parametrize(("d", "blur"), [(2, 0.1), (2, 0.5), (2, 1.0), (16, 1.0), (16, 2.0), (64, 3.0)])
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_annealed_values_are_closer_than_their_marginal_error(d, blur, shift):
+    r = rng(0)
+    x = torch.randn(200, d, generator=r, dtype=torch.float64)
+    y = 1.3 * torch.randn(200, d, generator=r, dtype=torch.float64) + shift / d**0.5
+    exact = SinkhornDivergence(wg.Dataset(y), blur=blur, tol=1e-7, max_iters=20_000).freeze(r).value(Particles(x))
+    assert sinkhorn_divergence(x, y, blur=blur) == pytest.approx(
+        float(exact), rel=float(annealing_error(x, y, blur=blur))
+    )

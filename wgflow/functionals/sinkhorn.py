@@ -92,8 +92,8 @@ class SinkhornDivergence(Functional):
         Sweeps per term, after the warm-up. A tolerance that was not met gives ``NotConverged``, a warning with the error
         reached; inside of a flow ``sinkhorn/residual`` and ``sinkhorn/unconverged`` in its history and its status.
     backend : {"torch", "geomloss"}
-        This package's solver, or geomloss at scaling 0.99: no tolerance, gradients within some 2 % where blur² is above 0.3
-        for data of size 7 and worse below; for hard, debiased divergences only.
+        This package's solver, or geomloss at scaling 0.99: no tolerance, and gradients that are the worse
+        the smaller the blur; for hard, debiased divergences only.
     batch : int, optional
         Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).

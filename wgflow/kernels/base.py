@@ -31,7 +31,7 @@ def apart(s: Tensor) -> Tensor:
 
 
 def exp_(exponent: Tensor) -> Tensor:
-    """Exponential in place, of no less than the smallest normal number: below it a CPU takes up to 15 times as long."""
+    """Exponential in place, of no less than the smallest normal number: below it a CPU takes many times as long."""
     return exponent.clamp_(min=math.log(torch.finfo(exponent.dtype).tiny) + 0.1).exp_()
 
 

@@ -210,7 +210,7 @@ def logdet_spd(h: Tensor) -> Tensor:
     """Log-determinants of symmetric positive definite matrices (n, d, d), shape (n,)."""
     if h.shape[-1] == 1:
         return h[:, 0, 0].log()
-    if h.shape[-1] == 2:  # a library call takes 20 times as long
+    if h.shape[-1] == 2:  # a library call takes far longer
         return (h[:, 0, 0] * h[:, 1, 1] - h[:, 0, 1] * h[:, 1, 0]).log()
     factor = torch.linalg.cholesky_ex(h)[0]
     return 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)

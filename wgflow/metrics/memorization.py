@@ -63,7 +63,7 @@ class Memorization(Checked):
     probability of 95 % (normal approximation, with the errors of both samples; two observations are added to either side of a
     share). The real points are held-out ones. Without any, they are training points, each compared with all the others: one of
     them is exchangeable with a fresh point beside one training point less, so the chance level is the same. (Where all training
-    points are taken, they depend on each other: of 60 sets of 200 to 400 Gaussian points from 88 up to 100 % were within the margin.)
+    points are taken, they depend on each other, and the probability is only nearly that.)
     Then precision and recall are against the training points, and no ``log_prob`` is reported, since a model that copies has the
     largest one at its training points.
 

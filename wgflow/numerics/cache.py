@@ -33,7 +33,7 @@ class _Seen:
 
 
 def _equal(s: Tensor, t: Tensor) -> bool:
-    """Compare on a CPU: many entries by NumPy, which takes a quarter of the time but does not know every type."""
+    """Compare on a CPU: many entries by NumPy, which is faster but does not know every type."""
     if t.numel() < 2**12 or t.dtype not in (torch.float32, torch.float64):
         return torch.equal(s, t)
     return np.array_equal(s.numpy(), t.numpy())

@@ -74,7 +74,7 @@ class Cloud:
 
     def in_range(self) -> bool:
         """Whether single precision holds the squares."""
-        least, most = self.x.aminmax()  # the norm of this name takes 25 times as long
+        least, most = self.x.aminmax()  # the norm of this name takes many times as long
         largest = float(torch.maximum(-least, most))
         # All points may be at one place, and what is not finite stays so.
         return SMALLEST < largest**2 < LARGEST / self.x.shape[1] or largest == 0 or not math.isfinite(largest)
@@ -93,9 +93,7 @@ class Cloud:
     def columns(self) -> Tensor:
         """Right factor, as the second."""
         n, d = self.x.shape
-        columns = self.x.new_empty(
-            d + 2, n
-        )  # written once: to transpose what has been put together takes ten times as long
+        columns = self.x.new_empty(d + 2, n)  # written once: to transpose what has been put together takes far longer
         torch.mul(self.x.T, -2, out=columns[:d])
         columns[d] = 1
         columns[d + 1] = self.squares[:, 0]

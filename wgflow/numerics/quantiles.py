@@ -29,7 +29,7 @@ def sort_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Sort every row; return the values and the indices. In float32 on a CPU equal values keep their order."""
     if x.device.type != "cpu":
         return torch.sort(x, dim=1)
-    # numpy's vectorized sort is several times as fast as torch's on a CPU.
+    # numpy's vectorized sort is faster than torch's on a CPU.
     if x.dtype == torch.float32:
         # One integer a number: its bits, made monotone, above its column.
         bits = x.contiguous().view(torch.int32)

@@ -177,7 +177,7 @@ class Problem:
 
         A sweep never makes a change larger (softmin is a contraction of the maximum norm), so when the last one was
         small the next few stay within the range of an exponential, and products with a kernel can replace sums of
-        exponentials of all pairs: the same numbers, several times as fast.
+        exponentials of all pairs: the same numbers, faster.
         """
         before, self.measured = self.measured, self.measure(g, new)
         far = span(self.kind.sums) / 8
