@@ -32,6 +32,9 @@ OF_ONE_PYTHON = {
     "critic and generator": "the signature of a checked function is told as Python keeps it",
 }
 
+WITHOUT_METHODS = {"wgflow.ForwardEuler", "wgflow.Heun", "wgflow.RK4"}
+"""What had a generated ``repr`` alone, which is inherited now: there is no function to describe."""
+
 
 def assert_ends_alike(ours: dict[str, Any], name: str) -> None:
     """To the last bit where the machine and PyTorch are those of the earlier run, else up to the order of sums."""
@@ -100,8 +103,7 @@ def test_what_is_public_is_told_by_its_earlier_name() -> None:
     earlier = {
         name: its for name, its in earlier.items() if its != "wgflow._fields.Checked"
     }  # who has no method to name
-    earlier = {
-        name: its for name, its in earlier.items() if name in told
-    }  # a dataclass without methods had a repr of its own
     assert len(earlier) > 120
-    assert {name: place(told[name]) for name in earlier} == earlier
+    assert earlier.keys() - told.keys() == WITHOUT_METHODS
+    kept = earlier.keys() & told.keys()
+    assert {name: place(told[name]) for name in kept} == {name: earlier[name] for name in kept}
