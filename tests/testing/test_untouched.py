@@ -33,7 +33,13 @@ def test_a_change_is_seen(what):
 
 def test_a_draw_is_no_change():
     held = wg.Pushforward(wg.Particles(torch.randn(5, 2)), network().eval())
-    untouched({"measure": held}, lambda: held.start(torch.Generator()).draw(3, torch.Generator()), "it changes")
+    drawn = []
+    untouched(
+        {"measure": held},
+        lambda: drawn.append(held.start(torch.Generator()).draw(3, torch.Generator())),
+        "it changes",
+    )
+    assert len(drawn[0]) == 3
 
 
 def test_the_global_generator_is_watched_and_put_back():
