@@ -106,6 +106,21 @@ def test_the_jacobian_of_a_mean_shift_is_not(name):
     assert asymmetry(OTHERS[name]) > 1e-2
 
 
+def test_the_mean_of_a_noisy_mean_shift_is_a_gradient_and_what_it_is_made_of_is_not():
+    """That of KL of the smoothed laws: the mean over the noise, by quadrature, of points on a line that repel each other."""
+    s, x = 0.8, normal(5, 1, seed=4)
+    F, shift = KL(Particles(normal(6, 1, seed=3) + 1)), MeanShift(RBF(s))
+    u = torch.linspace(-8 * s, 8 * s, 401, dtype=torch.float64)
+    w = torch.softmax(-u.square() / (2 * s**2), 0)
+
+    def smoothed(x):
+        v = velocity(shift, F, (x[:, None] + u[:, None]).flatten(0, 1), x)
+        return v.view(len(x), len(u)) @ w
+
+    assert asymmetry(smoothed, x) < 1e-8
+    assert asymmetry(lambda x: velocity(shift, F, x, x), x) > 1e-2
+
+
 def test_a_single_sweep_is_no_gradient():
     from wgflow.numerics.softmin import displacement, softmin
 

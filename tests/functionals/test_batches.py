@@ -53,6 +53,33 @@ def test_noise_on_a_finite_target_is_fresh_and_on_every_point():
     assert abs(float(first.std()) - 0.1) < 5 * 0.1 / math.sqrt(2 * 1600)
 
 
+BY_CLASS = wg.Balanced(wg.Labelled(wg.Dataset(Y, labels=torch.arange(800) % 3)))
+IN_TURN = {
+    "classes": BY_CLASS,
+    "classes of noisy data": wg.Smoothed(BY_CLASS, lambda k: 0.1),
+    "components": wg.GaussianMixture(torch.zeros(3, 2).double(), 1.0, stratified=True),
+}
+
+
+@pytest.mark.parametrize("name", IN_TURN)
+def test_a_batch_that_always_lacks_the_last_parts_of_the_target_is_refused(name):
+    """Nothing of them would ever be seen, and the flow would end as done."""
+    target = IN_TURN[name]
+    start = wg.Particles(torch.zeros(4, *target.event_shape, dtype=torch.float64))
+    for F in (wg.EnergyDistance(target, batch=2), 0.5 * wg.SquaredMMD(target, wg.RBF(1.0), batch=2)):
+        with pytest.raises(wg.BadInput, match="batch=2 is less than the 3 parts of the target"):
+            wg.solve(F, wg.ForwardEuler(), start, step_size=0.1, num_steps=1)
+    assert wg.EnergyDistance(target, batch=3).freeze(RNG()).target.x.shape[0] == 3
+
+
+def test_ranks_draw_the_parts_together():
+    from wgflow.generative import Sharded
+
+    part = Sharded(BY_CLASS, rank=0, world=2)
+    assert len(wg.EnergyDistance(part, batch=2).freeze(RNG()).target) == 2
+    assert part.parts_in_turn == 2
+
+
 @pytest.mark.parametrize("target", [wg.StandardNormal(2), wg.GaussianMixture(torch.zeros(1, 2), 1.0)])
 def test_of_infinitely_many_points_fresh_ones_are_drawn(target):
     F = wg.EnergyDistance(target)

@@ -134,7 +134,7 @@ def test_a_drift_with_labels_says_that_it_is_of_one_process(images: Path) -> Non
 
 
 def test_a_batch_without_a_point_of_every_class_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="batch=2 has not a point of every class, and there are 3"):
+    with pytest.raises(BadInput, match="batch=2 is less than the 3 parts of the target"):
         train(recipe(images, batch=2), tmp_path / "run", device="cpu", progress=False)
     assert not (tmp_path / "run").exists()
 

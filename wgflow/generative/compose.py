@@ -18,6 +18,7 @@ from wgflow import (
 )
 from wgflow.core.errors import BadInput, Incompatible
 from wgflow.core.rng import generator, mixed
+from wgflow.functionals.base import check_batches
 from wgflow.generative.encoders import encoder
 from wgflow.generative.methods import Method
 from wgflow.generative.runtime import Runtime
@@ -35,7 +36,7 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     Raises
     ------
     BadInput
-        When the preset does not fit the data or the networks, or does not return a flow.
+        When the preset does not fit the data, the networks or the batch, or does not return a flow.
     """
     options = {k: o.made(recipe.options[k]) for k, o in method.options.items() if not o.unsaid(recipe.options[k])}
     if recipe.ema_half_life is not None:
@@ -44,11 +45,6 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
         given: dict[str, Any] = {"target": data, "initial": _cloud(recipe, data, here)}
     else:
         target = Balanced(data) if isinstance(data, Labelled) else data
-        if isinstance(target, Balanced) and options.get("batch", target.num_classes) < target.num_classes:
-            raise BadInput(
-                f"batch={options['batch']} has not a point of every class, and there are {target.num_classes}: with labels a batch takes "
-                "the classes in turn, and the last ones would never be trained"
-            )
         given = {"target": here.share(target), **_networks(recipe, method, data, here)}
         if "batch" in options:
             options["batch"] = here.share_of(options["batch"])
@@ -67,6 +63,7 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     reason = why_not(flow.functional, flow.solver, flow.initial)
     if reason is not None:
         raise Incompatible(f"method {method.name} cannot be trained on images: {reason}")
+    check_batches(flow.functional.at(0, 0.0))
     return flow
 
 

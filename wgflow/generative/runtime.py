@@ -234,6 +234,11 @@ class Sharded(Derived):
     rank: Whole
     world: Count
 
+    @property
+    def parts_in_turn(self) -> int:  # type: ignore[override]
+        """Those of the whole that a rank's part has to have points for: the ranks draw them together."""
+        return -(-self.base.parts_in_turn // self.world)
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: this rank's part of a draw of ``n * world``."""
         p = self.base.draw(n * self.world, rng)

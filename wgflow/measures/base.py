@@ -58,6 +58,8 @@ class Measure(Checked, Placed, ABC):
     """Classes of the atoms that :meth:`take` returns, int64 (num_atoms,), where they are known."""
     behind: int = 0
     """Coordinates at the end of a point that belong to it and are no part of its position: a label, a latent."""
+    parts_in_turn: int = 1
+    """Parts of the law, such as classes, that a draw takes in turn: one of fewer points never has any of the last ones."""
 
     @classmethod
     def example(cls) -> "Measure":
@@ -184,6 +186,11 @@ class Derived(Measure):
     def behind(self) -> int:  # type: ignore[override]
         """As many as the base has."""
         return self.base.behind
+
+    @property
+    def parts_in_turn(self) -> int:  # type: ignore[override]
+        """As many as the base has."""
+        return self.base.parts_in_turn
 
     def at(self, k: int, t: float) -> Self:
         """Return the measure made from the base of step ``k``."""

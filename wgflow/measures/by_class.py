@@ -53,6 +53,11 @@ class Balanced(Derived):
         """Number of classes."""
         return self.base.classes if isinstance(self.base, LabelledLatent) else self.base.num_classes
 
+    @property
+    def parts_in_turn(self) -> int:  # type: ignore[override]
+        """The classes."""
+        return self.num_classes
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points, the i-th of class i modulo the number of classes."""
         turn = torch.arange(n, device=self.device) % self.num_classes

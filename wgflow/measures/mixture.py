@@ -70,6 +70,11 @@ class GaussianMixture(Measure):
         """Where draws live."""
         return self.means.device
 
+    @property
+    def parts_in_turn(self) -> int:  # type: ignore[override]
+        """The components, when stratified."""
+        return len(self.means) if self.stratified else 1
+
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: independent, or with every component in turn when stratified."""
         if self.stratified:

@@ -28,8 +28,14 @@ def realised_size(target: Measure, batch: int | None) -> int:
     ------
     BadInput
         For a finite target of more than :data:`WHOLE` points where ``batch`` is None: whole or in minibatches must be said then.
+        For a ``batch`` in which parts of the target, such as classes, would always be missing.
     """
     if batch is not None:
+        if batch < target.parts_in_turn:
+            raise BadInput(
+                f"batch={batch} is less than the {target.parts_in_turn} parts of the target (classes, or components) that a draw takes "
+                f"in turn, and the last ones would never be seen: give it batch={target.parts_in_turn} or more"
+            )
         return batch
     n = target.num_points
     if n is None:

@@ -75,7 +75,7 @@ def classic_jko(
     >>> import wgflow as wg
     >>> from torch import nn
     >>> latent = wg.StandardNormal(2)
-    >>> flow = wg.presets.classic_jko(wg.twenty_five_gaussians(), latent, nn.Linear(2, 1), num_steps=2, iters=1, batch=8)
+    >>> flow = wg.presets.classic_jko(wg.twenty_five_gaussians(), latent, nn.Linear(2, 1), num_steps=2, iters=1, batch=32)
     >>> len(flow.solve().measure.maps)
     2
     """

@@ -115,7 +115,7 @@ def w_flow(
     >>> import wgflow as wg
     >>> from torch import nn
     >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
-    >>> flow = wg.presets.w_flow(data, latent, nn.Linear(2, 2), batch=8, num_steps=2)
+    >>> flow = wg.presets.w_flow(data, latent, nn.Linear(2, 2), batch=32, num_steps=2)
     >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
     torch.Size([5, 2])
     """
@@ -171,7 +171,7 @@ def mmd_drift(
     >>> import wgflow as wg
     >>> from torch import nn
     >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
-    >>> flow = wg.presets.mmd_drift(data, latent, nn.Linear(2, 2), kernel=wg.RBF(0.5), batch=8, num_steps=2)
+    >>> flow = wg.presets.mmd_drift(data, latent, nn.Linear(2, 2), kernel=wg.RBF(0.5), batch=32, num_steps=2)
     >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
     torch.Size([5, 2])
     """
@@ -213,7 +213,7 @@ def energy_drift(
     >>> import wgflow as wg
     >>> from torch import nn
     >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
-    >>> flow = wg.presets.energy_drift(data, latent, nn.Linear(2, 2), batch=8, num_steps=2)
+    >>> flow = wg.presets.energy_drift(data, latent, nn.Linear(2, 2), batch=32, num_steps=2)
     >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
     torch.Size([5, 2])
     """
@@ -270,7 +270,7 @@ def drifting(
     >>> import wgflow as wg
     >>> from torch import nn
     >>> data, latent = wg.twenty_five_gaussians(), wg.StandardNormal(2)
-    >>> flow = wg.presets.drifting(data, latent, nn.Linear(2, 2), floor=0.0, batch=8, num_steps=2)
+    >>> flow = wg.presets.drifting(data, latent, nn.Linear(2, 2), floor=0.0, batch=32, num_steps=2)
     >>> flow.solve().measure.draw(5, torch.Generator()).x.shape
     torch.Size([5, 2])
     """
