@@ -372,6 +372,16 @@ def test_what_has_not_converged_says_so():
     assert not F.report(rho).converged
 
 
+@pytest.mark.parametrize("blur", [1e-6, 1e-4])
+def test_where_no_plan_is_found_a_point_still_moves_to_a_mean_of_the_others(blur):
+    """A blur far below all distances: the velocity was NaN, and the flow ended with advice on learning rates."""
+    x, y = (torch.randn(150, 2, generator=rng(seed)) + shift for seed, shift in ((0, 0), (1, 3)))
+    F = SinkhornDivergence(Particles(y), blur=blur, tol=1e-2, debias=False, max_iters=200)
+    with pytest.warns(NotConverged, match="Increase blur"):
+        ends = x + velocity(F, Particles(x))
+    assert bool(((ends >= y.amin(0) - 1e-4) & (ends <= y.amax(0) + 1e-4)).all())
+
+
 def test_the_target_term_is_remembered(monkeypatch):
     calls = []
     from wgflow.functionals import sinkhorn as module

@@ -128,6 +128,10 @@ def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation) -> Dual:
 def _dual(problem: Problem, k: int, reg: Regularisation) -> Dual:
     """Return the best potentials: ``g`` the second marginal's update, and ``f`` its own."""
     new, converged = problem.best[-1], bool((problem.error <= reg.tol).all())
+    if not converged:
+        problem.kernel = (
+            None  # the best potentials may be far from those that it is taken at, and its sums 0 or infinite
+        )
     return Dual(
         problem.precisely(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents, problem
     )
