@@ -17,6 +17,7 @@ _SPACE = "\0"
 """Stands for a space that the formula asks for."""
 _ACCENTS = {"bar": "\u0304", "hat": "\u0302", "dot": "\u0307"}
 _SQUARE = {"^2": "²", "^3": "³", "^d": "ᵈ", "^{-1}": "⁻¹", "^{1/2}": "^½"}
+_OPERATOR = r"\\(?:nabla|log)|\bE|\*"
 _ARGUMENT = r"\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[A-Za-z]+|[^\s{\\]))"
 
 
@@ -40,9 +41,11 @@ def formula(tex: str) -> str:
     --------
     >>> formula(r"F(\rho)=\tfrac12\int|x|^2\,d\rho")
     'F(ρ)=1/2 ∫|x|² dρ'
+    >>> formula(r"v=-\nabla\frac{\delta F}{\delta\rho}(x)")
+    'v=-∇(δF/δρ)(x)'
     """
     text = re.sub(r"\\[,:; ]", _SPACE, tex).replace("\\!", "").replace("&", "")
-    text = re.sub(rf"\\[td]?frac{_ARGUMENT}{_ARGUMENT}", lambda m: _fraction(m[1] or m[2], m[3] or m[4]), text)
+    text = re.sub(rf"(?:({_OPERATOR})[\s\0]*)?\\[td]?frac{_ARGUMENT}{_ARGUMENT}", _fraction, text)
     text = re.sub(rf"\\sqrt{_ARGUMENT}", lambda m: f"√{_grouped(m[1] or m[2])}", text)
     text = re.sub(rf"\\(bar|hat|dot){_ARGUMENT}", lambda m: f"{m[2] or m[3]}{_ACCENTS[m[1]]}", text)
     text = re.sub(rf"\\(?:mathcal|mathbb|mathbf|tilde){_ARGUMENT}", r"\1\2", text)
@@ -57,10 +60,13 @@ def formula(tex: str) -> str:
     return re.sub(r"  +", " ", text.replace(_SPACE, " ")).strip()
 
 
-def _fraction(above: str, below: str) -> str:
-    return f"{_grouped(above)}/{_grouped(below)} "
+def _fraction(found: re.Match[str]) -> str:
+    """Return a quotient, in parentheses where an operator before it would seem to act on what stands above alone."""
+    operator, *parts = found.groups(default="")
+    quotient = f"{_grouped(parts[0] or parts[1])}/{_grouped(parts[2] or parts[3])}"
+    return f"{operator}({quotient})" if operator else f"{quotient} "
 
 
 def _grouped(text: str) -> str:
-    """Return a part in parentheses where it is more than one number or letter."""
-    return text if re.fullmatch(r"(?:\\[A-Za-z]+|\w)(?:_\w)?|\d+", text) else f"({text})"
+    """Return a part in parentheses where it is more than one number, letter or variation of a letter."""
+    return text if re.fullmatch(r"(?:\\(?:delta|partial) ?)?(?:\\[A-Za-z]+|\w)(?:_\w)?|\d+", text) else f"({text})"
