@@ -487,6 +487,33 @@ def test_a_signal_in_mid_training_saves_first(
     words = [*options, "--first_iters", "5000", "--evaluate_every", "9999", "--folder", "r"]
     threading.Thread(target=send, daemon=True).start()
     assert main(["train", *words]) == status
-    assert "goes on from its last checkpoint" in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "wgflow: stopped; the same command goes on from the last checkpoint"
+    )
     newest = max(Path("r/checkpoints").glob("update-*.pt")).name
     assert 50 <= int(newest[7:17]) < 5000
+
+
+def test_a_signal_before_anything_is_saved_promises_nothing(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wgflow.generative.train", stopped)
+    assert main(["train", *options, "--folder", "r"]) == 130
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "wgflow: stopped; the same command begins anew: nothing is saved yet"
+    )
+
+
+def test_a_recipe_is_printed_when_its_training_starts(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "nope"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("wgflow: no image set is called 'nope'")
+    assert main(["train", *options, "--folder", "r"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("data: ")
+    assert "\nfolder: r\n" in said

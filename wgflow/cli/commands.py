@@ -56,10 +56,10 @@ def train(
         Import what a recipe file names as package.module:NAME; what --network and --encoder name is allowed.
     """
     from wgflow.cli.own import callbacks
-    from wgflow.cli.training import FIRST, as_changes
+    from wgflow.cli.training import FIRST, Opening, as_changes
     from wgflow.generative import RECIPES, Recipe
     from wgflow.generative import train as train_recipe
-    from wgflow.generative.folder import WEIGHTS
+    from wgflow.generative.folder import CHECKPOINTS, WEIGHTS
     from wgflow.generative.runtime import processes
 
     if recipe is None and "data" not in overrides:
@@ -73,18 +73,23 @@ def train(
     own, chosen = chosen.method, chosen.changed(**as_changes(overrides))
     stem = Path(recipe or chosen.data).stem
     name = stem if chosen.method == own else f"{stem}-{chosen.method}"
-    readers = callbacks(callback)
     place = Path(folder or Path("runs") / name)
     first = processes()[0] == 0  # torchrun starts this once a GPU
-    if first:
-        print("\n".join(f"{name}: {value}" for name, value in chosen.plain().items()), f"\nfolder: {place}")
+    readers = [*callbacks(callback), *([Opening(chosen.plain() | {"folder": place})] if first else [])]
     options: dict[str, Any] = {
         "device": device,
         "checkpoint_seconds": checkpoint_seconds,
         "extend": extend,
         "callbacks": readers,
     }
-    solution = train_recipe(chosen, place, **options)
+    try:
+        solution = train_recipe(chosen, place, **options)
+    except (KeyboardInterrupt, _Terminated) as signalled:
+        saved = any((place / CHECKPOINTS).glob("update-*.pt"))
+        signalled.add_note(
+            f"the same command {'goes on from the last checkpoint' if saved else 'begins anew: nothing is saved yet'}"
+        )
+        raise
     if not first:
         return
     last = solution.history[-1] if solution.history else {"k": 0}
@@ -247,9 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             return _fail(f"not enough memory, a smaller --batch, --n or image_size needs less ({str(error)[:80]})")
         except (KeyboardInterrupt, _Terminated) as signalled:
-            _say(
-                "wgflow: stopped; a training that is started again with the same command goes on from its last checkpoint"
-            )
+            _say("\n".join(["wgflow: stopped", *getattr(signalled, "__notes__", [])]))
             return 143 if isinstance(signalled, _Terminated) else 130
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from wgflow import Callback
 from wgflow.cli.arguments import Section, Word, option
 from wgflow.core.docstrings import descriptions
 from wgflow.core.errors import BadInput, WgflowError
@@ -31,6 +32,20 @@ class OptionWord(Word):
     def read(self, value: str, name: str) -> Any:
         """Return what a text stands for, checked."""
         return self.asked.read(value, self.asked.name)
+
+
+class Opening(Callback):
+    """Prints what is trained, when nothing stands against it any more."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.text = "\n".join(f"{name}: {value}" for name, value in settings.items())
+
+    def on_start(self, run: Any) -> None:
+        """Print it above the bar of progress."""
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode():
+            print(self.text, flush=True)
 
 
 class _OfMethod(click.Option):
