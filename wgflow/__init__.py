@@ -20,6 +20,7 @@ from wgflow.core.errors import (
     Unsupported,
     WgflowError,
 )
+from wgflow.core.ranks import shared_sums
 from wgflow.core.version import VERSION as __version__
 from wgflow.driver.callbacks import Callback, Evaluate, JsonLog, KeepBest, Progress, StopAt, StopWhen, StopWhenFlat
 from wgflow.driver.checkpoint import Checkpoint
@@ -224,7 +225,8 @@ __all__ = [
     "StopWhenFlat", "Successor", "Sum", "Tableau", "Total", "TwoBatch", "UnitSpeed", "Unnormalised", "Unsupported",
     "WassersteinProximal", "WgflowError", "WithReaction", "__version__", "bench", "ema_decay", "entropy",
     "fit_kernel_score", "guided", "instance_noise", "maps", "plotting", "presets", "reference", "register_estimator",
-    "register_functional", "register_kernel", "register_map", "register_measure", "register_solver", "rwpo", "solve",
-    "spectral_norm", "testing", "transport_cost", "twenty_five_gaussians", "velocity_at", "why_not",
+    "register_functional", "register_kernel", "register_map", "register_measure", "register_solver", "rwpo",
+    "shared_sums", "solve", "spectral_norm", "testing", "transport_cost", "twenty_five_gaussians", "velocity_at",
+    "why_not",
 ]
 # fmt: on

@@ -111,3 +111,14 @@ def test_steps_against_another_checkout(record):
         assert s["before"] > 0
         assert s["after"] > 0
         assert s["turns"] >= 7
+
+
+@pytest.mark.slow  # seven processes start
+def test_the_record_of_several_processes_has_its_model_beside_it(record, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    found = record("ranks")
+    assert_says_where_it_comes_from(found)
+    rows = found["results"]["measured"]
+    assert [row["processes"] for row in rows] == [1, 2, 4] * 2
+    assert all(row["cpu_seconds"] > 0 and row["predicted"] > 0 for row in rows)
+    assert found["results"]["messages"]["seconds_a_byte"] > 0

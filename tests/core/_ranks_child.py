@@ -5,11 +5,17 @@ from typing import Any
 
 import _distributed_child
 import _searching_child
+import _sharing_child
 import _waiting_child
 import torch
 
 WORLD = 2
-CHILDREN = {"shared batch": _distributed_child, "line searches": _searching_child, "waiting": _waiting_child}
+CHILDREN = {
+    "shared batch": _distributed_child,
+    "line searches": _searching_child,
+    "shared sums": _sharing_child,
+    "waiting": _waiting_child,
+}
 
 
 def work(rank: int, folder: Path) -> None:

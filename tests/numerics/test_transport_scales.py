@@ -172,6 +172,8 @@ def test_sums_over_many_points_keep_the_digits_of_single_precision(m: int, weigh
     x, y = torch.randn(200_000, 1, generator=rng()), 1.2 * torch.randn(m, 1, generator=rng(1)) + 0.3
     a = (3 * torch.randn(len(x), generator=rng(2))).softmax(0) if weights else None
     theta = torch.ones(1, 1)
-    single = projected_cost(x, a, Line(y, None, theta), p)
-    exact = projected_cost(x.double(), None if a is None else a.double(), Line(y.double(), None, theta.double()), p)
+    single = projected_cost(x, a, Line(y, None, theta), p, len(theta))
+    exact = projected_cost(
+        x.double(), None if a is None else a.double(), Line(y.double(), None, theta.double()), p, len(theta)
+    )
     assert float(single) == pytest.approx(float(exact), rel=1e-6)

@@ -1,7 +1,11 @@
 """What the processes of one distributed run must agree on; a single process agrees with itself at no cost."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -104,3 +108,125 @@ def averaged(value: torch.Tensor) -> torch.Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the pieces of a sum are shared out: every ``world``-th to each rank, or all of them to the only one.
+
+    What is added up must be linear in the pieces. All ranks hold the same points and get the same sums.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, pieces: Iterable[T]) -> Iterable[T]:
+        """Return the pieces that are this rank's."""
+        return pieces if self.world == 1 else islice(pieces, self.rank, None, self.world)
+
+    def added(self, *parts: torch.Tensor | None) -> Any:
+        """Return what the ranks have made of their pieces, added up; one tensor for one, None for None."""
+        if self.world > 1:
+            parts = tuple(None if t is None else t.contiguous() for t in parts)
+            for t in parts:
+                if t is not None:
+                    dist.all_reduce(t)
+        return parts[0] if len(parts) == 1 else parts
+
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` as this rank's pieces see it: its derivative is what those of all ranks add up to."""
+        return x if self.world == 1 else _Seen.apply(x, self)
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the values of all ranks added up, differentiable in each rank's own."""
+        return value if self.world == 1 else _Total.apply(value, self)
+
+
+class _Seen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, how: Shares) -> torch.Tensor:
+        ctx.how = how
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.how.added(g.clone()), None
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, how: Shares) -> torch.Tensor:
+        return how.added(value.clone())
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return g, None
+
+
+class _InForce(threading.local):
+    shares = Shares()
+
+
+_in_force = _InForce()
+
+
+def shares() -> Shares:
+    """Return how sums are shared here and now. What works in another thread later on, as a backward pass may, keeps it."""
+    return _in_force.shares
+
+
+class Sharing:
+    """The block in which sums are shared like that; every update of a flow is one."""
+
+    __slots__ = ("before", "how")
+
+    def __init__(self, how: Shares) -> None:
+        self.how = how
+
+    def __enter__(self) -> None:
+        self.before, _in_force.shares = _in_force.shares, self.how
+
+    def __exit__(self, *error: object) -> None:
+        _in_force.shares = self.before
+
+
+@contextmanager
+def shared_sums() -> Iterator[None]:
+    r"""Share the work of sums over pairs and over directions out to the processes of ``torch.distributed``.
+
+    Every process runs the same program on the same particles. Of the :math:`n^2` pairs of a sum, or the directions of a
+    sliced distance, each does its part, and the parts are added up: the answer is that of one process up to the order of
+    sums, the same on all of them to the last bit. In a single process nothing changes.
+
+    Returns
+    -------
+    context manager
+        Sums are shared within ``with``.
+
+    Notes
+    -----
+    Shared: MMD, energy distances, interaction energies, Stein velocities and discrepancies, kernel densities, sliced
+    distances, proximal scores, and Sinkhorn sweeps over more than 2²⁴ pairs. Everything else (potentials, noise, sorting on a
+    line, exact transport) each process does for itself, in the same way. A process holds all n d numbers of the particles
+    and sends some 2 n d of them a sum.
+
+    In :func:`solve` the time steps share. Callbacks and what is saved do not: they may be there on the first process alone.
+    A sum that they take inside of ``shared_sums()`` all processes must take together. A run goes on from a checkpoint
+    with any number of processes.
+
+    Examples
+    --------
+    Started by ``torchrun --nproc_per_node 4 flow.py``; alone it is a flow of one process:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.generative import runtime
+    >>> start = wg.Particles(torch.tensor([[0.0], [1.0]]))
+    >>> F = wg.InteractionEnergy(wg.PowerLaw(2.0))
+    >>> with runtime("cpu") as here, wg.shared_sums():
+    ...     flow = wg.solve(F, wg.ForwardEuler(), start, step_size=0.5, num_steps=1)
+    >>> flow.measure.x.flatten()
+    tensor([0.2500, 0.7500])
+    """
+    with Sharing(Shares(rank(), world())):
+        yield

@@ -15,6 +15,7 @@ from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.inner import RESIDUAL, gathered
 from wgflow.core.instead import article
 from wgflow.core.parts import own_parts
+from wgflow.core.ranks import Shares, Sharing, shares
 from wgflow.core.rng import Stream, generator, mixed
 from wgflow.core.rules import resolved
 from wgflow.core.typing import Info
@@ -117,7 +118,9 @@ def solve(
     if reason is not None:
         raise Incompatible(reason)
     solver = solver.suited(initial)
+    how = shares()
     with ExitStack() as stack:
+        stack.enter_context(Sharing(Shares()))  # callbacks may be there on one rank only
         stream = Stream(seed, initial.device)
         stack.callback(stream.close)
         with stream.turn():
@@ -131,7 +134,7 @@ def solve(
             run.interrupts = stack.enter_context(Interrupts())
             stack.enter_context(checkpoint.opened(run, callbacks))
         check_batches(run.F.at(run.state.k, run.state.t))  # of an earlier run they may have been found in its folder
-        return _drive(run, callbacks, checkpoint, log_every, throw)
+        return _drive(run, how, callbacks, checkpoint, log_every, throw)
 
 
 def _check_start(run: Run) -> None:
@@ -171,7 +174,12 @@ def _check_start(run: Run) -> None:
 
 
 def _drive(
-    run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int, throw: bool
+    run: Run,
+    how: Shares,
+    callbacks: Sequence[Callback],
+    checkpoint: Checkpoint | None,
+    log_every: int,
+    throw: bool,
 ) -> Solution:
     solution, started, stops = run.solution, [], []
     try:
@@ -181,7 +189,7 @@ def _drive(
             started.append(c)
         if checkpoint is not None and run.resumed_from is None:
             checkpoint.write(run, callbacks)
-        if any(stops) or _advance(run, callbacks, checkpoint, log_every):
+        if any(stops) or _advance(run, how, callbacks, checkpoint, log_every):
             solution.status = "stopped"
         _say_unconverged(run)
     except Diverged as error:
@@ -202,14 +210,16 @@ def _drive(
     return solution
 
 
-def _advance(run: Run, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int) -> bool:
-    """Update until all time steps are done; returns whether a callback has stopped the run before."""
+def _advance(
+    run: Run, how: Shares, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int
+) -> bool:
+    """Update until all time steps are done, ranks sharing like that; returns whether a callback has stopped the run before."""
     ledger, solution = run.ledger, run.solution
     begun = time.perf_counter()
     stop = run.interrupts.asked(looked=True, device=run.state.rng.device)
     while run.state.k < run.num_steps and not stop:
         k = run.state.k
-        with run.stream.turn(), gathered() as inner:
+        with run.stream.turn(), gathered() as inner, Sharing(how):
             before = run.state.measure
             run.state, info = run.solver.update(run.F, run.state, run.h(k))
             report_crossings(run.F, run.solver, before, run.state.measure)

@@ -10,6 +10,7 @@ from torch import Tensor
 from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Count
+from wgflow.core.ranks import shares
 from wgflow.core.typing import Scalar
 from wgflow.functionals._clouds import comparable, weights
 from wgflow.functionals.base import Functional, drawn, register_functional
@@ -107,13 +108,16 @@ class SlicedWasserstein(Functional):
         nu, theta = comparable(rho, self.target), self.directions
         if not isinstance(theta, Tensor):
             raise Unsupported("draw the directions first: F.freeze(rng) returns the functional on fixed ones")
+        share = shares()
+        mine = theta[share.rank :: share.world]
 
         def line() -> Line:
-            return Line(nu.x.flatten(1), weights(nu), theta.to(nu.x))
+            return Line(nu.x.flatten(1), weights(nu), mine.to(nu.x))
 
         with full_precision(rho.device):
-            known = remember("line", (nu.x, nu.log_w, theta), line)
-            return projected_cost(rho.x.flatten(1), weights(rho), known, self.p)
+            known, w = remember("line", (nu.x, nu.log_w, mine), line), weights(rho)
+            x, a = share.seen(rho.x.flatten(1)), None if w is None else share.seen(w)
+            return share.total(projected_cost(x, a, known, self.p, len(theta)))
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "SlicedWasserstein":

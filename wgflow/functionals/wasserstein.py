@@ -58,7 +58,7 @@ class ExactTransport(Functional):
         if x.shape[1] > 1:
             return _Exact.apply(x, weights(rho), y, weights(nu), self.power)
         target = remember("real line", (nu.x, nu.log_w), lambda: Line(y, weights(nu), torch.ones_like(y[:1])))
-        return projected_cost(x, weights(rho), target, self.power)
+        return projected_cost(x, weights(rho), target, self.power, 1)
 
     @torch.no_grad()
     def remaining(self, rho: Particles) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.context import without_autocast
+from wgflow.core.ranks import shares
 from wgflow.core.typing import Points
 from wgflow.kernels.sums import Pull, add_block
 from wgflow.numerics.distances import Cloud, Distances, tiles
@@ -29,8 +30,8 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points, temperature: f
             return _stein_in_one(kernel, between, w, g, 2 * c * temperature, x)
         G = torch.empty_like(g.T, memory_format=torch.contiguous_format)
         torch.mul(g.T, w, out=G)
-        pull, smoothed = Pull(between.x, between.x, w), torch.zeros_like(G)
-        for i, j in tiles(len(x), len(x), x.device, symmetric=True):
+        pull, smoothed, share = Pull(between.x, between.x, w), torch.zeros_like(G), shares()
+        for i, j in share.of(tiles(len(x), len(x), x.device, symmetric=True)):
             s, near = between.visit(i, j)
             k, q, c = kernel.evaluate(s)
             mirrored = i.start != j.start
@@ -38,22 +39,22 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points, temperature: f
             if mirrored:
                 smoothed[:, j].addmm_(G[:, i], k)
             add_block(between, pull, pull if mirrored else None, i, j, q, near)
-        return smoothed.T.reshape(x.shape).to(x.dtype) + temperature * pull.result(2 * c, x)
+        return share.added(smoothed.T.reshape(x.shape).to(x.dtype) + temperature * pull.result(2 * c, x))
 
 
 def _stein_in_one(
     kernel: "Kernel", between: Distances, w: Tensor, g: Tensor, scale: float | Tensor, like: Points
 ) -> Points:
     pull = _SteinPull(between.x, w, g, scale)
-    own = torch.zeros_like(w)
-    for i, j in tiles(len(w), len(w), w.device, symmetric=True):
+    own, share = torch.zeros_like(w), shares()
+    for i, j in share.of(tiles(len(w), len(w), w.device, symmetric=True)):
         s, near = between.visit(i, j)
         k = kernel.evaluate(s)[0]
         itself = between.itself(k, i, j)
         if itself is not None:
             own[i] = itself
         add_block(between, pull, pull if i.start != j.start else None, i, j, k, near)
-    return pull.result(own).to(like.dtype).view_as(like)
+    return share.added(pull.result(own).to(like.dtype).view_as(like))
 
 
 class _SteinPull:

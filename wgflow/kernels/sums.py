@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.context import without_autocast
+from wgflow.core.ranks import shares
 from wgflow.core.typing import Points, Scalar
 from wgflow.numerics.distances import Cloud, Distances, check_same_points, tiles
 from wgflow.numerics.once import Derivatives, differentiable_once
@@ -170,7 +171,8 @@ class _Energy(torch.autograd.Function):
         pull = Pull(between.x, between.x, w) if wants_z else None
         u, v = torch.zeros_like(w), torch.zeros_like(w)  # sums of kernel values with x and with y
         c: float | Tensor = 0.0
-        for i, j in _pairs(n, len(w), z.device, own):
+        share = shares()
+        for i, j in share.of(_pairs(n, len(w), z.device, own)):
             s, near = between.visit(i, j) if wants_z else (between.block(i, j), None)
             k, q, c = kernel.evaluate(s)
             across = j.start >= n
@@ -180,10 +182,13 @@ class _Energy(torch.autograd.Function):
                 u[j].addmv_(k.T, w[i])
             add_block(between, pull, pull if mirrored else None, i, j, q, near)
         both = 1 + own
+        value = w[:n].double() @ torch.add(u, v, alpha=both)[:n].double()
+        dz = None if pull is None else pull.result((2 * both * c * w)[:, None], z)
+        dw = (u + v).mul_(both).to(z.dtype) if wants_w else None
+        value, dz, dw = share.added(value, dz, dw)
         if wants_z or wants_w:
-            dz = None if pull is None else pull.result((2 * both * c * w)[:, None], z)
-            ctx.save_for_backward(*inputs, dz, (u + v).mul_(both).to(z.dtype) if wants_w else None)
-        return w[:n].double() @ torch.add(u, v, alpha=both)[:n].double()
+            ctx.save_for_backward(*inputs, dz, dw)
+        return value
 
     @staticmethod
     @differentiable_once
@@ -225,14 +230,14 @@ class _Sums(torch.autograd.Function):
         if _on_a_line(kernel, x):
             return -_distance_sums(x, y, b)[0]
         between = Distances(x, y, kernel.smooth)
-        ctx.between, b = between, b.to(between.dtype)
+        ctx.between, ctx.share, b = between, shares(), b.to(between.dtype)
         u = b.new_zeros(len(x))
-        for i, j in tiles(len(x), len(y), x.device, between.one):
+        for i, j in ctx.share.of(tiles(len(x), len(y), x.device, between.one)):
             k = kernel.evaluate(between.block(i, j))[0]
             u[i].addmv_(k, b[j])
             if between.one and i.start != j.start:
                 u[j].addmv_(k.T, b[i])
-        return u.to(x.dtype)
+        return ctx.share.added(u).to(x.dtype)
 
     @staticmethod
     @differentiable_once
@@ -254,7 +259,7 @@ class _Sums(torch.autograd.Function):
             to_x = Pull(between.x, between.y, b) if wants_x else None
             to_y = Pull(between.y, between.x, g) if wants_y else None
         v, c = torch.zeros_like(b), 0.0
-        for i, j in tiles(len(x), len(y), x.device, between.one):
+        for i, j in ctx.share.of(tiles(len(x), len(y), x.device, between.one)):
             s, near = between.visit(i, j) if wants_x or wants_y else (between.block(i, j), None)
             k, q, c = ctx.kernel.evaluate(s)
             mirrored = between.one and i.start != j.start
@@ -267,4 +272,4 @@ class _Sums(torch.autograd.Function):
             add_block(between, to_x, to_y if mirrored or not between.one else None, i, j, q, near)
         dx = None if to_x is None else to_x.result(2 * c if ctx.weighted else (2 * c * g)[:, None], x)
         dy = None if to_y is None or ctx.weighted else to_y.result((2 * c * b)[:, None], y, int(between.one))
-        return None, dx, dy, v.to(x.dtype) if wants_b else None
+        return None, *ctx.share.added(dx, dy, v.to(x.dtype) if wants_b else None)

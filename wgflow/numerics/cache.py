@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow.core.ranks import shares
 from wgflow.numerics.distances import readable
 
 T = TypeVar("T")
@@ -48,8 +49,11 @@ def _forgotten(t: Tensor | None) -> bool:
     return t is not None and (t.requires_grad or t.is_inference())
 
 
-# Few entries: each keeps its tensors.
-_entries: deque[tuple[Hashable, tuple[_Seen | None, ...], Any]] = deque(maxlen=4)
+# Few entries: each keeps its tensors. What the ranks compute together all of them must find, or none: what one of them
+# computes for itself must not push it out.
+_Entry = tuple[Hashable, tuple[_Seen | None, ...], Any]
+_entries: deque[_Entry] = deque(maxlen=4)
+_together: deque[_Entry] = deque(maxlen=4)
 
 
 def remember(tag: Hashable, tensors: tuple[Tensor | None, ...], compute: Callable[[], T]) -> T:
@@ -59,12 +63,13 @@ def remember(tag: Hashable, tensors: tuple[Tensor | None, ...], compute: Callabl
     """
     if any(map(_forgotten, tensors)):
         return compute()
-    for known, seen, value in tuple(_entries):
+    entries = _entries if shares().world == 1 else _together
+    for known, seen, value in tuple(entries):
         # By the hash first: comparing tags that hold tensors (a fitted bandwidth) would wait for the device.
         if len(seen) == len(tensors) and hash(known) == hash(tag) and known == tag and _are_still(seen, tensors):
             return value
     value = compute()
-    _entries.append((tag, tuple(None if t is None else _Seen(t) for t in tensors), value))
+    entries.append((tag, tuple(None if t is None else _Seen(t) for t in tensors), value))
     return value
 
 

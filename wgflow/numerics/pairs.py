@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow.core.ranks import shares
 from wgflow.core.typing import Scalar
 from wgflow.numerics.distances import tiles
 from wgflow.numerics.once import Derivatives, differentiable_once
@@ -39,8 +40,8 @@ class _PairEnergy(torch.autograd.Function):
         inputs = [t.detach() for t in (a, b, *parts)]
         grads = [torch.zeros_like(t) if n else None for t, n in zip(inputs, needs, strict=True)]
         on_rows = [True, False, *(k < split for k in range(len(parts)))]
-        value = a.new_zeros(())
-        for i, j in tiles(len(a), len(b), a.device):
+        value, share = a.new_zeros(()), shares()
+        for i, j in share.of(tiles(len(a), len(b), a.device)):
             cut = [t[i if row else j].requires_grad_(n) for t, row, n in zip(inputs, on_rows, needs, strict=True)]
             with torch.enable_grad():
                 s = cut[0] @ block(*cut[2:]) @ cut[1]
@@ -51,6 +52,7 @@ class _PairEnergy(torch.autograd.Function):
                 part = None if total is None else next(found)
                 if part is not None:
                     total[i if row else j] += part  # type: ignore[index]
+        value, *grads = share.added(value, *grads)
         ctx.save_for_backward(*grads, a, b, *parts)
         return value
 

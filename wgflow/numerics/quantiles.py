@@ -129,8 +129,8 @@ def _cut(lines: int, size: int) -> list[slice]:
     return [slice(k, min(k + size, lines)) for k in range(0, lines, size)]
 
 
-def projected_cost(x: Tensor, a: Tensor | None, target: Line, p: int) -> Scalar:
-    r"""Return the mean over directions of :math:`W_p^p` between the projections; ``p`` is 1 or 2.
+def projected_cost(x: Tensor, a: Tensor | None, target: Line, p: int, total: int) -> Scalar:
+    r"""Return the sum over directions of :math:`W_p^p` between the projections, over ``total``; ``p`` is 1 or 2.
 
     Parameters
     ----------
@@ -140,6 +140,8 @@ def projected_cost(x: Tensor, a: Tensor | None, target: Line, p: int) -> Scalar:
         Weights, summing to 1; differentiable once. Equal when None, which is faster.
     target : Line
         The other side, constant.
+    total : int
+        How many directions the mean is over: the target may have some of them.
 
     Notes
     -----
@@ -147,22 +149,22 @@ def projected_cost(x: Tensor, a: Tensor | None, target: Line, p: int) -> Scalar:
     are those of their present order. Where levels of the two distribution functions coincide, as they do for equal
     weights, the derivative in the weights is the mean of the two one-sided ones: what central differences give.
     """
-    return _ProjectedCost.apply(x, a, target, p)
+    return _ProjectedCost.apply(x, a, target, p, total)
 
 
 class _ProjectedCost(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor | None, target: Line, p: int) -> Scalar:
+    def forward(ctx: Any, x: Tensor, a: Tensor | None, target: Line, p: int, total: int) -> Scalar:
         wants_x, wants_a = ctx.needs_input_grad[:2]
         inputs = (x, a)
         x, a = x.detach(), None if a is None else a.detach()
         slopes = theta = dx = None
         da = None if a is None else torch.zeros_like(a)
-        value, total, longest = x.new_zeros(()), len(target.theta), max(len(x), len(target.y))
+        value, longest = x.new_zeros(()), max(len(x), len(target.y))
         steps = _Steps(len(x), len(target.y), x.device) if a is None and target.b is None else None
         light = x.new_zeros(0) if a is None else a < LIGHT
         lights = light.is_cuda or bool(light.any())  # a GPU is not asked
-        for lines in groups(total, longest, x.shape[1], x.device):
+        for lines in groups(len(target.theta), longest, x.shape[1], x.device):
             if wants_x and slopes is not None and theta is not None:
                 dx = _pulled(slopes, theta, dx)
             theta, slopes = target.theta[lines], target.project(x, lines)
@@ -196,7 +198,7 @@ class _ProjectedCost(torch.autograd.Function):
         if slopes is not None:
             with full_precision(slopes.device):
                 d_x = _pulled(g * slopes, theta, None if dx is None else g * dx)
-        return d_x, None if da is None else g * da, None, None
+        return d_x, None if da is None else g * da, None, None, None
 
 
 def _pulled(slopes: Tensor, theta: Tensor, dx: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.context import full_precision
+from wgflow.core.ranks import Shares, shares
 from wgflow.core.typing import Points
 from wgflow.numerics.distances import Distances
 from wgflow.numerics.once import Derivatives, differentiable_once
@@ -20,13 +21,13 @@ from wgflow.numerics.softmin import exp_
 BLOCK_CPU, BLOCK_CUDA, ROWS = 2**20, 2**25, 256
 
 
-def _entries(between: Distances, bias: Tensor, width: float, n: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ranges of rows with their entries, new in each range."""
+def _entries(between: Distances, bias: Tensor, width: float, n: int, share: Shares) -> Iterator[tuple[slice, Tensor]]:
+    """Yield this rank's ranges of rows with their entries, new in each range."""
     m, device = len(bias), bias.device
     rows = max(1, BLOCK_CUDA // m if device.type == "cuda" else min(ROWS, BLOCK_CPU // m))
     bias = bias.to(between.dtype)
     with full_precision(device):
-        for start in range(0, n, rows):
+        for start in share.of(range(0, n, rows)):
             i = slice(start, min(start + rows, n))
             yield i, bias - between.block(i, slice(0, m)).div_(width)
 
@@ -50,11 +51,12 @@ def log_sums(x: Points, y: Points, bias: Tensor, width: float) -> Tensor:
 class _LogSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Points, y: Points, bias: Tensor, width: float) -> Tensor:
-        ctx.between, ctx.width = Distances(x, y, smooth=False), width
-        out = x.new_empty(len(x), dtype=ctx.between.dtype)
-        for i, u in _entries(ctx.between, bias, width, len(x)):
+        ctx.between, ctx.width, ctx.share = Distances(x, y, smooth=False), width, shares()
+        out = x.new_zeros(len(x), dtype=ctx.between.dtype)
+        for i, u in _entries(ctx.between, bias, width, len(x), ctx.share):
             top = u.amax(1, keepdim=True).clamp_(min=torch.finfo(u.dtype).min)
             out[i] = exp_(u.sub_(top)).sum(1).log_() + top[:, 0]
+        out = ctx.share.added(out)
         ctx.save_for_backward(x, y, bias, out)
         return out.to(x.dtype)
 
@@ -67,7 +69,7 @@ class _LogSums(torch.autograd.Function):
         rows, columns, slope = ctx.between.x.double.x, ctx.between.y.double.x, 2 / ctx.width
         dx, dy = torch.zeros_like(rows), torch.zeros_like(columns)
         mass = columns.new_zeros(len(columns))
-        for i, u in _entries(ctx.between, bias, ctx.width, len(x)):
+        for i, u in _entries(ctx.between, bias, ctx.width, len(x), ctx.share):
             p = exp_(u.sub_(out[i, None])).double()
             if wants_x:
                 dx[i] = slope * g[i, None] * (p @ columns - rows[i] * p.sum(1, keepdim=True))
@@ -78,12 +80,11 @@ class _LogSums(torch.autograd.Function):
                 dy.addmm_(p.T, rows[i])
         if wants_y:
             dy = slope * (dy - mass[:, None] * columns)
-        return (
+        return *ctx.share.added(
             dx.to(x.dtype).view_as(x) if wants_x else None,
             dy.to(y.dtype).view_as(y) if wants_y else None,
             mass.to(bias.dtype) if wants_bias else None,
-            None,
-        )
+        ), None
 
 
 def soft_pulls(x: Points, y: Points, bias: Tensor, width: float) -> Tensor:
@@ -93,9 +94,9 @@ def soft_pulls(x: Points, y: Points, bias: Tensor, width: float) -> Tensor:
     """
     between = Distances(x, y, smooth=False)
     rows, columns = between.x.double.x, between.y.double.x
-    out = torch.empty_like(rows)
+    out, share = torch.zeros_like(rows), shares()
     with torch.no_grad():
-        for i, u in _entries(between, bias.detach(), width, len(x)):
+        for i, u in _entries(between, bias.detach(), width, len(x), share):
             p = u.softmax(1).double()
             out[i] = rows[i] * p.sum(1, keepdim=True) - p @ columns
-    return out
+    return share.added(out)

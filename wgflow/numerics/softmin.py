@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow.core.ranks import shares
+
 # Entries of a block of pairs: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**17, 2**25
 LN2 = math.log(2)
@@ -96,12 +98,13 @@ def softmin(
     """
     # Written into place: small results kept between large temporaries would scatter the heap.
     block = logits(eps, x, y, h, kind.exponents, pairs)
-    out = x.square().sum(2) / 2 if pairs is None else pairs.rows.clone()
-    for i in rows(x, y.shape[1]):
+    halves = x.square().sum(2) / 2 if pairs is None else pairs.rows
+    out, share = torch.zeros_like(halves), shares()
+    for i in share.of(rows(x, y.shape[1])):
         s = block(i)
         top = s.amax(2, keepdim=True)
-        out[:, i] -= eps * LN2 * (exp2_(s.sub_(top).to(kind.sums)).sum(2).log2_().to(out) + top[..., 0])
-    return out
+        out[:, i] = eps * LN2 * (exp2_(s.sub_(top).to(kind.sums)).sum(2).log2_().to(out) + top[..., 0])
+    return torch.sub(halves, share.added(out))
 
 
 def means(
@@ -109,12 +112,12 @@ def means(
 ) -> Tensor:
     r"""Return the means of ``z`` (B, m, k) with weights :math:`e^{h_j-C(x_i,y_j)/\varepsilon}`, (B, n, k) in the precision of sums."""
     block, z = logits(eps, x, y, h, kind.exponents, pairs), z.to(kind.sums)
-    out = z.new_empty(len(x), x.shape[1], z.shape[2])
-    for i in rows(x, y.shape[1]):
+    out, share = z.new_zeros(len(x), x.shape[1], z.shape[2]), shares()
+    for i in share.of(rows(x, y.shape[1])):
         s = block(i)
         p = exp2_(s.sub_(s.amax(2, keepdim=True)).to(kind.sums))
         out[:, i] = (p @ z).div_(p.sum(2, keepdim=True))
-    return out
+    return share.added(out)
 
 
 def displacement(eps: float, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
