@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wgflow import Gaussian, Grid, Measure, Particles, SquaredW2, Unnormalised
-from wgflow.reference import Moments, squared_w2
+from wgflow.reference import Moments, kl, squared_w2
 
 POINTS = 200
 DOUBLE = torch.float64
@@ -63,13 +63,19 @@ class Case:
         box = [-self.box] * self.d, [self.box] * self.d, [round(40 * self.box)] * self.d
         return Particles(self._symmetric(Grid.of(lambda x: -self.potential(x), *box).draw(n, rng).x))
 
-    def distance(self, draws: int) -> Callable[[Tensor], float]:
-        """Return W2 to the law as a function of points: of Gaussians with the same moments, or exactly to so many draws."""
+    def distances(self, draws: int) -> dict[str, Callable[[Tensor], float]]:
+        """Return W2 to the law as a function of points, ``w2``: of Gaussians with the same moments, or exactly to so many draws.
+
+        For a Gaussian law also ``kl``, the KL divergence from it of the Gaussian with the same moments.
+        """
         if self.covariance is not None:
             law = Moments(torch.zeros(self.d, dtype=DOUBLE), self.covariance)
-            return lambda x: math.sqrt(max(float(squared_w2(Moments.of(Particles(x)), law)), 0.0))
+            return {
+                "w2": lambda x: math.sqrt(max(float(squared_w2(Moments.of(Particles(x)), law)), 0.0)),
+                "kl": lambda x: float(kl(Moments.of(Particles(x)), law)),
+            }
         truth = SquaredW2(self.exact(draws, 12345))
-        return lambda x: math.sqrt(float(truth.value(Particles(x.repeat(draws // len(x), 1)))))
+        return {"w2": lambda x: math.sqrt(float(truth.value(Particles(x.repeat(draws // len(x), 1)))))}
 
 
 def quadratic(*curvatures: float) -> Callable[[Tensor], Tensor]:

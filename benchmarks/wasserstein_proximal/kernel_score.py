@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument("--roll", type=int, default=21_000, help="points of the swiss roll")
     options.add_argument("--spirals", type=int, default=2000, help="points of the spirals")
     options.add_argument(
-        "--sizes", type=int, nargs="+", default=[250, 1000, 5000], help="numbers of points of the sweep"
+        "--sizes", type=int, nargs="+", default=[250, 1000, 5000, 50_000], help="numbers of points of the sweep"
     )
     options.add_argument("--iters", type=int, default=800, help="most updates of a fit")
     options.add_argument("--reverse-steps", type=int, default=200)

@@ -71,11 +71,12 @@ def run(case: Case, solver: Solver, h: float, seed: int, n: int, num_steps: int,
 
 
 def compared(case: Case, args: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
-    """Return the curves of all methods on one target, means over seeds, earlier ones kept, and the distance of independent draws."""
+    """Return the curves of all methods on one target, means over seeds, earlier ones kept, and the distances of independent draws."""
     num_steps = 8 if args.quick else case.num_steps
     every = max(1, num_steps // 20)
-    distance, n = case.distance(3 * args.particles), args.particles
-    floor = [distance(case.exact(n, 100 + s).x) for s in range(args.seeds)]
+    distances, n = case.distances(3 * args.particles), args.particles
+    draws = [case.exact(n, 100 + s).x for s in range(args.seeds)]
+    floors = {f"{key}_of_as_many_draws": statistics.mean(map(D, draws)) for key, D in distances.items()}
     rows: dict[str, Any] = {}
     for name, tried in methods(case).items():
         if name in earlier and name not in args.methods:
@@ -84,24 +85,24 @@ def compared(case: Case, args: argparse.Namespace, earlier: dict[str, Any]) -> d
         ends = []
         for solver, h, _ in tried:
             saved, _ = run(case, solver, h, 99, n, num_steps, every)
-            ends.append(sum(distance(x) for x in saved[1::4]) if saved else float("inf"))
+            ends.append(sum(map(distances["w2"], saved[1::4])) if saved else float("inf"))
         solver, h, T = tried[ends.index(min(ends))]
         runs = [run(case, solver, h, seed, n, num_steps, every) for seed in range(args.seeds)]
-        curves = [[distance(x) for x in saved] for saved, _ in runs if saved]
-        columns = list(zip(*curves, strict=True))
+        columns = list(zip(*(saved for saved, _ in runs if saved), strict=True))
+        last = [distances["w2"](x) for x in columns[-1]] if columns else []
         rows[name] = {
             "step_size": h,
             "T": T,
             "steps": [min(k * every, num_steps) for k in range(len(columns))],
-            "w2": [statistics.mean(c) for c in columns],
-            "w2_spread_of_seeds": statistics.stdev(columns[-1]) if len(curves) > 1 and columns else None,
-            "diverged": args.seeds - len(curves),
+            **{key: [statistics.mean(map(D, c)) for c in columns] for key, D in distances.items()},
+            "w2_spread_of_seeds": statistics.stdev(last) if len(last) > 1 else None,
+            "diverged": args.seeds - len(last),
             "ms_per_step": 1e3 * statistics.median(s for _, s in runs),
         }
         print(
             f"{name:6} h = {h:<6g} W2 {rows[name]['w2'][0]:.3f} -> {rows[name]['w2'][-1]:.3f}  {rows[name]['ms_per_step']:.2f} ms a step"
         )
-    return {"w2_of_as_many_draws": statistics.mean(floor), "methods": rows}
+    return {**floors, "methods": rows}
 
 
 def bias_law(args: argparse.Namespace) -> list[dict[str, float]]:
@@ -129,18 +130,21 @@ def bias_law(args: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
-    """Draw W2 against steps, one panel a target."""
+    """Draw KL of Gaussian targets and W2 of others against steps and against CPU time, a column a target."""
     import matplotlib.pyplot as plt
 
     targets = results["targets"]
-    drawn, axes = plt.subplots(1, len(targets), figsize=(3.1 * len(targets), 2.9), layout="constrained", squeeze=False)
-    for ax, (name, found) in zip(axes[0], targets.items(), strict=True):
+    drawn, axes = plt.subplots(2, len(targets), figsize=(3.1 * len(targets), 5), layout="constrained", squeeze=False)
+    for (by_step, by_time), (name, found) in zip(axes.T, targets.items(), strict=True):
+        key, label = ("kl", "KL") if "kl_of_as_many_draws" in found else ("w2", "$W_2$")
         for (method, row), color in zip(found["methods"].items(), COLORS, strict=False):
-            ax.semilogy(row["steps"], row["w2"], color=color, label=method)
-        ax.axhline(found["w2_of_as_many_draws"], color="0.6", linewidth=1, linestyle="--")
-        ax.set(title=name, xlabel="steps")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel(r"$W_2$ to the target")
+            by_step.semilogy(row["steps"], row[key], color=color, label=method)
+            by_time.semilogy([k * row["ms_per_step"] for k in row["steps"]], row[key], color=color)
+        for ax, xlabel in ((by_step, "steps"), (by_time, "CPU ms")):
+            ax.axhline(found[f"{key}_of_as_many_draws"], color="0.6", linewidth=1, linestyle="--")
+            ax.set(xlabel=xlabel, ylabel=label)
+            ax.spines[["top", "right"]].set_visible(False)
+        by_step.set_title(name)
     handles = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     drawn.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     drawn.savefig(path, dpi=110)

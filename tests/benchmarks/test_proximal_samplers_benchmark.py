@@ -29,6 +29,10 @@ def test_record(script, tmp_path):
             assert row["diverged"] == 0
             assert len(row["steps"]) == len(row["w2"])
             assert row["w2"][-1] < row["w2"][0]
+            assert ("kl" in row) == ("kl_of_as_many_draws" in target) == (not name.startswith(("mixture", "double")))
+            if "kl" in row:
+                assert len(row["kl"]) == len(row["steps"])
+                assert all(value >= 0 for value in row["kl"])
     assert {row["theory"] for row in found["results"]["bias_law"]} == {
         1 - T**2 for T in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
     }
@@ -37,8 +41,11 @@ def test_record(script, tmp_path):
 def test_distances_and_normalisers_of_the_targets(targets):
     line = targets["condition 100, d = 2"]
     x = line.exact(20_000, 0).x
-    assert line.distance(1)(x) < 0.15  # of a standard deviation of 10
-    assert line.distance(1)(torch.zeros(2, 2).double()) == pytest.approx(math.sqrt(101))
+    w2, kl = line.distances(1).values()
+    assert w2(x) < 0.15  # of a standard deviation of 10
+    assert w2(torch.zeros(2, 2).double()) == pytest.approx(math.sqrt(101))
+    half = torch.tensor([[1.0, 10.0], [-1.0, -10.0], [1.0, -10.0], [-1.0, 10.0]]).double() / 2**0.5
+    assert kl(half) == pytest.approx(math.log(2) - 0.5)  # half of the covariance in both directions
     for metric in (None, torch.tensor([[1.0, 0.0], [0.0, 100.0]]).double()):
         z = 0.3 * torch.eye(2).double()
         M = torch.eye(2).double() if metric is None else metric
@@ -49,7 +56,7 @@ def test_distances_and_normalisers_of_the_targets(targets):
         torch.testing.assert_close(line.log_z(0.25, metric)(z), -0.25 * ((z @ A) * z).sum(1))
     banana = targets["double banana"]
     assert float(banana.exact(200, 0).x.mean(0).abs().max()) < 1e-12
-    assert banana.distance(200)(banana.exact(200, 1).x) < 1.0
+    assert banana.distances(200)["w2"](banana.exact(200, 1).x) < 1.0
 
 
 def test_a_prior_with_kinks(script, tmp_path):
