@@ -160,10 +160,10 @@ def test_every_field_of_ours_has_a_rule_that_bounds_numbers(kind: type) -> None:
         (lambda: wgflow.Blob(RBF(1.0)), r"Wrap the kernel: KernelDensity\(kernel\)"),
         (lambda: wgflow.ForwardEuler(RBF(1.0)), r"Wrap the kernel: Stein\(kernel\), KDEScore"),
         (
-            lambda: KL(torch.zeros(3, 2)),
-            r"KL\(target=<tensor of shape \(3, 2\).*Wrap the data: Particles\(x\), or Dataset",
+            lambda: KL(torch.zeros(3)),
+            r"KL\(target=<tensor of shape \(3,\).*points is floating-point and finite, of shape \(n, \*event\)",
         ),
-        (lambda: KL(np.zeros((3, 2))), r"Particles\(torch.as_tensor\(x\)\)"),
+        (lambda: KL([[0.0, 1.0]]), r"Make a tensor of the points: torch.tensor\(x\)"),
         (lambda: KL(lambda x: -x.square().sum(1)), r"Unnormalised\(log_prob, d\)"),
         (lambda: KL(torch.distributions.Normal(0.0, 1.0)), r"Unnormalised\(p.log_prob, d\)"),
         (lambda: Evaluate(metrics.Moments()), r"expected a list.*Put it into a list"),

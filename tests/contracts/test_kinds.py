@@ -30,8 +30,8 @@ PARTS = {
 }
 CLASSES = (wg.KL, wg.Stein, wg.ForwardEuler, wg.RBF, wg.StandardNormal, wg.KernelDensity, wg.R1, wg.Adam, wg.Solution)
 RAW = {
-    "array": np.zeros((3, 2)),
-    "tensor": torch.zeros(3, 2),
+    "array of numbers": np.zeros(3),
+    "tensor of numbers": torch.zeros(3),
     "function": lambda x: -x.square().sum(1),
     "distribution": torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2)),
 }
@@ -97,7 +97,7 @@ def test_a_class_is_refused_where_an_object_is_meant(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_raw_data_in_the_place_of_a_measure_says_how_to_wrap_it(name: str) -> None:
+def test_what_is_no_points_in_the_place_of_a_measure_says_what_to_write(name: str) -> None:
     made = EVERY[name]()
     for f, meant in fields(made):
         if wg.Measure not in meant or torch.Tensor in meant or type(made) is wg.Particles:
@@ -105,7 +105,76 @@ def test_raw_data_in_the_place_of_a_measure_says_how_to_wrap_it(name: str) -> No
         for kind, value in RAW.items():
             said = given(made, f.name, value)
             assert said is not None, f"{name}.{f.name} takes a raw {kind}"
-            assert any(word in said for word in ("Particles(", "Dataset(", "Unnormalised(")), said
+            assert "(n, *event)" in said or "Unnormalised(" in said, said
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_points_are_taken_for_a_measure_as_particles_of_them_are(name: str) -> None:
+    made, x = EVERY[name](), torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    for f, meant in fields(made):
+        if not {wg.Measure, wg.MovingMeasure} & set(meant) or torch.Tensor in meant or type(made) is wg.Particles:
+            continue
+        wrapped = given(made, f.name, wg.Particles(x))
+        for points in (x, x.numpy()):
+            if wrapped is not None:
+                assert given(made, f.name, points) == wrapped
+                continue
+            kept = getattr(dataclasses.replace(made, **{f.name: points}), f.name)
+            assert isinstance(kept, wg.Particles)
+            assert torch.equal(kept.x, x)
+            assert kept.log_w is None
+
+
+def test_a_tensor_keeps_its_type_and_an_array_is_copied_into_the_default_one() -> None:
+    x = np.arange(10, dtype=np.float64).reshape(5, 2)[::-1]
+    F = wg.EnergyDistance(x)
+    x[:] = 0
+    assert F.target.x.dtype == torch.float32
+    assert F.target.x[0].tolist() == [8.0, 9.0]
+    assert wg.EnergyDistance(torch.as_tensor(x.copy())).target.x.dtype == torch.float64
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert wg.EnergyDistance(x.astype(np.float16)).target.x.dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros((0, 2)),
+        np.zeros((5, 2), dtype=int),
+        np.full((5, 2), np.nan),
+        np.full((5, 2), 1e300),  # not a number of float32
+        np.zeros((5, 2), dtype=complex),
+        np.array([["0.0", "1.0"]]),
+        np.ma.masked_greater(np.eye(2), 0.5),
+        torch.zeros(5, 2, dtype=torch.int64),
+        torch.full((5, 2), torch.inf),
+        torch.eye(2).to_sparse(),
+        torch.zeros(5, 2, device="meta"),
+    ],
+    ids=lambda x: f"{type(x).__name__} {tuple(x.shape)} {x.dtype}",
+)
+def test_points_that_are_none_are_refused(x: Any) -> None:
+    with pytest.raises(
+        BadInput, match=r"target=<.* expected a Measure. An array of points is floating-point and finite"
+    ):
+        wg.EnergyDistance(x)
+
+
+def test_a_flow_from_points_is_that_from_particles() -> None:
+    x, y = torch.randn(13, 2, generator=torch.Generator().manual_seed(0)).split([6, 7])
+
+    def end(start: Any, data: Any) -> torch.Tensor:
+        assert wg.why_not(wg.EnergyDistance(data), wg.ForwardEuler(), start) is None
+        return wg.solve(wg.EnergyDistance(data), wg.ForwardEuler(), start, step_size=0.1, num_steps=3).measure.x
+
+    wrapped = end(wg.Particles(x), wg.Particles(y))
+    assert torch.equal(end(x, y), wrapped)
+    assert torch.equal(end(x.numpy(), y.numpy()), wrapped)
+    flow = wg.presets.mmd_flow(y.numpy(), x.numpy(), kernel=wg.RBF(1.0), num_steps=2).solve()
+    assert flow.measure.x.shape == x.shape
 
 
 @pytest.mark.parametrize(

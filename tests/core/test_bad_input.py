@@ -47,10 +47,10 @@ BAD = {
     "large seed": ({"seed": 2**63}, BadInput, r"seed=9223372036854775808"),
     "a class for a functional": ({"F": PotentialEnergy}, BadInput, r"F=<class .*expected a Functional"),
     "a name for a solver": ({"solver": "jko"}, BadInput, r"solver='jko': expected a Solver"),
-    "a tensor for a measure": (
-        {"initial": START},
+    "numbers for points": (
+        {"initial": START[:, 0]},
         BadInput,
-        r"initial=<tensor .*: expected a MovingMeasure. Start from Particles",
+        r"initial=<tensor .*: expected a MovingMeasure. An array of points is floating-point and finite, of shape",
     ),
     "nan particles": (
         {"initial": Particles(torch.tensor([[1.0, math.nan]]))},

@@ -355,8 +355,8 @@ def test_maps_without_inverse_have_no_density_at_points():
         (lambda: Chain(normal(), lambda: Affine(3)).start(rng()).propose(rng()), r"points \(3,\), its base has \(2,\)"),
         (lambda: Chain(normal(), MAPS["affine"]).append(Affine(2)), "call start"),
         (
-            lambda: Chain(torch.zeros(3, 2), MAPS["affine"]),
-            r"Chain\(base=<tensor.*expected a Measure. Wrap the data: Particles\(x\)",
+            lambda: Chain(torch.zeros(3), MAPS["affine"]),
+            r"Chain\(base=<tensor.*expected a Measure. An array of points is",
         ),
         (lambda: Chain(normal(), MAPS["affine"]).start(rng()).append(Affine(3)), r"points \(3,\), its base has \(2,\)"),
         (lambda: Chain(normal(), MAPS["affine"]).start(rng()).append(nn.Linear(2, 2)), "transport maps"),

@@ -357,8 +357,8 @@ def test_single_precision_follows_double():
             "L1Potential cannot",
         ),
         (lambda: rwpo(double_well, 0.1, temperature=1.0).log_mean(randn(2, 1)), "give what noise"),
-        (lambda: rwpo(LINE, 0.1, temperature=1.0).cost(randn(2, 1)), "expected a Particles"),
-        (lambda: rwpo(LINE, 0.1, temperature=1.0)(randn(2, 1)), "expected a Measure"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0).cost(randn(2)), "expected a Particles"),
+        (lambda: rwpo(LINE, 0.1, temperature=1.0)(randn(2)), "expected a Measure"),
         (lambda: rwpo(LINE, 0.1, temperature=1.0).expect(torch.sum, randn(2, 1), randn(4, 1)), "one number a point"),
     ],
 )

@@ -3,8 +3,8 @@
 A dataclass below :class:`Checked` has its fields checked before its own ``__post_init__``, one of another package as well;
 :func:`checked` does the same for the parameters of a function or of an ``__init__``. The annotation says what is
 expected: the aliases below for numbers, ``Literal``, ``X | None``, ``tuple[X, ...]``, ``Sequence[X]``, ``Callable``, a protocol or
-a class. Numbers of NumPy and 0-d tensors become plain ones, lists become tuples where a tuple is declared. A default is
-always accepted.
+a class. Numbers of NumPy and 0-d tensors become plain ones, lists become tuples where a tuple is declared, and points become
+a measure where one is declared. A default is always accepted.
 """
 
 import dataclasses
@@ -88,7 +88,8 @@ def check_fields(obj: Any) -> None:
         value = getattr(obj, name)
         plain = rule.accept(value)
         if plain is not value:
-            object.__setattr__(obj, name, rule(value, f"{kind.__name__}({name}={{}})"))
+            kept = plain if plain is not REFUSED else rule(value, f"{kind.__name__}({name}={{}})")
+            object.__setattr__(obj, name, kept)
 
 
 @functools.cache

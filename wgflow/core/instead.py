@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from wgflow.core.brief import Brief, fitting
 
 _SENTENCES: dict[type, tuple[tuple[Any, str], ...]] = {}
-ARRAYS = (np.ndarray, list, tuple)
 
 
 def suggest(expected: type, *pairs: tuple[Any, str]) -> None:

@@ -25,6 +25,12 @@ from wgflow.core.instead import article, instead, shown
 REFUSED: Any = object()
 """What a rule returns for a value that it does not accept."""
 _LARGEST = sys.float_info.max
+_MADE: dict[type, tuple[tuple[type, ...], Callable[[Any], Any]]] = {}
+
+
+def take(given: tuple[type, ...], make: Callable[[Any], Any], *expected: type) -> None:
+    """Take an object of the classes ``given`` where one of ``expected`` is: ``make`` makes one of it, or raises ``BadInput``."""
+    _MADE.update(dict.fromkeys(expected, (given, make)))
 
 
 @dataclass(frozen=True)
@@ -184,11 +190,21 @@ def _instance(kind: type) -> Rule:
         if type(v) in known:
             return v
         if not fits(v):
-            return REFUSED
+            return _made(v, kind)
         known.add(type(v))
         return v
 
     return Rule(accept, article(kind), (kind,))
+
+
+def _made(v: Any, kind: type) -> Any:
+    given, make = _MADE.get(kind, ((), None))
+    if make is None or not isinstance(v, given):
+        return REFUSED
+    try:
+        return make(v)
+    except BadInput:
+        return REFUSED
 
 
 def _callable(parameters: Any) -> Rule:
@@ -234,7 +250,8 @@ def _union(args: tuple[Any, ...]) -> Rule | None:
         return None
     optional = type(None) in args
     some = [r for r, a in zip(known, args, strict=True) if a is not type(None)]
-    first, *others = [r.accept for r in sorted(some, key=lambda r: float in r.kinds or int in r.kinds)]  # tensors stay
+    makes = {float, int, *_MADE}
+    first, *others = [r.accept for r in sorted(some, key=lambda r: not makes.isdisjoint(r.kinds))]  # tensors stay
 
     def accept(v: Any) -> Any:
         if v is None and optional:

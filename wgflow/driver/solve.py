@@ -62,7 +62,7 @@ def solve(
     solver : Solver
         The time discretization.
     initial : MovingMeasure
-        :math:`\rho_0`; it is copied, never changed. Its device is the device of the flow.
+        :math:`\rho_0`, or a tensor or array of points; it is copied, never changed. Its device is the device of the flow.
     step_size : float or callable
         :math:`h`, or a function of the step number :math:`k`. Infinite for the proximal-free limit of an implicit solver.
     num_steps : int

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Checked
-from wgflow.core.instead import ARRAYS, suggest
+from wgflow.core.instead import suggest
 from wgflow.core.outputs import per_point
 from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
@@ -25,7 +26,10 @@ register_measure = MEASURES.register
 
 
 class Measure(Checked, Placed, ABC):
-    """A probability measure that can be drawn from.
+    r"""A probability measure that can be drawn from.
+
+    Where an argument is to be one, a tensor or a NumPy array of points (n, \*event) is taken as :class:`Particles` of equal weight:
+    a tensor keeps its type, an array is copied into PyTorch's default type.
 
     Attributes
     ----------
@@ -197,10 +201,16 @@ class Derived(Measure):
         return replace(self, base=self.base.at(k, t))
 
 
+_NOT_POINTS = (
+    (
+        (Tensor, np.ndarray),
+        "An array of points is floating-point and finite, of shape (n, *event) with n >= 1, as x[:, None] is",
+    ),
+    ((list, tuple), "Make a tensor of the points: torch.tensor(x), of shape (n, *event)"),
+)
 suggest(
     Measure,
-    (Tensor, "Wrap the data: Particles(x), or Dataset(x)"),
-    (ARRAYS, "Wrap the data: Particles(torch.as_tensor(x)), or Dataset(torch.as_tensor(x))"),
+    *_NOT_POINTS,
     (
         torch.distributions.Distribution,
         "Wrap its log density: Unnormalised(p.log_prob, d); Gaussian and GaussianMixture can be drawn from as well",
@@ -279,6 +289,6 @@ class MovingMeasure(Measure):
 
 suggest(
     MovingMeasure,
-    ((Tensor, *ARRAYS), "Start from Particles(x), with a floating-point tensor x of shape (n, d)"),
+    *_NOT_POINTS,
     (Measure, "It cannot be moved: start from Particles, such as a draw of it, or from a Pushforward of it"),
 )

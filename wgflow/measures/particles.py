@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import checked
+from wgflow.core.finite import first_nonfinite
 from wgflow.core.instead import as_tensor, shown
+from wgflow.core.rules import take
 from wgflow.core.typing import Points, Scalar
 from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure, MovingMeasure, register_measure
@@ -195,6 +198,28 @@ class Particles(MovingMeasure, checks=False):
     def propose(self, rng: torch.Generator, last: Successor | None = None) -> "ParticlesSuccessor":
         """Positions that start where the particles are."""
         return ParticlesSuccessor(self.x.clone().requires_grad_(True))
+
+
+def of_points(x: Tensor | np.ndarray) -> Particles:
+    r"""Return the particles that a tensor or an array of points (n, \*event) stands for, of equal weight.
+
+    A tensor keeps its type. The numbers of an array are copied and take PyTorch's default type, as those of a Python list do.
+    Raises ``BadInput`` for what :class:`Particles` refuses, entries that are not finite, and masked arrays.
+    """
+    if isinstance(x, Tensor):
+        if x.layout != torch.strided or x.is_meta:
+            raise BadInput(f"particles need dense positions with values, got {shown(x)}")
+    else:
+        if x.dtype.kind != "f" or isinstance(x, np.ma.MaskedArray):
+            raise BadInput(f"particles need floating-point positions, got {shown(x)}")
+        x = torch.from_numpy(np.array(x, dtype=np.float64)).to(torch.get_default_dtype())
+    p = Particles(x)
+    if not bool(torch.isfinite(x).all()):
+        raise BadInput(f"particles need finite positions, {first_nonfinite('x', x)}")
+    return p
+
+
+take((Tensor, np.ndarray), of_points, Measure, MovingMeasure, Particles)
 
 
 @dataclass(eq=False)
