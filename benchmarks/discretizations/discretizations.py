@@ -7,8 +7,8 @@ errors above three times the sampling floor. Evaluations are of the functional w
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from benchmarks._record import Clock, figure, parser, write
 from benchmarks.discretizations._cost_in_k import cost_in_k
+from benchmarks.discretizations._flow_figures import draw
 from benchmarks.discretizations._flow_problems import problems
 from benchmarks.discretizations._flow_rows import Case
 from wgflow.bench import Result, compare
@@ -64,64 +65,6 @@ def method_row(found: Result, label: str) -> dict[str, Any]:
     }
 
 
-def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plot errors against step size (above) and against seconds (below), a column a flow."""
-    from matplotlib.figure import Figure
-
-    shown = [f for f in flows if f["name"] != "quadratic attraction"]
-    labels = list(dict.fromkeys(_short(r["label"]) for f in shown for r in f["methods"]))
-    style = {
-        label: {
-            "color": f"C{i % 10}",
-            "marker": "os^vD*"[i % 6],
-            "linestyle": ("-", "--", ":")[i // 10],
-            "linewidth": 1.1,
-            "markersize": 4,
-        }
-        for i, label in enumerate(labels)
-    }
-    across = min(5, len(shown))
-    down = -(-len(shown) // across)
-    picture = Figure(figsize=(2.9 * across, 5.6 * down + 1), layout="constrained")
-    axes = picture.subplots(2 * down, across, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for i, flow in enumerate(shown):
-        above, below = axes[2 * (i // across), i % across], axes[2 * (i // across) + 1, i % across]
-        for row in flow["methods"]:
-            kept = [
-                (flow["horizon"] / k, s, e)
-                for k, s, e in zip(row["steps"], row["seconds"], row["errors"], strict=True)
-                if e is not None and e > 0
-            ]
-            if not kept:
-                continue
-            h, seconds, error = zip(*kept, strict=True)
-            above.loglog(h, error, **style[_short(row["label"])])
-            below.loglog(seconds, error, **style[_short(row["label"])])
-        above.set_title(f"{flow['name']}, d = {flow['d']}", fontsize=9)
-        sizes = [flow["horizon"] / k for k in flow["steps"]]
-        above.set_xticks(sizes, [f"{h:g}" for h in sizes])
-        above.set_xticks([], minor=True)
-        for ax, label in ((above, "step size"), (below, "seconds")):
-            ax.set_axis_on()
-            ax.set_xlabel(label, fontsize=8)
-            ax.tick_params(labelsize=7, which="both")
-            ax.spines[["top", "right"]].set_visible(False)
-            if i % across == 0:
-                ax.set_ylabel("relative error", fontsize=8)
-    handles = [axes[0, 0].plot([], [], label=label, **s)[0] for label, s in style.items()]
-    picture.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=150)
-
-
-def _short(label: str) -> str:
-    """One name for a method whatever its number of points."""
-    words = re.sub(r", exact \w+|, \d+ (cells a side|particles)| of particles", "", label)
-    return re.sub(r" of \d+ quantiles", " of quantiles", words)
-
-
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("--steps", type=int, default=384, help="JKO steps K of the comparison of S-JKO with chains")
@@ -129,15 +72,22 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--width", type=int, default=128, help="of its networks")
     options.add_argument("--buffer", type=int, default=2048, help="particles of its cached chain")
+    options.add_argument(
+        "--draw", action="store_true", help="draw the figures of the record that is there, and measure nothing"
+    )
     args = options.parse_args(argv)
+    if args.draw:
+        path = args.results / "discretizations.json"
+        draw(json.loads(path.read_text())["results"]["flows"], partial(figure, args))
+        return path
     if args.quick:
         args.steps, args.updates, args.batch, args.width, args.buffer = 4, 2, 16, 16, 32
     torch.set_num_threads(args.threads)
     device = torch.device("cpu")  # the flows are small; on a GPU one would measure launches
     flows = [measure(problem, args, device) for problem in problems(args.quick)]
     results = {"flows": flows, "cost_in_k": cost_in_k(args, device)}
-    draw(flows, figure(args, "discretizations.png"))
-    settings = {k: v for k, v in vars(args).items() if k not in ("results", "device", "threads")}
+    draw(flows, partial(figure, args))
+    settings = {k: v for k, v in vars(args).items() if k not in ("results", "device", "threads", "draw")}
     settings["clock"] = Clock(device).name
     path = write("discretizations", args.results, settings, results, device)
     print(table(json.loads(path.read_text())))

@@ -170,7 +170,8 @@ def test_the_whole_benchmark_runs(script, tmp_path):
     record = json.loads(script("discretizations").main(options).read_text())
     assert {"benchmark", "date", "machine", "versions", "commit", "note", "settings", "results"} <= record.keys()
     assert str(BENCHMARKS.parent) not in json.dumps(record)
-    assert (tmp_path / "discretizations.png").read_bytes().startswith(b"\x89PNG")
+    for name in script("_flow_figures").FINDINGS:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     costs, steps = record["results"]["cost_in_k"], record["settings"]["steps"]
     assert costs["s_jko"]["generator_calls_per_update"]["growth"] == 0
     assert costs["cached_chain"]["generator_calls_per_update"]["growth"] == 0
