@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -64,14 +64,12 @@ def outside_inference(part: T) -> T:
 @contextmanager
 def without_autocast() -> Iterator[None]:
     """Keep float32 in float32 whatever the caller has switched on."""
-    on = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    if not on:
+    with _off("cpu"), _off("cuda"):
         yield
-        return
-    with ExitStack() as stack:
-        for kind in on:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
+
+
+def _off(kind: str) -> AbstractContextManager[object]:
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class _MatmulPrecision:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from wgflow.core.compiling import run
 from wgflow.core.errors import BadInput, WgflowError
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -64,9 +65,11 @@ def called(net: Any, who: str, *inputs: Tensor) -> Any:
         When the network refuses them: the message has what it was given, its own precision and PyTorch's reason. Also when it
         changes them in place, which would move the particles themselves.
     """
+    if torch.compiler.is_compiling():  # as a part of a loss, whose first call has looked at the network
+        return net(*inputs)
     before = _versions(inputs)
     try:
-        value = net(*inputs)
+        value = run(net, *inputs)
     except (WgflowError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wgflow.core.compiling import as_one_graph
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Count
 from wgflow.core.instead import shown
@@ -104,7 +105,13 @@ class Critic(Estimator):
     def _ascend(self, F: Functional, rho: Particles, es: CriticState, rng: torch.Generator) -> Info:
         looked = [_Looked.at(p, F, rho, rng) for p in self.penalties(F) if es.descent.updates % p.every == 0]
         info: Info = {}
-        report = es.descent.minimise(lambda: self._loss(F, rho, _evaluated(F, es), looked, info))
+
+        def objective() -> Scalar:
+            loss, told = as_one_graph(_loss, es.net)(F, rho, _evaluated(F, es), looked)
+            info.update(told)
+            return loss
+
+        report = es.descent.minimise(objective)
         info |= {f"critic/{name}": value for name, value in report.items()}
         return {name: torch.as_tensor(value).detach() for name, value in info.items()}
 
@@ -112,22 +119,6 @@ class Critic(Estimator):
         """Return what the critic's loss holds beside the objective of ``F``."""
         other = F.critic_penalty() if self.penalty is None else self.penalty
         return [p for p in (self.r1, other) if isinstance(p, Penalty)]
-
-    @staticmethod
-    def _loss(F: Functional, rho: Particles, net: "_Evaluated", looked: "list[_Looked]", info: Info) -> Scalar:
-        data = F.data()
-        value = F.variational(net, rho)
-        info["critic/objective"] = value
-        if not F.learns_features:
-            info["critic/model"] = rho.mean(net(rho.x))
-            if isinstance(data, Particles):
-                info["critic/data"] = data.mean(net(data.x))
-        loss = -value
-        for penalty, at in looked:
-            info[f"critic/{penalty.label}"] = penalty(net(at.x), at)
-            loss = loss + info[f"critic/{penalty.label}"]
-        info.update({f"critic/{name}": value for name, value in F.diagnostics(net).items()})
-        return loss
 
     def imbalance(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Tensor:
         r"""Compare :math:`\langle\varphi,\rho\rangle` with the rest of what the critic ascends, penalties included.
@@ -141,7 +132,7 @@ class Critic(Estimator):
                 realised, rho, net = F.freeze(rng), draw(rng), _evaluated(F, es)
                 looked = [_Looked.at(p, realised, rho, rng) for p in map(_at_every_update, self.penalties(F))]
                 model = realised.surrogate(net, rho)
-                yield model, -self._loss(realised, rho, net, looked, {}) - model
+                yield model, -as_one_graph(_loss, es.net)(realised, rho, net, looked)[0] - model
 
         return imbalance(parts(), es.descent.parameters)
 
@@ -180,6 +171,22 @@ class _Looked(NamedTuple):
         points = penalty.where(rho, data, rng)
         points.x.requires_grad_(True)
         return cls(penalty, points)
+
+
+def _loss(F: Functional, rho: Particles, net: "_Evaluated", looked: list[_Looked]) -> tuple[Scalar, Info]:
+    """Return what a critic descends, and its parts."""
+    data = F.data()
+    value = F.variational(net, rho)
+    info = {"critic/objective": value}
+    if not F.learns_features:
+        info["critic/model"] = rho.mean(net(rho.x))
+        if isinstance(data, Particles):
+            info["critic/data"] = data.mean(net(data.x))
+    loss = -value
+    for penalty, at in looked:
+        info[f"critic/{penalty.label}"] = penalty(net(at.x), at)
+        loss = loss + info[f"critic/{penalty.label}"]
+    return loss, info | {f"critic/{name}": value for name, value in F.diagnostics(net).items()}
 
 
 def _evaluated(F: Functional, es: CriticState) -> "_Evaluated":

@@ -199,6 +199,7 @@ class Method:
             "labels": "generator" in self.roles,
             "network": self.trains,
             "channels": self.trains,
+            "compile": self.trains,
             "ema_half_life": self.averages,
             "particles": self.moves_images,
             "encoder": "encoder" in self.roles,

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, cast
 
 from wgflow import Flow, Measure
 from wgflow.core.brief import Brief, Pieces, brief, table
+from wgflow.core.compiling import Compile
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive, Whole, checked, field_rules
 from wgflow.core.imports import require
@@ -33,6 +34,7 @@ _WHY = {
     "encoder": "it compares no features",
     "particles": "it moves no cloud of images",
     "labels": "it has no generator to take them",
+    "compile": "it has no networks of the recipe",
 }
 
 
@@ -75,6 +77,8 @@ class Recipe(Brief):
         Name of a preset (``wgflow list``).
     precision : {"fp32", "bf16"}
         Of the networks.
+    compile : bool or "graphs"
+        Whether to compile them, as for :func:`runtime`. Like a device it is of a process and not of its run: it is not recorded.
     evaluate_every : int
         Updates between evaluations, sample grids and exports.
     sinkhorn_n : int
@@ -117,6 +121,7 @@ class Recipe(Brief):
     method: str = "s_jko"
     options: dict[str, Any] = field(default_factory=dict)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Compile = False
     evaluate_every: Count = 500
     sinkhorn_n: Whole = 1000
     sinkhorn_blur: Positive = 1.0
@@ -223,8 +228,8 @@ class Recipe(Brief):
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if changes.get("method", self.method) != self.method:
             other = method(changes["method"])
-            kept = {name: value if other.takes(name) else None for name, value in kept.items()} | {"options": {}}
-            kept["labels"] = bool(kept["labels"])
+            usual = {f.name: f.default for f in dataclasses.fields(self)}
+            kept = {name: value if other.takes(name) else usual[name] for name, value in kept.items()} | {"options": {}}
         if (
             "pca" in changes
             and (changes["pca"] is None) != (self.pca is None)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wgflow import Measure, Particles
+from wgflow.core.compiling import Compile, check_compiles, mark
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Whole, checked
 from wgflow.core.typing import Points
@@ -38,6 +39,8 @@ class Runtime(Checked):
         Number of this process, and of all of them.
     local : int
         Number of this process on its machine.
+    compile : bool or "graphs"
+        As for :func:`runtime`.
 
     Examples
     --------
@@ -52,9 +55,10 @@ class Runtime(Checked):
     rank: Whole = 0
     world: Count = 1
     local: Whole = 0
+    compile: Compile = False
 
     def run_identity(self) -> tuple[str, str]:
-        """Return what of it decides a run: not the rank, nor how many there are."""
+        """Return what of it decides a run: not the rank, nor how many there are, nor what is compiled."""
         return self.device.type, self.precision
 
     @property
@@ -78,15 +82,17 @@ class Runtime(Checked):
         return batch // self.world
 
     def network(self, net: nn.Module) -> nn.Module:
-        """Return a network in the memory layout and precision of this runtime."""
+        """Return a network in the memory layout and precision of this runtime, marked where it is to be compiled."""
         if self.device.type == "cuda":  # a CPU gains nothing: benchmarks/images/hot_loop.py, contiguous_layout
             net = net.to(memory_format=torch.channels_last)
-        return net if self.precision == "fp32" else Autocast(net)
+        return mark(net if self.precision == "fp32" else Autocast(net), self.compile)
 
 
 @checked
 @contextmanager
-def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf16"] = "fp32") -> Iterator[Runtime]:
+def runtime(
+    device: str | torch.device = "auto", precision: Literal["fp32", "bf16"] = "fp32", compile: Compile = False
+) -> Iterator[Runtime]:
     """Start the process group when ``torchrun`` asks for one, choose the device, and clean up at the end.
 
     Parameters
@@ -96,6 +102,10 @@ def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf1
     precision : {"fp32", "bf16"}
         bf16 runs the networks under autocast; their last layers, so images and values of critics, and all losses stay in
         fp32. TF32 products are allowed on a GPU in both, and the setting of before is restored.
+    compile : bool or "graphs"
+        Run networks in training, and the whole loss of a critic with its gradient penalty, by ``torch.compile``. The first updates
+        wait for the compiler. ``"graphs"`` also replays the kernels of a call as one CUDA graph, for small networks on a GPU; it has not
+        been run on one yet. A run may go on with another value: its numbers then differ by rounding.
 
     Returns
     -------
@@ -105,8 +115,10 @@ def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf1
     Raises
     ------
     BadInput
-        For a device that this machine does not have; for variables of a launcher that do not fit each other, or whose
-        other processes do not come.
+        For a device that this machine does not have, or CUDA graphs on a CPU; for variables of a launcher that do not fit each other,
+        or whose other processes do not come.
+    MissingDependency
+        Where torch is too old to compile, or has no C++ compiler.
 
     Examples
     --------
@@ -117,11 +129,12 @@ def runtime(device: str | torch.device = "auto", precision: Literal["fp32", "bf1
     """
     rank, local, world = processes()
     place = _place(device, local if world > 1 else None)
+    check_compiles(compile, place)
     with _fast(place):
         if world > 1:
             _meet(place, rank, world)
         try:
-            yield Runtime(place, precision, rank, world, local)
+            yield Runtime(place, precision, rank, world, local, compile)
         finally:
             if world > 1:
                 dist.destroy_process_group()

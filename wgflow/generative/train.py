@@ -94,7 +94,8 @@ def train(
     >>> flow.status, flow.measure.x.shape
     ('done', torch.Size([4, 1, 8, 8]))
     """
-    with runtime(device, recipe.precision) as here:
+    with runtime(device, recipe.precision, recipe.compile) as here:
+        recipe = recipe.changed(compile=False)
         folder = Path(run)
         pictures = _pictures(recipe, here)
         labels = _labels(recipe, pictures)

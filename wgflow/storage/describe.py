@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wgflow.core.compiling import MARK
 from wgflow.core.moved import told_name
 from wgflow.storage.code import attributes, code_digest, globals_read, held_in, is_library, members
 
@@ -29,7 +30,7 @@ UNKNOWN = "cannot tell"
 # Levels, objects and entries beyond which a description says that it cannot be told, or that it is a digest.
 _DEEP, _MANY, _LONG = 60, 20_000, 100
 _CONTAINERS = (dict, list, tuple, set, frozenset)
-_OF_ANY_NETWORK = vars(nn.Module()).keys() - {"training"}
+_OF_ANY_NETWORK = (vars(nn.Module()).keys() | {MARK, "_compiled_call_impl"}) - {"training"}
 
 
 def describe(obj: Any) -> Any:
