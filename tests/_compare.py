@@ -1,8 +1,21 @@
 """Comparison of nested plain values to the last bit."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from wgflow import Particles
+from wgflow.storage.files import read
+from wgflow.storage.growing import Growing
+
+
+def whole(path: Path) -> dict[str, Any]:
+    """Read a checkpoint with the history, the times and the saved states that it names."""
+    saved = read(path)
+    lists = Growing(path.parent).read(saved)
+    lists["saved"] = [{"x": s.x, "log_w": s.log_w} if isinstance(s, Particles) else s for s in lists["saved"]]
+    return saved | lists
 
 
 def assert_same(ours: Any, theirs: Any, where: str = "checkpoint") -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _compare import whole
 
 import wgflow
 from wgflow import (
@@ -87,7 +88,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    return load(files(folder)[0])
+    return whole(files(folder)[0])
 
 
 def tiny_pushforward(**options: Any) -> Pushforward:

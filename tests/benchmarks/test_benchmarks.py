@@ -85,6 +85,15 @@ def test_r1_by_the_derivatives_of_the_library_and_of_pytorch(benchmark):
         assert found["gradients_differ_by"] < 1e-2  # of the smallest gradients in float32
 
 
+def test_a_run_waits_less_for_checkpoints_that_do_not_grow(benchmark):
+    record = benchmark("checkpoints")
+    assert_says_where_it_comes_from(record)
+    waiting, growth = record["results"]["waiting"], record["results"]["growth"]
+    assert set(waiting["seconds_that_the_run_waits"]) == {"in line", "beside"}
+    sizes = {name: found["kilobytes"] for name, found in growth["a_checkpoint"].items()}
+    assert sizes["history beside"] < sizes["history inside"]
+
+
 def test_cifar_methods_get_equal_updates_and_a_labelled_distance(benchmark, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "pictures.npy", pictures)

@@ -90,7 +90,7 @@ def test_the_run_was_resumed_in_the_middle(folder):
 
 def test_one_rank_writes_and_all_agree_when(folder):
     counts = sorted(int(path.name[7:17]) for path in files(folder / "timed"))
-    assert counts == [0, 3, 6, 7, 9, UPDATES], "at the windows of the log and the ends of the steps"
+    assert {0, UPDATES} < set(counts) <= {0, 3, 6, 7, 9, UPDATES}, "at the windows of the log and the ends of the steps"
 
 
 CASES = {

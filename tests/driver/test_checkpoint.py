@@ -1,6 +1,8 @@
 """Checkpoints: what they hold, when they are written, and how a run goes on from one."""
 
+import hashlib
 import importlib
+import io
 import json
 import warnings
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _compare import assert_same
+from _compare import assert_same, whole
 from _flows import (
     STEPS,
     Interrupt,
@@ -45,6 +47,7 @@ from wgflow import (
     StopWhen,
     solve,
 )
+from wgflow.storage.files import write
 
 # --- what a file holds ------------------------------------------------------------------------------------------------
 
@@ -54,7 +57,7 @@ def test_the_last_states_are_kept_in_files_of_plain_types(tmp_path):
     assert [p.name[:17] for p in files(tmp_path)] == ["update-0000000006", "update-0000000005", "update-0000000004"]
     for k, path in zip((6, 5, 4), files(tmp_path), strict=True):
         saved = load(path)
-        assert saved["state"]["k"] == len(saved["history"]) == k
+        assert saved["state"]["k"] == len(whole(path)["history"]) == k
         torch.testing.assert_close(saved["state"]["measure"]["x"], 0.9**k * points().x)
     assert torch.equal(load(files(tmp_path)[0])["state"]["measure"]["x"], solution.measure.x)
 
@@ -108,7 +111,7 @@ def test_numbers_of_numpy_do_not_make_a_file_unreadable(tmp_path):
         callbacks=[Evaluate([metric])],
         save=Save(fn=lambda state: {"k": np.int64(state.k), "norm": np.float32(1.5)}),
     )
-    saved = load(files(tmp_path)[0])
+    saved = newest(tmp_path)
     assert saved["history"][-1]["mean"] == 2.0
     assert saved["saved"][1] == {"k": 1, "norm": 1.5}
     with pytest.warns(UserWarning, match="another Save"):
@@ -230,7 +233,8 @@ def test_an_end_that_no_checkpoint_knows_is_overwritten(tmp_path):
     with open(states(tmp_path)[0], "ab") as file:
         file.write(b"half a state")
     assert_equal_clouds(flow(tmp_path).saved, flow(tmp_path / "whole").saved)
-    assert states(tmp_path)[0].read_bytes() == states(tmp_path / "whole")[0].read_bytes()
+    assert_same(newest(tmp_path), newest(tmp_path / "whole"))
+    assert states(tmp_path)[0].stat().st_size == load(files(tmp_path)[0])["saved"]["bytes"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
@@ -256,18 +260,39 @@ def test_only_an_end_that_is_damaged_costs_one_checkpoint(tmp_path):
     assert_equal_clouds(again.saved, whole.saved)
 
 
-def test_a_first_format_with_all_states_inside_is_read(tmp_path):
-    whole = flow(tmp_path)
-    for path in files(tmp_path):
-        saved = load(path)
-        n = saved["ledger"]["updates"] + 1
-        held = [{"x": s.x, "log_w": None} for s in whole.saved[:n]]
-        torch.save(saved | {"wgflow_checkpoint": 1, "saved": held}, tmp_path / "it")
-        (tmp_path / "it").rename(tmp_path / f"{path.name[:18]}{wgflow.storage.files._digest(tmp_path / 'it')}.pt")
-        path.unlink()
+def in_an_earlier_format(path: Path, saved: dict[str, Any], number: int) -> None:
+    """Make a checkpoint what it was in the first format, with all inside, or in the second, with the states beside it."""
+    path.unlink()
+    if number == 2:
+        beside = path.with_name("saved-0000000000.states")
+        content = b"".join(in_a_chunk([s]) for s in saved["saved"])
+        if not beside.exists():  # the newest comes first, and has the most
+            beside.write_bytes(content)
+        assert beside.read_bytes().startswith(content)
+        end = {"bytes": len(content), "digest": hashlib.sha256(content).hexdigest()}
+        saved = saved | {"saved": {"file": beside.name, "count": len(saved["saved"])} | end}
+    write(saved | {"wgflow_checkpoint": number}, path.parent, saved["ledger"]["updates"])
+
+
+def in_a_chunk(states: list[Any]) -> bytes:
+    content = io.BytesIO()
+    torch.save(states, content)
+    return content.tell().to_bytes(8, "little") + content.getvalue()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_folder_of_an_earlier_format_goes_on(tmp_path, number):
+    done = flow(tmp_path)
+    held = {path: whole(path) for path in files(tmp_path)}
     states(tmp_path)[0].unlink()
-    again = flow(tmp_path, num_steps=STEPS + 1)
-    assert_equal_clouds(again.saved, flow(tmp_path / "whole", num_steps=STEPS + 1).saved)
+    for path, saved in held.items():
+        in_an_earlier_format(path, saved, number)
+    for _ in range(2):
+        again = flow(tmp_path, num_steps=STEPS + 1)
+        assert_equal_clouds(again.saved, flow(tmp_path / "whole", num_steps=STEPS + 1).saved)
+        assert again.history[:STEPS] == done.history
+        assert again.times[: STEPS + 1] == done.times
+    assert "history" not in load(files(tmp_path)[0])
 
 
 def test_states_are_thinned_where_nobody_asked_for_all(tmp_path, monkeypatch):
@@ -311,17 +336,35 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 # --- when to save -----------------------------------------------------------------------------------------------------
 
 
-def test_every_seconds_counts_wall_time_from_the_last_file(tmp_path, monkeypatch):
-    now = 100.0
+class Clock(Callback):
+    """Lets ten seconds pass with every update, and so many while a checkpoint is written."""
 
-    class Clock(Callback):
-        def on_update(self, run, info):
-            nonlocal now
-            now += 10
+    def __init__(self, monkeypatch, checkpoint, written_in=0):
+        self.now, self.checkpoint = 100.0, checkpoint
+        monkeypatch.setattr(wgflow.driver.checkpoint.time, "monotonic", lambda: self.now)
+        put = checkpoint._write
 
-    monkeypatch.setattr(wgflow.driver.checkpoint.time, "monotonic", lambda: now)
-    flow(tmp_path, num_steps=10, checkpoint=Checkpoint(tmp_path, every_seconds=25, keep=50), callbacks=[Clock()])
+        def slowly(*args):
+            put(*args)
+            self.now += written_in
+
+        monkeypatch.setattr(checkpoint, "_write", slowly)
+
+    def on_update(self, run, info):
+        self.checkpoint._writer.wait()
+        self.now += 10
+
+
+def test_every_seconds_counts_wall_time_from_the_last_one(tmp_path, monkeypatch):
+    save = Checkpoint(tmp_path, every_seconds=25, keep=50)
+    flow(tmp_path, num_steps=10, checkpoint=save, callbacks=[Clock(monkeypatch, save)])
     assert sorted(load(p)["ledger"]["updates"] for p in files(tmp_path)) == [0, 3, 6, 9, 10]
+
+
+def test_checkpoints_are_written_for_a_tenth_of_the_time(tmp_path, monkeypatch):
+    save = Checkpoint(tmp_path, every_seconds=25, keep=50)
+    flow(tmp_path, num_steps=20, checkpoint=save, callbacks=[Clock(monkeypatch, save, written_in=6)])
+    assert sorted(load(p)["ledger"]["updates"] for p in files(tmp_path)) == [0, 6, 12, 18, 20]
 
 
 def test_every_updates_and_keep(tmp_path):

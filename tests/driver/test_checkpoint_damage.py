@@ -18,7 +18,6 @@ from _flows import (
     jko,
     load,
     narrow,
-    newest,
     points,
     tiny_critic,
     tiny_pushforward,
@@ -86,7 +85,7 @@ def pickled_object(folder: Path) -> Path:
 
 
 def altered(folder: Path, **entries: Any) -> Path:
-    torch.save(newest(folder) | entries, folder / "it")
+    torch.save(load(files(folder)[0]) | entries, folder / "it")
     return named_by_content(folder, 9, (folder / "it").read_bytes())
 
 

@@ -32,6 +32,7 @@ from wgflow import (
     BadInput,
     Callback,
     CannotWrite,
+    Checkpoint,
     CheckpointError,
     Critic,
     Diverged,
@@ -162,12 +163,13 @@ def test_a_disk_that_fills_up_keeps_the_earlier_checkpoints(tmp_path, monkeypatc
 
         def on_update(self, run, info):
             if run.updates == 4:
+                save._writer.wait()  # what is being written finds its room
                 fill(patch, self)
 
-    log = JsonLog(tmp_path / "log")
+    log, save = JsonLog(tmp_path / "log"), Checkpoint(tmp_path, every_updates=1, keep=3)
     message = r"no checkpoint could be written to .*: the disk is full; earlier ones stay"
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=message):
-        flow(tmp_path, callbacks=[log, Fill()])
+        flow(tmp_path, checkpoint=save, callbacks=[log, Fill()])
     assert log.file.closed
     assert [load(p)["ledger"]["updates"] for p in files(tmp_path)] == [3, 2, 1]
     beside = ["log", "run.lock", "saved-0000000000.states"]
@@ -175,8 +177,12 @@ def test_a_disk_that_fills_up_keeps_the_earlier_checkpoints(tmp_path, monkeypatc
     assert torch.equal(flow(tmp_path).measure.x, flow(tmp_path / "whole").measure.x)
 
 
+def written(growing: wgflow.storage.growing.Growing, saved: list[Particles], updates: int) -> dict[str, Any]:
+    return growing.append(growing.new({"history": [], "times": [], "saved": saved}), updates)
+
+
 def test_states_that_found_no_room_are_written_with_the_next_checkpoint(tmp_path, monkeypatch):
-    states, sync, calls = wgflow.storage.saved.SavedStates(tmp_path), os.fsync, []
+    growing, sync, calls = wgflow.storage.growing.Growing(tmp_path), os.fsync, []
 
     def full_at_first(descriptor):
         calls.append(descriptor)
@@ -187,12 +193,12 @@ def test_states_that_found_no_room_are_written_with_the_next_checkpoint(tmp_path
     monkeypatch.setattr(os, "fsync", full_at_first)
     saved = [points(value=float(i)) for i in range(3)]
     with pytest.raises(CannotWrite, match=r"saved-0000000001\.states: the disk is full"):
-        states.write(saved[:1], 1)
-    states.write(saved[:2], 1)
+        written(growing, saved[:1], 1)
+    written(growing, saved[:2], 1)
     with pytest.raises(CannotWrite, match="the disk is full"):
-        states.write(saved, 2)
-    held = states.write(saved, 2)
-    found = wgflow.storage.saved.SavedStates(tmp_path).read(held)
+        written(growing, saved, 2)
+    held = written(growing, saved, 2)
+    found = wgflow.storage.growing.Growing(tmp_path).read({"saved": held})["saved"]
     assert [torch.equal(a.x, b.x) for a, b in zip(found, saved, strict=True)] == [True] * 3
 
 

@@ -4,7 +4,7 @@ import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,42 +15,47 @@ import torch
 from wgflow.core.errors import BadInput, CannotWrite, CheckpointError
 from wgflow.core.fields import Checked, Count, NonNegative
 from wgflow.core.instead import suggest
-from wgflow.core.ranks import anywhere, from_first, parallel, rank, world
+from wgflow.core.ranks import anywhere, by_first, from_first, parallel, rank, world
 from wgflow.driver import first_format
 from wgflow.driver.earlier_batches import as_earlier, give_batches, is_earlier
 from wgflow.driver.same_run import another, describe_run, say_other_shares
+from wgflow.storage.beside import Beside
 from wgflow.storage.describe import describe, differences
 from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
-from wgflow.storage.saved import SavedStates
-from wgflow.storage.state import first_nonfinite, load_state, plain, state_dict, tensors
+from wgflow.storage.growing import LISTS, Growing
+from wgflow.storage.state import first_nonfinite, load_state, on_host, plain, state_dict, tensors
 
 if TYPE_CHECKING:
     from wgflow.driver.callbacks import Callback
     from wgflow.driver.run import Run
+
+_SHARE = 0.1
+"""Of the time of a run, the most in which checkpoints are being written where their pace is a time."""
 
 
 @dataclass(eq=False)
 class Checkpoint(Checked):
     """Where and how often to save a run; a run finds its own checkpoints there and goes on from the last good one.
 
-    A file holds tensors and plain types only (``torch.load(weights_only=True)`` reads it): the state with networks,
-    optimizers and generators, the logs' positions, the history, and the global random state. It is written under a
-    temporary name, flushed to the disk and renamed to ``update-<count>-<sha256>.pt``, so that a run killed at any
-    moment leaves whole files only. Tensors of the saved states are beside it, in one file that grows
-    (``saved-<count>.states``). On a CPU a resumed run ends bit for bit where an uninterrupted one ends.
+    A file holds tensors and plain types only (``torch.load(weights_only=True)`` reads it): the state with networks, optimizers and
+    generators, the logs' positions, and the global random state. It is written under a temporary name, flushed to the disk and
+    renamed to ``update-<count>-<sha256>.pt``, so that a run killed at any moment leaves whole files only. The history and the
+    saved states are beside it, in one file that grows (``saved-<count>.states``). On a CPU a resumed run ends bit for bit where an
+    uninterrupted one ends. A finished run that is started again returns its solution without further work.
 
-    The first file is written before the first update, so that a folder that cannot be used shows at once, and the last
-    one after the last update. A finished run that is started again returns its solution without further work.
+    A thread writes a copy of the state while the run goes on, and an error of the thread stops the run at the next update. One copy
+    exists at a time. The run waits for the first file, before the first update, so that a folder that cannot be used shows at once,
+    and for the last one, after the last update or Ctrl-C or SIGTERM.
 
     Parameters
     ----------
     directory : path
         Folder of this run and no other; it is locked while the run lasts.
     every_seconds : float
-        Wall time between two checkpoints. Under ``torch.distributed`` the clock of the first rank is asked every
-        ``log_every`` updates.
+        Wall time between two checkpoints, at least ten times what the last one took to be written. Under ``torch.distributed``
+        the clock of the first rank is asked every ``log_every`` updates.
     every_updates : int, optional
-        Count of updates between two checkpoints, instead of the wall time.
+        Count of updates between two checkpoints, instead of the wall time. One that is still being written is waited for.
     keep : int
         How many files to keep, at least 2: the last one and the one before.
     name : str, optional
@@ -87,7 +92,8 @@ class Checkpoint(Checked):
     name: str | None = None
     _last: float = field(default=0.0, init=False, repr=False)
     _run: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _states: SavedStates = field(init=False, repr=False)
+    _grown: Growing = field(init=False, repr=False)
+    _writer: Beside = field(default_factory=Beside, init=False, repr=False)
     _refused: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,14 +111,17 @@ class Checkpoint(Checked):
 
     def due(self, run: "Run", *, looked: bool, last: bool) -> bool:
         """Whether a checkpoint should be written now; ``looked`` says that all ranks wait for each other anyway."""
-        if last:
+        if last or (self._writer.failed is not None and not parallel()):
             return True
         if self.every_updates is not None:
             return run.updates % self.every_updates == 0
         if parallel() and not looked:
             return False
         # Clocks differ and all ranks must agree, so only the first one's is asked.
-        return from_first(time.monotonic() - self._last >= self.every_seconds, run.state.rng.device)
+        writer, elapsed = self._writer, time.monotonic() - self._last
+        pause = max(self.every_seconds, writer.seconds / _SHARE)
+        now = not writer.busy and (writer.failed is not None or elapsed >= pause)
+        return from_first(now, run.state.rng.device)
 
     @contextmanager
     def opened(self, run: "Run", callbacks: Sequence["Callback"]) -> Iterator[None]:
@@ -129,7 +138,7 @@ class Checkpoint(Checked):
             if rank() == 0:
                 try:
                     stack.enter_context(locked(self.folder))
-                    self._states = SavedStates(self.folder)
+                    self._grown, self._writer = Growing(self.folder), Beside()
                     self._run = describe_run(run) | {"name": self.name}
                     self._restore(run, callbacks)
                     self._check_room(run)
@@ -141,7 +150,7 @@ class Checkpoint(Checked):
             if reason is not None:
                 raise failed or CheckpointError(reason)
             if rank() != 0 and name is not None:
-                self._states = SavedStates(self.folder)
+                self._grown = Growing(self.folder)
                 try:
                     self._fill(run, callbacks, read(self.folder / name), name)
                 except CheckpointError as error:
@@ -150,7 +159,15 @@ class Checkpoint(Checked):
             if anywhere(torch.tensor(failed is not None, device=device)):
                 raise failed or CheckpointError(f"another rank could not restore {name}")
             self._last = time.monotonic()
-            yield
+            try:
+                yield
+            except BaseException:
+                try:
+                    self._writer.wait()
+                except CheckpointError as error:  # what ended the run is told first
+                    warnings.warn(str(error), stacklevel=2)
+                raise
+            by_first(self._writer.wait, device)
 
     def _restore(self, run: "Run", callbacks: Sequence["Callback"]) -> None:
         refused: dict[Path, str] = {}
@@ -198,12 +215,12 @@ class Checkpoint(Checked):
         device = run.state.rng.device
         run.state = load_state(run.state, saved["state"], f"{name}: state", device)
         run.ledger.load_state_dict(saved["ledger"])
-        run.solution.history[:] = saved["history"]
-        run.solution.times[:] = saved["times"]
         try:
-            run.solution.saved[:] = self._states.read(saved["saved"])
+            lists = self._grown.read(saved)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
+        for kept, entries in lists.items():
+            getattr(run.solution, kept)[:] = entries
         run.spacing = saved.get("spacing", 1)
         for turn, c in _named(callbacks).items():
             if turn in saved["callbacks"]:
@@ -222,9 +239,6 @@ class Checkpoint(Checked):
             "save": describe(run.save),
             "state": state_dict(run.state),
             "ledger": run.ledger.state_dict(),
-            "history": run.solution.history,
-            "times": run.solution.times,
-            "saved": self._states.write(run.solution.saved, run.updates),
             "spacing": run.spacing,
             "callbacks": {name: c.state_dict() for name, c in _named(callbacks).items()},
             "global_rng": run.stream.saved(),
@@ -243,33 +257,39 @@ class Checkpoint(Checked):
                 f"{need / 1e6:.0f} MB: free some room or choose another folder"
             )
 
-    def write(self, run: "Run", callbacks: Sequence["Callback"]) -> Path | None:
-        """Write one checkpoint and remove the oldest; returns its path (None on ranks other than the first).
+    def write(self, run: "Run", callbacks: Sequence["Callback"], *, wait: bool = True) -> None:
+        """Take one checkpoint, and have it written, beside the run unless it shall ``wait``; the oldest one is removed then.
 
         Raises
         ------
         Diverged
             When a tensor of the state is not finite: the last good checkpoint is kept.
         CheckpointError
-            When the file cannot be written; no partial file is left and the earlier ones stay.
+            When the file, or the one before, cannot be written; no partial file is left and the earlier ones stay.
         """
         run.check()
-        path, failed = None, None
-        if rank() == 0:
-            try:
-                path = self._write(run, callbacks)
-            except CheckpointError as error:
-                failed = error
-        reason = from_first(failed and str(failed), run.state.rng.device)
-        if reason is not None:
-            raise failed or CheckpointError(reason)
         self._last = time.monotonic()
-        return path
+        by_first(lambda: self._take(run, callbacks, wait), run.state.rng.device)
 
-    def _write(self, run: "Run", callbacks: Sequence["Callback"]) -> Path:
+    def _take(self, run: "Run", callbacks: Sequence["Callback"], wait: bool) -> None:
+        self._writer.wait()
+        payload, updates, copied = self._payload(run, callbacks), run.updates, None
+        new = self._grown.new({name: getattr(run.solution, name) for name in LISTS})
+        if not wait:
+            with suppress(RuntimeError):  # where there is no room for a copy, the run waits
+                payload, copied = on_host(payload)
+        self._writer.start(lambda: self._write(payload, new, updates, copied))
+        if copied is None:
+            self._writer.wait()
+
+    def _write(
+        self, payload: dict[str, Any], new: dict[str, list[Any]], updates: int, copied: Callable[[], None] | None
+    ) -> None:
+        if copied is not None:
+            copied()
         try:
             check_held(self.folder)
-            path = write(self._payload(run, callbacks), self.folder, run.updates)
+            path = write(payload | {"saved": self._grown.append(new, updates)}, self.folder, updates)
         except CannotWrite as error:
             why = reason(cast(OSError, error.__cause__))
             raise CheckpointError(
@@ -277,13 +297,12 @@ class Checkpoint(Checked):
             ) from error
         self._refused.discard(path)
         self._remove_old()
-        return path
 
     def _remove_old(self) -> None:
         for old in [p for p in files(self.folder) if p not in self._refused][self.keep :]:
             with suppress(OSError):  # it is tried again next time
                 old.unlink()
-        self._states.remove_old(map(update_of, files(self.folder)))
+        self._grown.remove_old(map(update_of, files(self.folder)))
 
 
 suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))

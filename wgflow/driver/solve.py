@@ -254,7 +254,7 @@ def _advance(
         stop = run.interrupts.asked(looked=looked or stepped, device=run.state.rng.device) or stop
         if checkpoint is not None and checkpoint.due(run, looked=looked or stepped, last=stop or last):
             ledger.settle()
-            checkpoint.write(run, callbacks)
+            checkpoint.write(run, callbacks, wait=stop or last)
     return stop
 
 

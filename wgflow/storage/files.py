@@ -17,13 +17,13 @@ from filelock import FileLock, Timeout
 
 from wgflow.core.errors import BadInput, CannotWrite, CheckpointError, WgflowError
 
-FORMAT = 2
-_READABLE = (1, FORMAT)  # the first one held all saved states itself
+FORMAT = 3
+_READABLE = (1, 2, FORMAT)  # the first one held all saved states itself, both of them the history
 LOCK = "run.lock"
 _STRAY = ".writing-"
 _LARGEST_TEXT = 2**20
 _NAME = re.compile(r"update-(\d{10})-([0-9a-f]{16})\.pt")
-_ENTRIES = {"run", "state", "ledger", "history", "times", "saved", "callbacks", "global_rng"}
+_ENTRIES = {"run", "state", "ledger", "saved", "callbacks", "global_rng"}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ numbers are replaced.
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,22 +46,24 @@ def state_dict(obj: Any) -> Any:
     raise CheckpointError(f"{type(obj).__name__} cannot be saved: give it state_dict() and load_state_dict()")
 
 
-def plain(saved: Any, where: str) -> Any:
-    """Return ``saved`` with NumPy's scalars as Python numbers.
+def plain(saved: Any, where: str, held: Callable[[Tensor], Tensor] = lambda t: t) -> Any:
+    """Return ``saved`` with NumPy's scalars as Python numbers, and for every tensor what ``held`` makes of it.
 
     Raises
     ------
     CheckpointError
         Naming what ``torch.load(weights_only=True)`` could not read back.
     """
-    if isinstance(saved, Tensor) or saved is None:
+    if isinstance(saved, Tensor):
+        return held(saved)
+    if saved is None:
         return saved
     if isinstance(saved, dict):
         kept = copy.copy(saved)  # with the version numbers that nn.Module.state_dict() attaches
-        kept.update({key: plain(value, f"{where}[{key!r}]") for key, value in saved.items()})
+        kept.update({key: plain(value, f"{where}[{key!r}]", held) for key, value in saved.items()})
         return kept
     if isinstance(saved, (list, tuple)):
-        entries = [plain(value, f"{where}[{i}]") for i, value in enumerate(saved)]
+        entries = [plain(value, f"{where}[{i}]", held) for i, value in enumerate(saved)]
         return tuple(entries) if isinstance(saved, tuple) else entries
     if isinstance(saved, np.generic):
         saved = saved.item()
@@ -69,6 +72,36 @@ def plain(saved: Any, where: str) -> Any:
             return kind(saved)
     name = f"{type(saved).__module__}.{type(saved).__qualname__}"
     raise CheckpointError(f"{where} is a {name}: checkpoints hold tensors, numbers, strings, lists and dicts only")
+
+
+def on_host(saved: Any) -> tuple[Any, Callable[[], None]]:
+    """Return a plain form with copies of its tensors on the host, and a function that waits until they are there.
+
+    Tensors that share their storage do so again. A GPU copies into pinned memory in the order of its work, for which nobody waits.
+    """
+    copies: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
+
+    def copied(t: Tensor) -> Tensor:
+        if t.layout != torch.strided or t.is_conj() or t.is_neg():
+            return t.to("cpu", copy=True)
+        storage = t.untyped_storage()
+        key = storage.device, storage.data_ptr()
+        if key not in copies:
+            content = torch.empty(0, dtype=torch.uint8, device=t.device).set_(storage)  # type: ignore[call-overload]
+            room = torch.empty(len(content), dtype=torch.uint8, pin_memory=t.is_cuda)
+            copies[key] = room.copy_(content, non_blocking=t.is_cuda).untyped_storage()
+        there = torch.empty(0, dtype=t.dtype)
+        return there.set_(copies[key], t.storage_offset(), t.shape, t.stride())  # type: ignore[call-overload]
+
+    held = plain(saved, "saved", copied)
+    cards = {device for device, _ in copies if device.type == "cuda"}
+    arrived = [torch.cuda.current_stream(device).record_event() for device in cards]
+
+    def wait() -> None:
+        for event in arrived:
+            event.synchronize()
+
+    return held, wait
 
 
 def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device | str = "cpu") -> Any:

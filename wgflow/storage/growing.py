@@ -1,4 +1,4 @@
-"""The states that a run has saved, in one file of its folder that grows: a checkpoint says how much of it is its own."""
+"""What grows along a run, in one file of its folder: a checkpoint says how much of it is its own."""
 
 import hashlib
 import io
@@ -14,17 +14,18 @@ import torch
 from wgflow.core.errors import CannotWrite, CheckpointError
 from wgflow.measures import Particles
 from wgflow.storage.files import flush, reason
-from wgflow.storage.state import plain, tensors
+from wgflow.storage.state import plain
 
+LISTS = ("history", "times", "saved")
 _NAME = re.compile(r"saved-(\d{10})\.states")
 _HEAD = 8  # bytes that say how many follow
 
 
-class SavedStates:
-    """Writes what is new since the last checkpoint, and the whole in a new file where states have been dropped.
+class Growing:
+    """Writes what the lists of a solution have got since the last checkpoint, or all of it to a new file where entries were dropped.
 
-    The file of a checkpoint is named by the update at which it was begun. A kill leaves an end that belongs to no
-    checkpoint, and is overwritten. Without tensors among the states, a checkpoint holds them itself.
+    The lists are its history, the states that it has saved, and their times. The file of a checkpoint is named by the update at
+    which it was begun. A kill leaves an end that belongs to no checkpoint, and is overwritten.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,35 +33,48 @@ class SavedStates:
         self._begin(None)
 
     def _begin(self, path: Path | None) -> None:
-        self.path, self.count, self.length, self.last = path, 0, 0, object()
-        self.seen = hashlib.sha256()
+        self.path, self.length, self.seen = path, 0, hashlib.sha256()
+        self.known: dict[str, tuple[int, Any]] = dict.fromkeys(LISTS, (0, None))  # length and last entry of every list
 
-    def write(self, saved: list[Any], updates: int) -> Any:
-        """Return what a checkpoint holds: where the states are, or the states.
+    def new(self, lists: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Return, for :meth:`append`, what the lists have got since the last time.
+
+        Raises
+        ------
+        CheckpointError
+            For an entry that has no plain form.
+        """
+        if any(
+            n and (n > len(lists[name]) or lists[name][n - 1] is not last) for name, (n, last) in self.known.items()
+        ):
+            self._begin(None)
+        new = {}
+        for name, entries in lists.items():
+            start = self.known[name][0]
+            if len(entries) > start:
+                new[name] = [plain(_plain(e), f"{name}[{i}]") for i, e in enumerate(entries[start:], start)]
+                self.known[name] = len(entries), entries[-1]
+        return new
+
+    def append(self, new: dict[str, list[Any]], updates: int) -> dict[str, Any]:
+        """Write it, and return what a checkpoint holds: where its lists are.
 
         Raises
         ------
         CannotWrite
-            When the file system refuses; what earlier checkpoints need is still there.
-        CheckpointError
-            For a state that has no plain form.
+            When the file system refuses; what earlier checkpoints need is still there, and the next one begins a file.
         """
-        if self.count and (self.count > len(saved) or saved[self.count - 1] is not self.last):
-            self._begin(None)
-        new = [plain(_plain(s), f"saved[{i}]") for i, s in enumerate(saved[self.count :], self.count)]
-        if self.path is None and not tensors(new):
-            return new
-        if new:
+        if new or self.path is None:
             try:
                 self._append(new, updates)
             except OSError as error:
-                path, self.path = self.path, self.path if self.length else None
+                path = self.path
+                self._begin(None)
                 raise CannotWrite(f"cannot write {path}: {reason(error)}") from error
-            self.count, self.last = len(saved), saved[-1]
         assert self.path is not None
-        return {"file": self.path.name, "bytes": self.length, "count": self.count, "digest": self.seen.hexdigest()}
+        return {"file": self.path.name, "bytes": self.length, "digest": self.seen.hexdigest()}
 
-    def _append(self, new: list[Any], updates: int) -> None:
+    def _append(self, new: dict[str, list[Any]], updates: int) -> None:
         content = io.BytesIO()
         torch.save(new, content)
         chunk = content.tell().to_bytes(_HEAD, "little") + content.getvalue()
@@ -80,33 +94,45 @@ class SavedStates:
         self.seen.update(chunk)
         self.length += len(chunk)
 
-    def read(self, held: Any) -> list[Any]:
-        """Return the states of a checkpoint, and go on after them.
+    def read(self, checkpoint: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return the lists of a checkpoint, and go on after them.
+
+        Those that an earlier format holds itself are written with the next checkpoint.
 
         Raises
         ------
         CheckpointError
             When the file is not there or has been altered.
         """
-        if not isinstance(held, dict):
-            self._begin(None)
-            return list(map(_unplain, held))
+        self._begin(None)
+        within = {name: checkpoint[name] for name in LISTS if isinstance(checkpoint.get(name), list)}
+        written = {} if "saved" in within else self._read(checkpoint["saved"])
+        lists: dict[str, list[Any]] = {name: [] for name in LISTS} | within | written
+        lists["saved"] = list(map(_unplain, lists["saved"]))
+        self.known |= {name: (len(lists[name]), lists[name][-1]) for name in written}
+        return lists
+
+    def _read(self, held: dict[str, Any]) -> dict[str, list[Any]]:
         path = self.folder / str(held["file"])
         if _NAME.fullmatch(path.name) is None or path.is_symlink() or not path.is_file():
             raise CheckpointError(f"its states are in {path.name}, which is not there")
-        self._begin(path)
+        self.path = path
         try:
             with open(path, "rb") as file:
                 content = file.read(held["bytes"])
             self.seen.update(content)
             if self.seen.hexdigest() != held["digest"]:
                 raise CheckpointError(f"its states in {path.name} are truncated or altered")
-            states = [state for part in _parts(content) for state in torch.load(io.BytesIO(part), weights_only=True)]
         except OSError as error:
             raise CheckpointError(f"its states in {path.name} cannot be read: {reason(error)}") from error
-        states = list(map(_unplain, states))
-        self.count, self.last, self.length = len(states), states[-1], len(content)
-        return states
+        self.length = len(content)
+        lists: dict[str, list[Any]] = {}
+        for part in _parts(content):
+            chunk = torch.load(io.BytesIO(part), weights_only=True)
+            chunk = {"saved": chunk} if isinstance(chunk, list) else chunk  # of the second format
+            for name, entries in chunk.items():
+                lists.setdefault(name, []).extend(entries)
+        return lists
 
     def remove_old(self, updates: Iterable[int]) -> None:
         """Remove the files that no checkpoint at one of ``updates`` needs: each needs the newest that was there."""
