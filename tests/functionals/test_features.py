@@ -168,6 +168,7 @@ def test_an_encoder_gets_no_gradient_and_its_input_does():
         (lambda: nn.Linear(3, 2), r"would get gradients \(weight and 1 more require them\): freeze it"),
         (lambda: nn.Sequential(nn.BatchNorm1d(3)).requires_grad_(False), "in training mode, and its 0 then changes"),
         (lambda: nn.Dropout().requires_grad_(False), "is in training mode"),
+        (lambda: nn.Linear(3, 2).forward, "would get gradients"),
         (lambda: 3, "expected a network or a function"),
     ],
 )

@@ -72,15 +72,16 @@ class InFeatures(Wrapped):
     normalized: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.encoder, nn.Module):
+        net = getattr(self.encoder, "__self__", self.encoder)  # also of one of its methods, such as net.forward_features
+        if not isinstance(net, nn.Module):
             return
-        trained = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
+        trained = [name for name, p in net.named_parameters() if p.requires_grad]
         if trained:
             raise BadInput(
                 f"the encoder's weights would get gradients ({trained[0]} and {len(trained) - 1} more require them): freeze it, "
                 "encoder.requires_grad_(False).eval()"
             )
-        moody = [name for name, m in self.encoder.named_modules() if m.training and isinstance(m, _BY_BATCH)]
+        moody = [name for name, m in net.named_modules() if m.training and isinstance(m, _BY_BATCH)]
         if moody:
             raise BadInput(
                 f"the encoder is in training mode, and its {moody[0]} then changes from call to call: encoder.eval()"
