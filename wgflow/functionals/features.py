@@ -72,7 +72,7 @@ class InFeatures(Wrapped):
     normalized: bool = False
 
     def __post_init__(self) -> None:
-        net = getattr(self.encoder, "__self__", self.encoder)  # also of one of its methods, such as net.forward_features
+        net = getattr(self.encoder, "__self__", self.encoder)  # of one of its methods as well
         if not isinstance(net, nn.Module):
             return
         trained = [name for name, p in net.named_parameters() if p.requires_grad]
