@@ -10,6 +10,7 @@ from wgflow import (
     RK4,
     BadInput,
     CrossEntropy,
+    ForwardEuler,
     FullPrecision,
     Gaussian,
     GaussianMixture,
@@ -18,6 +19,7 @@ from wgflow import (
     Particles,
     Reversed,
     SlicedWasserstein,
+    StandardNormal,
     Unsupported,
     presets,
     solve,
@@ -86,6 +88,33 @@ def test_a_time_beyond_the_horizon_is_refused():
     assert back.at(0, 1 + 1e-12).law.cov.equal(back.base.cov)
     with pytest.raises(BadInput, match=r"time 1\.5 is beyond the horizon 1"):
         back.at(3, 1.5)
+
+
+@pytest.mark.parametrize("step_size", [0.4, lambda k: 0.4])
+def test_a_flow_that_would_end_beyond_the_horizon_is_refused_before_it_starts(step_size):
+    """Its last step begins before the horizon: no evaluation would be beyond it."""
+    F = CrossEntropy(Reversed(Gaussian.example(), Noising(0.5), horizon=1.0))
+    with pytest.raises(BadInput, match=r"time 1\.2 is beyond the horizon 1"):
+        solve(F, ForwardEuler(), Particles(torch.zeros(2, 2)), step_size=step_size, num_steps=3)
+    solve(F, ForwardEuler(), Particles(torch.zeros(2, 2)), step_size=0.5, num_steps=2)
+
+
+def test_noise_that_leaves_nothing_of_the_law_is_refused():
+    with pytest.raises(BadInput, match=r"drift 2 and time 400 .* below 700"):
+        Reversed(Gaussian.example(), Noising(0.5, drift=2.0), horizon=400.0)
+    assert Reversed(Gaussian.example(), Noising(0.5, drift=2.0), horizon=300.0).law.cov.equal(0.25 * torch.eye(2))
+
+
+def test_the_noised_standard_normal_is_the_gaussian():
+    law = StandardNormal(2, dtype=torch.float64)
+    noised, same = (
+        law.noised(0.8, 0.5),
+        Gaussian(double([0.0, 0.0]), torch.eye(2, dtype=torch.float64)).noised(0.8, 0.5),
+    )
+    torch.testing.assert_close(noised.cov, same.cov, rtol=1e-15, atol=0)
+    assert noised.mean.equal(same.mean)
+    with pytest.raises(Unsupported):
+        StandardNormal(1, 2, 2).noised(0.8, 0.5)
 
 
 def test_a_base_whose_noised_law_is_not_known_is_refused():

@@ -1,6 +1,7 @@
 """The one driver: it starts, advances, saves, checks and stops, and knows nothing of any method."""
 
 import inspect
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -153,12 +154,13 @@ def _check_start(run: Run) -> None:
             f"{type(run.solver).__name__} goes on from {article(kind)}, not from {article(type(run.state))}: start from its measure, "
             "solve(F, solver, state.measure, ...)"
         )
-    for step in range(k, min(run.num_steps, k + _LOOKED_AHEAD)) if callable(run.step_size) else [k]:
-        run.h(step)
+    end = _end(run)
     for target in run.F.targets():
         reason = same_points(target, run.state.measure)
         if reason is not None:
             raise Incompatible(reason)
+        if k < run.num_steps and math.isfinite(end):
+            target.at(run.num_steps - 1, end)  # a law that there is until some time refuses a later one
     where = run.nonfinite()
     if where is not None:
         first = nonfinite_entry(run.state, "state") or "in a network or an optimizer"
@@ -171,6 +173,16 @@ def _check_start(run: Run) -> None:
         reason = outside(run.F.at(k, run.state.t), run.solver, run.state.measure)
         if reason is not None:
             raise BadInput(f"the flow cannot start: {reason}")
+
+
+def _end(run: Run) -> float:
+    """Return the time at which the steps end, whose sizes are asked for; infinite where they follow from the run, or are too many."""
+    k, t = run.state.k, run.state.t
+    if not callable(run.step_size):
+        return t + (run.num_steps - k) * run.h(k)
+    sizes = [run.h(step) for step in range(k, min(run.num_steps, k + _LOOKED_AHEAD))]
+    known = k + len(sizes) == run.num_steps and not isinstance(run.step_size, Callback)
+    return t + sum(sizes) if known else math.inf
 
 
 def _drive(

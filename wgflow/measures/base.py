@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
 from wgflow.core.outputs import per_point
 from wgflow.core.placing import Placed
+from wgflow.core.points import at_points
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Points
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MEASURES: "Registry[Measure]" = Registry("measure")
 register_measure = MEASURES.register
+_AT_POINTS = ("log_prob", "score", "hyvarinen_score")
 
 
 class Measure(Checked, Placed, ABC):
@@ -64,6 +66,12 @@ class Measure(Checked, Placed, ABC):
     """Coordinates at the end of a point that belong to it and are no part of its position: a label, a latent."""
     parts_in_turn: int = 1
     """Parts of the law, such as classes, that a draw takes in turn: one of fewer points never has any of the last ones."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """What a class answers at points, it is asked at its points only."""
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls).keys() & set(_AT_POINTS):
+            setattr(cls, name, at_points(getattr(cls, name)))
 
     @classmethod
     def example(cls) -> "Measure":
@@ -113,16 +121,19 @@ class Measure(Checked, Placed, ABC):
             "under Critic), or a target with log_prob such as Gaussian."
         )
 
+    @at_points
     def log_density(self, x: Points) -> Tensor:
         """Return :meth:`log_prob` at ``x``, checked: raises ``BadInput`` unless it is one number a point, differentiable in it."""
         return per_point(self.log_prob, x, f"{type(self).__name__}.log_prob")
 
+    @at_points
     def score(self, x: Points) -> Points:
         r"""Score :math:`\nabla\log\rho` at ``x``, of its shape; by automatic differentiation, without gradient, unless a class knows it."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             return torch.autograd.grad(self.log_density(x).sum(), x)[0]
 
+    @at_points
     def hyvarinen_score(self, x: Points) -> Tensor:
         r"""Hyvärinen's scoring rule :math:`2\Delta\log\rho+|\nabla\log\rho|^2` at ``x``, shape (n,), least on average at the data's law.
 

@@ -40,13 +40,22 @@ class Noising(Checked):
     drift: NonNegative = 0.0
 
     def __call__(self, s: float) -> tuple[float, float]:
-        """Return the scale :math:`e^{-bs}` and the variance :math:`v_s` at time ``s``; raises ``BadInput`` for a negative one."""
+        """Return the scale :math:`e^{-bs}` and the variance :math:`v_s` at time ``s``.
+
+        Raises ``BadInput`` for a negative time, and for one so late that the scale is 0 in floating point.
+        """
         if not s >= 0:
             raise BadInput(f"Noising: time {s} is before the start of the noise, expected one from 0 up")
         b = self.drift
         if b == 0:
             return 1.0, 2 * self.beta * s
-        return math.exp(-b * s), -self.beta / b * math.expm1(-2 * b * s)
+        scale = math.exp(-b * s)
+        if scale == 0:
+            raise BadInput(
+                f"Noising: at drift {b:g} and time {s:g} the scale exp(-{b * s:g}) is 0 in floating point, and nothing is left of the "
+                "law: take a drift or a horizon whose product is below 700"
+            )
+        return scale, -self.beta / b * math.expm1(-2 * b * s)
 
 
 @register_measure("reversed")
@@ -59,7 +68,7 @@ class Reversed(Measure):
     Parameters
     ----------
     base : Measure
-        :math:`\eta_0`, with :meth:`~Measure.noised`: ``Gaussian``, ``GaussianMixture``, ``LocalGaussians``.
+        :math:`\eta_0`, with :meth:`~Measure.noised`: ``StandardNormal``, ``Gaussian``, ``GaussianMixture``, ``LocalGaussians``.
     noising : Noising
         What makes it noise.
     horizon : float
@@ -70,7 +79,10 @@ class Reversed(Measure):
     Raises
     ------
     BadInput
-        For a time beyond the horizon, or a base whose noised law is not known.
+        For a time beyond the horizon; a flow that would end beyond it is refused before it starts, where its step sizes are known.
+        For a horizon at which nothing is left of the base.
+    Unsupported
+        For a base whose noised law is not known.
 
     Examples
     --------
@@ -88,6 +100,7 @@ class Reversed(Measure):
     def __post_init__(self) -> None:
         if not self.base.supports("noised"):
             self.base.noised(1.0, 0.0)  # which says what to use instead
+        self.noising(self.horizon)  # which refuses one that is too late
         if self.time > self.horizon * (1 + _ROUNDING):
             raise BadInput(
                 f"Reversed: time {self.time:g} is beyond the horizon {self.horizon:g}, where there is no noise left: take fewer or "

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wgflow.core.errors import BadInput
+from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import Count, Device, FloatingPoint, NonNegative, Positive, Whole, checked
 from wgflow.core.finite import require_finite
 from wgflow.core.outputs import number_of_step
@@ -68,6 +68,14 @@ class StandardNormal(Measure):
         r"""Return :math:`-\tfrac12|x|^2-\tfrac d2\log 2\pi`, shape (n,)."""
         d = math.prod(self.event_shape)
         return -0.5 * x.flatten(1).square().sum(1) - 0.5 * d * math.log(2 * math.pi)
+
+    @checked
+    def noised(self, scale: Positive, variance: NonNegative) -> Measure:
+        r"""Return :math:`N(0, (a^2+v)I)` on vectors; points of another shape raise ``Unsupported``."""
+        if len(self.event_shape) != 1:
+            return super().noised(scale, variance)
+        unit = torch.eye(*self.event_shape, device=self._device, dtype=self.dtype)
+        return Gaussian(torch.zeros_like(unit[0]), (scale**2 + variance) * unit)
 
 
 @register_measure("gaussian")
@@ -283,8 +291,10 @@ class Unnormalised(Measure):
         return cls(lambda x: -x.square().sum(1), 2)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
-        """Raise ``BadInput``: there is no sampler."""
-        raise BadInput("an Unnormalised target cannot be drawn from; use a functional that needs its log density only")
+        """Raise ``Unsupported``: there is no sampler."""
+        raise Unsupported(
+            "an Unnormalised target cannot be drawn from; use a functional that needs its log density only"
+        )
 
     def log_prob(self, x: Points) -> Tensor:
         """Log density up to a constant, shape (n,)."""
