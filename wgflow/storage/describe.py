@@ -167,7 +167,7 @@ class _Description:
 
     @look.register
     def _(self, f: FunctionType) -> Any:
-        if getattr(f, "asked_at_points", False):  # wgflow has put its check around a method of a measure: the method decides
+        if getattr(f, "asked_at_points", False):  # a check around a method of a measure: the method decides
             return self.of(f.__wrapped__)  # type: ignore[attr-defined]
         held: dict[str, Any] = {"function": f.__qualname__}
         if is_library(f):
