@@ -3,8 +3,8 @@ A generator of classes
 ======================
 
 One network that draws any of three classes on demand. The points of the data have their label behind them, the generator keeps the
-label of its latent, and no functional or solver is told: here the energy distance of every class by itself, under forward Euler, and
-the Kullback–Leibler divergence of the joint law by a critic, under JKO.
+label of its latent, and functionals and solvers have no code for labels. The example uses the energy distance of every class by
+itself with forward Euler, and the Kullback–Leibler divergence of the joint law by a critic with JKO.
 """
 
 import math

@@ -2,11 +2,12 @@ r"""
 One generator, five methods, the same time
 ==========================================
 
-A method is a functional and a way to follow it; the generator, the data and the clock are no part of it. Here one small network is
-trained on eight Gaussians by five presets, each for the same time of the processor: two with a critic that is
-trained beside the generator and moved by implicit steps or by explicit ones, and two without a critic, whose field is a sum over batches.
+A method consists of a functional and a way to decrease it; it does not depend on the generator or the data. This example trains
+one small network on eight Gaussians by five presets, each for the same CPU time. Some train a critic beside the generator and take
+implicit or explicit steps. The others have no critic; their field is a sum over batches.
 
-Four seconds and one seed, in the plane: what is best here says little about images. ``wgflow train fashion-mnist --method NAME`` asks
+Every run takes four seconds, with one seed, in the plane, so the comparison says little about images.
+``wgflow train fashion-mnist --method NAME`` asks
 the same question there.
 """
 
@@ -33,7 +34,7 @@ def mlp(outputs):
 
 
 # %%
-# Five sentences
+# Five methods
 # --------------
 # All get the same generator, the same source and batches of 128. ``num_steps`` is more than anyone reaches.
 

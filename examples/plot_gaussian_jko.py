@@ -57,7 +57,7 @@ class Quadratic(nn.Module):
 # %%
 # The flow
 # --------
-# One sentence: JKO in time, a critic for the first variation, a pushforward for the measure. ``cost="sum"`` (the default)
+# The combination is: JKO in time, a critic for the first variation, a pushforward for the measure. ``cost="sum"`` (the default)
 # makes ``step_size`` the :math:`h` of the formulas above.
 
 

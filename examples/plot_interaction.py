@@ -1,9 +1,9 @@
 r"""
-Rings, gases and discs
+Rings, gases and disks
 ======================
 
-Interaction energies, :math:`F(\rho)=\tfrac12\iint W(x-y)\,d\rho\,d\rho`, need no target: particles find their own shape. Three of which the
-shape is known, for two of them at all times.
+Interaction energies, :math:`F(\rho)=\tfrac12\iint W(x-y)\,d\rho\,d\rho`, need no target. This example shows three flows
+whose limit is known; for two of them the law is known at all times.
 """
 
 import math

@@ -1,9 +1,9 @@
 r"""
-Momentum, and mass that needs not travel
-========================================
+Momentum and reactions
+======================
 
-Two ways out when a gradient flow is slow. In a narrow valley it crawls along the floor: momentum helps. Between two modes
-mass must cross a barrier: a reaction (Wasserstein–Fisher–Rao) lets it vanish here and appear there.
+A gradient flow can be slow for two reasons. In a narrow valley the gradient along the valley is small, and momentum helps. Between two
+modes mass must cross a barrier. A reaction (Wasserstein–Fisher–Rao) decreases mass in one place and increases it in another instead.
 """
 
 import math

@@ -2,8 +2,9 @@ r"""
 One-step generators
 ===================
 
-A network that maps noise to data in one pass, trained by following a drift field: every batch is moved along the field, and
-the network regressed onto the moved points. Fields of several papers are one sentence each, and they fail in different ways.
+A network that maps noise to data in one pass, trained by following a drift field: every batch is moved along the field, and the
+network regressed onto the moved points. The fields of several papers are combinations of the same parts, and they fail in different
+ways.
 """
 
 import math

@@ -2,8 +2,9 @@ r"""
 Orders of convergence
 =====================
 
-Halve the step: by how much does the error fall? That question finds a wrong factor that no picture shows. Here the flow
-of :math:`\mathrm{KL}(\cdot|N(0,1))` from :math:`N(2,4)` to time 1, whose exact law is :math:`N(2e^{-1},1+3e^{-2})`.
+The order of a scheme is seen from the error at half of the step. This test also finds wrong factors that no picture shows. The
+example is the flow of :math:`\mathrm{KL}(\cdot|N(0,1))` from :math:`N(2,4)` to time 1, whose exact law is
+:math:`N(2e^{-1},1+3e^{-2})`.
 """
 
 import math

@@ -2,8 +2,8 @@ r"""
 One target, four discretizations
 ================================
 
-Langevin, SVGD, the blob method and GFSD descend the same functional, :math:`F(\rho)=\mathrm{KL}(\rho|\pi)`. They differ in who
-takes care of its entropy: noise, a kernel mean, a mollified density, or the score of a kernel density. In wgflow that is
+Langevin, SVGD, the blob method and GFSD descend the same functional, :math:`F(\rho)=\mathrm{KL}(\rho|\pi)`. They differ in how
+they treat its entropy: noise, a kernel mean, a mollified density, or the score of a kernel density. In wgflow that is
 the solver or the estimator; the functional is written once.
 """
 

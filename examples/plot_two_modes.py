@@ -2,9 +2,9 @@ r"""
 Who moves mass between modes?
 =============================
 
-A test that tells distances between samples apart. Target: two clusters at distance 4, with masses 0.3 and 0.7. Start: the
-same clusters with 0.7 and 0.3. Everything is in place, except that 40 % of the mass must cross. A functional whose forces
-reach only a few bandwidths does not see that.
+This example compares distances between samples. Target: two clusters at distance 4, with masses 0.3 and 0.7. Start: the
+same clusters with 0.7 and 0.3. The clusters agree except for their masses: 40 % of the mass must cross. A functional whose forces
+reach only a few bandwidths cannot move it.
 """
 
 import matplotlib.pyplot as plt

@@ -43,12 +43,12 @@ def measure(case: Case, args: argparse.Namespace, device: torch.device) -> dict[
 
 
 def method_row(found: Result, label: str) -> dict[str, Any]:
-    """Return what the record keeps of a method; errors are relative to that of the start, the distance travelled."""
-    rows, travelled = found.of(label), found.start_errors[-1]
-    assert travelled is not None
-    errors = [None if found.unstable(row) or (e := row.error()) is None else e / travelled for row in rows]
+    """Return what the record keeps of a method; errors are relative to that of the start, the distance traveled."""
+    rows, traveled = found.of(label), found.start_errors[-1]
+    assert traveled is not None
+    errors = [None if found.unstable(row) or (e := row.error()) is None else e / traveled for row in rows]
     calls = [None if row.gradients is None else (row.gradients + (row.iterations or 0)) / row.steps for row in rows]
-    seconds, floor = [row.cpu_seconds for row in rows], max(row.floor for row in rows) / travelled
+    seconds, floor = [row.cpu_seconds for row in rows], max(row.floor for row in rows) / traveled
     return {
         "label": label,
         "points": rows[0].points,

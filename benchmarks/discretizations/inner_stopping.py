@@ -78,7 +78,7 @@ def decayed(solver: JKO) -> JKO:
     return replace(solver, optim=replace(solver.optim, schedule=Cosine(solver.iters, solver.optim.lr / 100)))
 
 
-def run(way: Way, tolerance: float | None, args: argparse.Namespace, end: Moments, travelled: float) -> dict[str, Any]:
+def run(way: Way, tolerance: float | None, args: argparse.Namespace, end: Moments, traveled: float) -> dict[str, Any]:
     """Run one way with one tolerance."""
     label, F, solver, start = way
     solver = replace(solver, tolerance=tolerance)
@@ -88,7 +88,7 @@ def run(way: Way, tolerance: float | None, args: argparse.Namespace, end: Moment
         flow = solve(F, solver, start(), step_size=H, num_steps=args.steps, seed=seed, save=Save(0))
         seconds = clock()[0] - begun
         x = flow.measure.inference().draw(args.points, torch.Generator().manual_seed(seed)).x
-        error = float(squared_w2(Moments.of(Particles(x.double())), end).sqrt()) / travelled
+        error = float(squared_w2(Moments.of(Particles(x.double())), end).sqrt()) / traveled
         rows.append((error, flow.history[-1]["update"] / args.steps, seconds / args.steps))
     error, updates, seconds = (sum(column) / len(rows) for column in zip(*rows, strict=True))
     print(f"{label}, {tolerance}: error {error:.3f}, {updates:.0f} updates and {seconds:.2f} s a step", flush=True)
@@ -121,14 +121,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
     start = end = Moments(torch.zeros(D, dtype=torch.float64), torch.eye(D, dtype=torch.float64))
     for _ in range(args.steps):
         end = exact.jko(end, H)
-    travelled = float(squared_w2(start, end).sqrt())
+    traveled = float(squared_w2(start, end).sqrt())
     tolerances = TOLERANCES[:2] if args.quick else TOLERANCES
     results = []
     for way in ways(target, args):
         label, F, solver, initial = way
-        rows = [run(way, t, args, end, travelled) for t in tolerances]
+        rows = [run(way, t, args, end, traveled) for t in tolerances]
         if isinstance(initial(), Chain):
-            rows.insert(0, {"decayed": True} | run((label, F, decayed(solver), initial), None, args, end, travelled))
+            rows.insert(0, {"decayed": True} | run((label, F, decayed(solver), initial), None, args, end, traveled))
         results.append({"label": label, "rows": rows})
     settings = {k: v for k, v in vars(args).items() if k not in ("results", "device", "threads")}
     settings |= {"h": H, "d": D, "clock": Clock(torch.device("cpu")).name}

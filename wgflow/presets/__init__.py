@@ -1,4 +1,4 @@
-"""Paper names as compositions of parts: sentences, not classes."""
+"""The methods of papers, each a combination of parts with the settings of its paper."""
 
 from typing import Any
 

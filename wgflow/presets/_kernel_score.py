@@ -94,7 +94,7 @@ def fit_kernel_score(
 ) -> KernelScoreFit:
     r"""Fit a kernel score model to points by implicit score matching, with early stopping, through :func:`solve`.
 
-    The sentence: ``solve(ImplicitScoreMatching(train), JKO(optim=Adam()), KernelScoreModel(centres), step_size=math.inf, ...)`` with
+    It calls ``solve(ImplicitScoreMatching(train), JKO(optim=Adam()), KernelScoreModel(centres), step_size=math.inf, ...)`` with
     ``KeepBest`` on the negative log-likelihood of points held out.
 
     Parameters

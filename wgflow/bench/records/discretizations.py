@@ -10,7 +10,7 @@ def parts(record: dict[str, Any]) -> list[str | Columns]:
     lines: list[str | Columns] = [
         title(record),
         "",
-        "Errors to the exact flow at its end, relative to the distance travelled, against the number of steps.",
+        "Errors to the exact flow at its end, relative to the distance traveled, against the number of steps.",
     ]
     for flow in record["results"]["flows"]:
         lines += ["", f"{flow['name']}, d = {flow['d']}, time {flow['horizon']:g}"]

@@ -10,7 +10,7 @@ def parts(record: dict[str, Any]) -> list[str | Columns]:
     lines: list[str | Columns] = [
         title(record),
         "",
-        "Error to the exact JKO iterate, relative to the distance travelled.",
+        "Error to the exact JKO iterate, relative to the distance traveled.",
     ]
     for way in record["results"]["ways"]:
         lines += ["", way["label"]]
