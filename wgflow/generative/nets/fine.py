@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
+from wgflow.generative.nets._layout import channels_last, laid_as
 from wgflow.generative.nets.small import BicubicEmbedding, factorise
 
 
@@ -23,6 +24,8 @@ class Doubled(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, c, 2h, 2w)."""
+        if channels_last(h):
+            return _doubled(_doubled(h.permute(0, 2, 3, 1), 1), 2).permute(0, 3, 1, 2)
         return _doubled(_doubled(h, 2), 3)
 
 
@@ -90,7 +93,7 @@ class FineGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
         check_batch("x", x, self.source_shape)
-        return self.head(self.dense(x))
+        return self.head(laid_as(self.dense(x), self.head[-2].weight))
 
     def reference(self) -> nn.Module:
         r"""Return the fixed map :math:`Q` to blurry images, as that of :class:`SmallGenerator`."""

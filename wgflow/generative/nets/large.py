@@ -26,6 +26,7 @@ from wgflow.generative.nets._common import (
     check_image_shape,
     check_sizes,
 )
+from wgflow.generative.nets._layout import keep_layout, laid_as
 
 _ATTENTION_SIZE = 16
 _MAPPING_WIDTH = 256
@@ -116,6 +117,7 @@ class LargeGenerator(nn.Module):
         """Map ``x`` (n, c, size, size) and noise ``z`` (n, noise_dim) to images; BadInput on other shapes."""
         check_batch("x", x, self.source_shape)
         check_batch("z", z, self.noise_shape)
+        x = laid_as(x, self.unet.conv_in.weight)
         return torch.tanh(self.unet(x, self.timestep, class_labels=self.mapping(z), return_dict=False)[0])
 
     def reference(self) -> nn.Module:
@@ -238,6 +240,7 @@ def _unet(image_shape: tuple[int, int, int], channels: int, multipliers: tuple[i
         if block.skip_conv is not None:
             block.skip_conv = _precise.precise(block.skip_conv)
     unet.conv_out = _precise.precise(unet.conv_out)
+    keep_layout(unet)
     return unet
 
 
