@@ -83,6 +83,7 @@ def test_targets_and_starts_may_be_measures_tensors_and_files() -> None:
         (["svgd", "--target", "my_targets:number"], "expected a measure, points or a log density"),
         (["svgd", "--target", "my_targets:nothing"], "nothing"),
         (["svgd", "--target", "law"], "expected package.module:NAME"),
+        (["svgd", "--target", "law.npy"], "there is no file of this name"),
         (["mmd_flow", "--target", "my_targets:points"], "needs --kernel"),
         (["mmd_flow", "--target", "my_targets:log_prob", "--dim", "2", "--kernel", "rbf(1.0)"], "needs draws"),
         (["svgd", "--target", "my_targets:law", "--device", "gpu"], "a device that torch has"),
@@ -168,3 +169,12 @@ def test_another_callback_is_refused_before_the_training(
     assert main(["train", "fashion-mnist", "--callback", name]) == 2
     assert said in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_flow_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken").write_text("a file")
+    monkeypatch.setattr(wg.Langevin, "update", lambda *_: pytest.fail("it ran"))
+    assert main(["run", "ula", "--target", "my_targets:law", "--out", "taken"]) == 2
+    assert "cannot write taken" in capsys.readouterr().err

@@ -18,7 +18,8 @@ def named(name: str, what: str) -> Any:
     from wgflow.generative.pairs import named_object
 
     if ":" not in name:
-        raise BadInput(f"{what}={name!r}: expected package.module:NAME")
+        missing = ", and there is no file of this name" if Path(name).suffix else ""
+        raise BadInput(f"{what}={name!r}: expected package.module:NAME{missing}")
     with _present_folder():
         return named_object(name, what)
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def run(
         Folder of solution.npz and solution.png. Default: runs/PRESET.
     """
     from wgflow import Progress
+    from wgflow.cli.training import Claim
 
     m = preset_method(preset)
     options = {name: o.default for name, o in m.options.items()} | {
@@ -76,9 +78,10 @@ def run(
     made = {n: m.options[n].made(v) for n, v in options.items() if not m.options[n].unsaid(v)}
     flow = m.preset(target=law, initial=begin, **made).to(device, torch.float64 if double else torch.float32)
     folder = Path(out or Path("runs") / preset)
-    solution = flow.solve(seed=seed, callbacks=[Progress()])
-    folder.mkdir(parents=True, exist_ok=True)
-    write(solution, folder / "solution.npz")
+    with ExitStack() as stack:
+        claim = Claim(folder / "solution.npz", stack)
+        solution = flow.solve(seed=seed, callbacks=[claim, Progress()])
+        write(solution, claim.temporary)
     print(f"{solution.status}: {solution.state.k} steps to time {solution.state.t:g}")
     print(f"wrote {folder / 'solution.npz'}")
     _draw(solution, law, folder / "solution.png")
@@ -122,8 +125,6 @@ def _said_default(m: "Method", name: str) -> Any:
 
 def write(solution: "Solution", path: Path) -> None:
     """Write a solution as arrays: x, log_w, times, path, path_log_w, and the columns of the history, NaN where they were not recorded."""
-    from wgflow.storage.files import replacing
-
     p = solution.measure
     held: dict[str, Any] = {"x": p.x, "log_w": p.log_weights, "times": np.array(solution.times)}  # type: ignore[attr-defined]
     if solution.saved:
@@ -133,10 +134,10 @@ def write(solution: "Solution", path: Path) -> None:
         key for row in solution.history for key, value in row.items() if isinstance(value, (int, float))
     )
     held |= {f"history/{key}": [row.get(key, np.nan) for row in solution.history] for key in keys}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        arrays: dict[str, Any] = {
-            n: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.array(v) for n, v in held.items()
-        }
+    arrays: dict[str, Any] = {
+        n: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.array(v) for n, v in held.items()
+    }
+    with path.open("wb") as file:
         np.savez(file, **arrays)
 
 

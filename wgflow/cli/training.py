@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wgflow.core.words import kinds
 from wgflow.generative import RECIPES, Recipe
 from wgflow.generative.earlier import EARLIER_RATES, FIRST_METHOD
 from wgflow.generative.methods import METHOD, Method, Option, method, methods
+from wgflow.storage.files import replacing
 
 FIRST = "fashion-mnist"
 """The recipe of data that come without one, and of which a help shows the options."""
@@ -46,6 +48,19 @@ class Opening(Callback):
 
         with tqdm.external_write_mode():
             print(self.text, flush=True)
+
+
+class Claim(Callback):
+    """Opens the file of a result when the flow starts: a folder that refuses it says so before anything is computed."""
+
+    temporary: Path
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path, self.stack = path, stack
+
+    def on_start(self, run: Any) -> None:
+        """Make it; the stack puts it in its place."""
+        self.temporary = self.stack.enter_context(replacing(self.path))
 
 
 class _OfMethod(click.Option):
