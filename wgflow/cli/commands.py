@@ -56,7 +56,8 @@ def train(
         Import what a recipe file names as package.module:NAME; what --network and --encoder name is allowed.
     """
     from wgflow.cli.own import callbacks
-    from wgflow.cli.training import FIRST, Opening, as_changes
+    from wgflow.cli.starting import Opening
+    from wgflow.cli.training import FIRST, as_changes
     from wgflow.generative import RECIPES, Recipe
     from wgflow.generative import train as train_recipe
     from wgflow.generative.folder import CHECKPOINTS, WEIGHTS

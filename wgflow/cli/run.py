@@ -62,7 +62,7 @@ def run(
         Folder of solution.npz and solution.png. Default: runs/PRESET.
     """
     from wgflow import Progress
-    from wgflow.cli.training import Claim
+    from wgflow.cli.starting import Claim
 
     m = preset_method(preset)
     options = {name: o.default for name, o in m.options.items()} | {

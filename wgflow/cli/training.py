@@ -3,13 +3,11 @@
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wgflow import Callback
 from wgflow.cli.arguments import Section, Word, option
 from wgflow.core.docstrings import descriptions
 from wgflow.core.errors import BadInput, WgflowError
@@ -18,7 +16,6 @@ from wgflow.core.words import kinds
 from wgflow.generative import RECIPES, Recipe
 from wgflow.generative.earlier import EARLIER_RATES, FIRST_METHOD
 from wgflow.generative.methods import METHOD, Method, Option, method, methods
-from wgflow.storage.files import replacing
 
 FIRST = "fashion-mnist"
 """The recipe of data that come without one, and of which a help shows the options."""
@@ -34,33 +31,6 @@ class OptionWord(Word):
     def read(self, value: str, name: str) -> Any:
         """Return what a text stands for, checked."""
         return self.asked.read(value, self.asked.name)
-
-
-class Opening(Callback):
-    """Prints what is trained, when nothing stands against it any more."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.text = "\n".join(f"{name}: {value}" for name, value in settings.items())
-
-    def on_start(self, run: Any) -> None:
-        """Print it above the bar of progress."""
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode():
-            print(self.text, flush=True)
-
-
-class Claim(Callback):
-    """Opens the file of a result when the flow starts: a folder that refuses it says so before anything is computed."""
-
-    temporary: Path
-
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self.path, self.stack = path, stack
-
-    def on_start(self, run: Any) -> None:
-        """Make it; the stack puts it in its place."""
-        self.temporary = self.stack.enter_context(replacing(self.path))
 
 
 class _OfMethod(click.Option):
