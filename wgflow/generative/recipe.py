@@ -283,7 +283,8 @@ class Recipe(Brief):
         path = Path(source)
         if os.path.isdir(path):
             raise BadInput(
-                f"{path} is a folder: a recipe is a file, such as {path / 'recipe.yaml'} in the folder of a run"
+                f"{path} is a folder: a recipe is a file, such as {path / 'recipe.yaml'} in the folder of a run. Images are its "
+                f"data: wgflow train --data {path}"
             )
         if not os.path.exists(path):
             raise BadInput(
