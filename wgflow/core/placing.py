@@ -23,6 +23,8 @@ class Placed:
     """It is never taken for a function, whatever its call does."""
     goes_to: ClassVar[str] = ""
     """Where such a part belongs, said where it is given in another place."""
+    stays: ClassVar[frozenset[str]] = frozenset()
+    """Names of what it holds that stays where it is when the part is moved."""
 
     @checked
     def to(self, device: Device | FloatingPoint | None = None, dtype: FloatingPoint | None = None) -> Self:
@@ -145,13 +147,14 @@ class _Placing:
         return new
 
     def _object(self, obj: Any) -> Any:
-        computed = _computed(obj)
-        held = {n: v for n, v in vars(obj).items() if n not in computed and not hasattr(v, "placed_anew")}
+        computed, stays = _computed(obj), getattr(type(obj), "stays", frozenset())
+        moves = {n: v for n, v in vars(obj).items() if n not in stays}
+        held = {n: v for n, v in moves.items() if n not in computed and not hasattr(v, "placed_anew")}
         new = {name: self.of(value) for name, value in held.items()}
         if all(new[name] is value for name, value in held.items()):
             return obj
         made = copy.copy(obj)
-        for name, value in vars(obj).items():
+        for name, value in moves.items():
             if name in computed:
                 del vars(made)[name]
             else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from wgflow.core.beside import Beside
 from wgflow.core.errors import BadInput, CannotWrite, CheckpointError
 from wgflow.core.fields import Checked, Count, NonNegative
 from wgflow.core.instead import suggest
@@ -19,7 +20,6 @@ from wgflow.core.ranks import anywhere, by_first, from_first, parallel, rank, wo
 from wgflow.driver import first_format
 from wgflow.driver.earlier_batches import as_earlier, give_batches, is_earlier
 from wgflow.driver.same_run import another, describe_run, say_other_shares
-from wgflow.storage.beside import Beside
 from wgflow.storage.describe import describe, differences
 from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
 from wgflow.storage.growing import LISTS, Growing

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from wgflow import Particles
+from wgflow import Particles, Streamed
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, NonNegative, checked
 from wgflow.core.imports import require
@@ -130,7 +130,7 @@ class LatentSpace(Checked, Placed):
 class Encoded(Derived):
     """The law of the codes of images."""
 
-    base: ImageData
+    base: ImageData | Streamed
     space: LatentSpace
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow import Callback, Checkpoint, Flow, JsonLog, Labelled, Progress, Solution, solve
+from wgflow import Callback, Checkpoint, Flow, JsonLog, Labelled, Progress, Solution, Streamed, solve
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, NonNegative, Whole, checked
 from wgflow.core.ranks import by_first, together
@@ -99,10 +99,11 @@ def train(
         folder = Path(run)
         pictures = _pictures(recipe, here)
         labels = _labels(recipe, pictures)
-        data = ImageData(pictures.images, recipe.flip, labels).to(here.device)
+        images = ImageData(pictures.images, recipe.flip, labels)
+        data = _within_reach(images, here.device)
         classes = None if labels is None else class_counts(pictures)
         record = by_first(lambda: as_recorded(folder, recipe, tuple(data.event_shape), classes), here.device)
-        space = by_first(lambda: _latent_space(folder, recipe, data), here.device)
+        space = by_first(lambda: _latent_space(folder, recipe, images), here.device)
         space = space and space.to(here.device)
         law = data if space is None else Encoded(data, space)
         begun = as_begun(recipe, record)
@@ -137,6 +138,13 @@ def _latent_space(folder: Path, recipe: Recipe, data: ImageData) -> LatentSpace 
     return LatentSpace.fit(data, recipe.pca)
 
 
+def _within_reach(images: ImageData, device: torch.device) -> ImageData | Streamed:
+    """Return images on a device, or on the host, streamed, where they would take more than half of its free memory."""
+    if device.type == "cuda" and images.images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return Streamed(images, device)
+    return images.to(device)
+
+
 def _labels(recipe: Recipe, pictures: ImageSet) -> Tensor | None:
     """Return the labels that a recipe trains by; raises ``BadInput`` where it wants some and the images have none."""
     if recipe.labels and pictures.labels is None:
@@ -155,15 +163,15 @@ def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:
     return together(lambda: load(download=recipe.download))
 
 
-def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
+def sinkhorn(data: ImageData | Streamed, n: int, blur: float) -> list[Metric]:
     r"""Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``.
 
     The clouds hold at most half of the data: real against real needs two disjoint samples.
 
     Parameters
     ----------
-    data : ImageData
-        Real images.
+    data : ImageData or Streamed
+        Real images, streamed or not.
     n : int
         Points a cloud.
     blur : float
@@ -182,8 +190,11 @@ def sinkhorn(data: ImageData, n: int, blur: float) -> list[Metric]:
     >>> [metric.n for metric in sinkhorn(data, n=1000, blur=1.0)], sinkhorn(data, n=0, blur=1.0)
     ([5], [])
     """
-    n = min(n, len(data) // 2)
-    return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n > 1 else []
+    images = data.base if isinstance(data, Streamed) else data
+    assert isinstance(images, ImageData)
+    n, unflipped = min(n, len(images) // 2), ImageData(images.images)
+    reference = replace(data, base=unflipped) if isinstance(data, Streamed) else unflipped
+    return [SinkhornMetric(reference, n=n, blur=blur)] if n > 1 else []
 
 
 @checked

@@ -20,6 +20,7 @@ from wgflow.measures.proximal_mixture import ProximalMixture
 from wgflow.measures.pushforward import Pushforward, Regression, ema_decay
 from wgflow.measures.separable_potential import SeparablePotential
 from wgflow.measures.stack import Stack
+from wgflow.measures.streamed import Streamed
 from wgflow.measures.successor import Successor
 from wgflow.measures.targets import Gaussian, Smoothed, StandardNormal, Unnormalised, instance_noise
 from wgflow.measures.wasserstein_proximal import WassersteinProximal, rwpo
@@ -61,6 +62,7 @@ __all__ = [
     "Smoothed",
     "Stack",
     "StandardNormal",
+    "Streamed",
     "Successor",
     "Unnormalised",
     "WassersteinProximal",

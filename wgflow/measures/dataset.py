@@ -14,6 +14,8 @@ from wgflow.measures._by_weight import at_levels
 from wgflow.measures.base import Measure, register_measure
 from wgflow.measures.particles import Particles
 
+_PART = 2**24
+
 
 @register_measure("dataset")
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Dataset(Measure):
     Parameters
     ----------
     x : Tensor, shape (n, \*event), floating point
-        The points. They stay on their device, so a draw is an index, not a transfer.
+        The points. They stay on their device, so a draw is an index, not a transfer; :class:`Streamed` draws from larger ones.
     log_w : Tensor, shape (n,), optional
         Logarithms of their weights, up to a constant, as for :class:`Particles`; draws go by them and have equal weights.
     labels : Tensor, int64, shape (n,), optional
@@ -49,8 +51,8 @@ class Dataset(Measure):
 
     def __post_init__(self) -> None:
         Particles(self.x, self.log_w)  # checks the shapes and the dtype
-        if not bool(torch.isfinite(self.x).all()):
-            bad = int((~torch.isfinite(self.x.flatten(1))).any(1).sum())
+        if not all(bool(torch.isfinite(part).all()) for part in self._parts()):
+            bad = sum(int((~torch.isfinite(part.flatten(1))).any(1).sum()) for part in self._parts())
             raise BadInput(
                 f"{bad} of the {len(self.x)} points of this Dataset are not finite, {first_nonfinite('x', self.x)}: drop or repair "
                 "them first"
@@ -59,6 +61,10 @@ class Dataset(Measure):
             raise BadInput("log_w of this Dataset must be finite, or -inf for some points, not for all")
         if self.labels is not None:
             check_labels(self.labels, len(self.x), "a point")
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """Return the points in parts, so that of a file that is mapped one at a time is in memory."""
+        return self.x.split(max(1, _PART // self.x[0].numel()))
 
     @classmethod
     def example(cls) -> "Dataset":

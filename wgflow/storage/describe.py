@@ -117,8 +117,9 @@ class _Description:
         if t.layout != torch.strided or t.is_quantized or t.is_meta:
             return {UNKNOWN: f"a {t.layout} {kind}"}
         seen = hashlib.sha256()
-        for part in t.detach().resolve_conj().resolve_neg().reshape(-1).split(2**24):
-            seen.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        rows = torch.atleast_1d(t.detach().resolve_conj().resolve_neg())
+        for part in rows.split(max(1, 2**24 * len(rows) // max(rows.numel(), 1))):  # never a copy of the whole
+            seen.update(part.reshape(-1).cpu().contiguous().view(torch.uint8).numpy().data)
         return f"{kind} {seen.hexdigest()[:16]}"
 
     @look.register

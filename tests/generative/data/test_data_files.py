@@ -1,4 +1,5 @@
 import importlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,24 @@ def test_layouts_of_arrays(c, tmp_path):
     if c == 1:
         np.save(tmp_path / "none.npy", images[:, 0].numpy())
         assert torch.equal(load_images(tmp_path / "none.npy").images, images)
+
+
+@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_large_files_are_mapped_and_not_read(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("wgflow.generative.data._arrays._MAPPED", 100)
+    images = torch.randint(256, (5, 3, 6, 7), generator=generator(0), dtype=torch.uint8)
+    np.save(tmp_path / "a.npy", images.permute(layout).numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        held = load_images(tmp_path / "a.npy").images
+    assert torch.equal(held, images)
+    before = (tmp_path / "a.npy").read_bytes()
+    held.zero_()
+    assert (tmp_path / "a.npy").read_bytes() == before, "what is written stays in memory"
+    with open(tmp_path / "a.npy", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(bytes([99]))
+    assert int(load_images(tmp_path / "a.npy").images[-1, -1, -1, -1]) == 99
 
 
 def test_arrays_are_copied_in_chunks(tmp_path):

@@ -12,6 +12,7 @@ from wgflow.generative.data._array_files import member, open_arrays
 from wgflow.generative.data._images import CHUNK_PIXELS, ImageSet, empty_images
 
 _SLACK = 1e-3  # a quarter of a level: rounds to the end of the range
+_MAPPED = 2**32  # bytes of a file above which its images are not copied into memory
 _LAYOUTS = "(n, h, w), (n, h, w, c) or (n, c, h, w) with c = 1 or 3"
 
 
@@ -35,8 +36,8 @@ def load_array(path: Path) -> ImageSet:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    # Mapped where possible, not read: the only full copy is then the uint8 tensor that is returned.
-    file = open_arrays(path, mmap_mode="r")
+    # Mapped where possible, not read: the only full copy is then the uint8 tensor that is returned. Writes would stay in memory.
+    file = open_arrays(path, mmap_mode="c")
     if isinstance(file, np.ndarray):
         return file, None
     with file:
@@ -70,7 +71,7 @@ def _channel_axis(a: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
 
 
 def _convert(a: np.ndarray, axis: int, path: Path) -> Tensor:
-    """Copy into a new uint8 tensor (n, c, h, w), a chunk at a time."""
+    """Copy into a new uint8 tensor (n, c, h, w), a chunk at a time; images of a large file stay there, and are mapped."""
     if a.dtype == np.bool_:
         raise BadInput(
             f"the images in {path} are bool, expected uint8 (0 to 255): black and white are (255 * x).astype('uint8')"
@@ -81,6 +82,8 @@ def _convert(a: np.ndarray, axis: int, path: Path) -> Tensor:
             "[0, 1]; levels 0 to 255 of another type: convert with .astype('uint8')"
         )
     nchw = a if axis == 1 else a.transpose(0, 3, 1, 2)
+    if a.dtype == np.uint8 and isinstance(a, np.memmap) and a.nbytes > _MAPPED:
+        return torch.from_numpy(nchw)
     n, c, h, w = nchw.shape
     images = empty_images(n, c, h, w)
     out = images.numpy()

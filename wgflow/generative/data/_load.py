@@ -35,7 +35,7 @@ def load_images(
     size: int | None = None,
     download: bool = False,
 ) -> ImageSet:
-    r"""Load a whole set of images into memory as uint8.
+    r"""Load a whole set of images into memory as uint8; a .npy file of uint8 of more than 4 GB stays on the disk, and is mapped.
 
     =====================  ==============================================================  ==================
     name                   what                                                            splits

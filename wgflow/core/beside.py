@@ -22,7 +22,7 @@ class Beside:
     def start(self, work: Callable[[], None]) -> None:
         """Begin, once the last piece is done, whose error is raised."""
         self.wait()
-        self._thread = threading.Thread(target=self._do, args=(work,), name="wgflow checkpoint")
+        self._thread = threading.Thread(target=self._do, args=(work,))
         self._thread.start()
 
     def _do(self, work: Callable[[], None]) -> None:
