@@ -113,7 +113,7 @@ def test_the_end_of_a_training_that_a_callback_stops_is_looked_at(images, tmp_pa
 def test_images_that_are_streamed_from_their_file_give_the_same_run(finished, images, tmp_path, monkeypatch):
     np.save(tmp_path / "mapped.npy", load_images(images).images.numpy())
     monkeypatch.setattr("wgflow.generative.data._arrays._MAPPED", 0)
-    monkeypatch.setattr("wgflow.generative.train._within_reach", lambda images, device: Streamed(images, device))
+    monkeypatch.setattr(sys.modules[train.__module__], "_within_reach", lambda images, device: Streamed(images, device))
     train(tiny(tmp_path / "mapped.npy"), tmp_path / "r", device="cpu", progress=False)
     assert (tmp_path / "r" / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
     law, same = (load_generator(folder, "cpu") for folder in (tmp_path / "r", finished))

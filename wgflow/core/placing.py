@@ -24,7 +24,7 @@ class Placed:
     goes_to: ClassVar[str] = ""
     """Where such a part belongs, said where it is given in another place."""
     stays: ClassVar[frozenset[str]] = frozenset()
-    """Names of what it holds that stays where it is when the part is moved."""
+    """Names of what it holds that stays on its device when the part is moved."""
 
     @checked
     def to(self, device: Device | FloatingPoint | None = None, dtype: FloatingPoint | None = None) -> Self:
@@ -147,14 +147,14 @@ class _Placing:
         return new
 
     def _object(self, obj: Any) -> Any:
-        computed, stays = _computed(obj), getattr(type(obj), "stays", frozenset())
-        moves = {n: v for n, v in vars(obj).items() if n not in stays}
-        held = {n: v for n, v in moves.items() if n not in computed and not hasattr(v, "placed_anew")}
-        new = {name: self.of(value) for name, value in held.items()}
+        computed = _computed(obj)
+        held = {n: v for n, v in vars(obj).items() if n not in computed and not hasattr(v, "placed_anew")}
+        stays, here = getattr(type(obj), "stays", frozenset[str]()), _Placing(None, self.dtype)
+        new = {name: (here if name in stays else self).of(value) for name, value in held.items()}
         if all(new[name] is value for name, value in held.items()):
             return obj
         made = copy.copy(obj)
-        for name, value in moves.items():
+        for name, value in vars(obj).items():
             if name in computed:
                 del vars(made)[name]
             else:

@@ -60,13 +60,13 @@ class Streamed(Derived):
     torch.Size([50, 2])
     """
 
-    device: Device = "cpu"  # type: ignore[assignment]
+    device: Device = torch.device("cpu")  # type: ignore[assignment]  # noqa: RUF009 (it is immutable)
     _ahead: "_Ahead" = field(default_factory=lambda: _Ahead(), init=False, repr=False)
 
     stays = frozenset({"base"})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "device", torch.device(self.device))
+        object.__setattr__(self, "device", self._place)
         if self.base.device.type != "cpu":
             raise BadInput(
                 f"Streamed(base={type(self.base).__name__}): its points are on {self.base.device} already, expected them on the CPU"
@@ -76,6 +76,10 @@ class Streamed(Derived):
     def example(cls) -> "Streamed":
         """Return a tiny instance."""
         return cls(Dataset.example())
+
+    @property
+    def _place(self) -> torch.device:
+        return torch.device(self.device)
 
     def run_identity(self) -> Measure:
         """Return the base: where its points are is no part of a run."""
@@ -103,15 +107,15 @@ class Streamed(Derived):
 
     def whole(self, rng: torch.Generator) -> Particles:
         """Return all points of the base."""
-        return _moved(self._ahead.alone(self.base.whole, rng), self.device)
+        return _moved(self._ahead.alone(self.base.whole, rng), self._place)
 
     def take(self, index: Tensor, rng: torch.Generator) -> Particles:
         """Return the points of these numbers, read while the flow waits."""
-        return _moved(self._ahead.alone(self.base.take, index, rng), self.device)
+        return _moved(self._ahead.alone(self.base.take, index, rng), self._place)
 
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return the ``n`` points that the base draws."""
-        return self._ahead.draw(self.base, n, rng, self.device)
+        return self._ahead.draw(self.base, n, rng, self._place)
 
 
 @dataclass
@@ -184,7 +188,7 @@ class _Ahead:
             rng = generator(0, draws_on).set_state(batch.before)
             with torch.no_grad(), torch.cuda.stream(self.stream):  # without a stream, that does nothing
                 batch.points = _moved(base.draw(batch.n, rng), device)
-                batch.arrived = self.stream and self.stream.record_event()
+                batch.arrived = None if self.stream is None else self.stream.record_event()
             batch.after = rng.get_state()
 
         self.beside.start(read)
@@ -210,13 +214,14 @@ def _further(state: Tensor, gap: int) -> Tensor:
 
 def _moved(p: Particles, device: torch.device) -> Particles:
     """Return points of the host on a device, without waiting for the copy."""
+    if device.type == "cpu":
+        return p
 
-    def there(t: Tensor | None) -> Tensor | None:
-        if t is None or device.type == "cpu":
-            return t
+    def there(t: Tensor) -> Tensor:
         return (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True)
 
-    return p if device.type == "cpu" else replace(p, x=there(p.x), log_w=there(p.log_w), log_rho=there(p.log_rho))
+    w, rho = (None if t is None else there(t) for t in (p.log_w, p.log_rho))
+    return replace(p, x=there(p.x), log_w=w, log_rho=rho)
 
 
 def _received(batch: _Batch) -> Particles:
