@@ -47,7 +47,7 @@ def test_checkpoints_beside_a_run_hold_what_those_in_line_hold(device: torch.dev
             num_steps=1,
             checkpoint=kind(folder, every_updates=1, keep=9),
         )
-        held[kind] = [tensors(read(path)["state"]["successor"]) for path in files(folder)]
+        held[kind] = [tensors(read(path)["state"]) for path in files(folder)]
     beside, in_line = held.values()
     assert len(beside) == len(in_line) == 6
     for ours, theirs in zip(beside[1:-1], in_line[1:-1], strict=True):
