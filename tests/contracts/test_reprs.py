@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import wgflow as wg
+import wgflow.functionals
 from wgflow import ESTIMATORS, FUNCTIONALS, KERNELS, MAPS, MEASURES, SOLVERS, Particles, presets
 from wgflow.bench import PROBLEMS
 from wgflow.generative import NETWORKS, RECIPES, Recipe
@@ -78,6 +79,8 @@ BIG_ONES = {
     "meta": lambda: Particles(torch.zeros(2, 2, device="meta")),
     "noncontiguous": lambda: Particles(BIG[:2].T),
     "flow": lambda: presets.svgd(wg.StandardNormal(3), Particles(BIG)),
+    "points of a split": lambda: presets.PointSplit(BIG, BIG, BIG),
+    "dual of KALE": lambda: wgflow.functionals.KALESolution(BIG[:, 0], BIG[:, 1], BIG[:, 2]),
     "nested": lambda: functools.reduce(lambda e, _: wg.EvaluationNoise(e, 0.1), range(50), wg.Autograd()),
 }
 

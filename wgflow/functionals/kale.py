@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow.core.brief import Brief
 from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
@@ -22,8 +23,8 @@ _SHARES, _LENGTHS, _SHORTER = (2.0, 1e-2, 1e-4, 1e-8, 0.0), 5, 0.25
 """Shares and lengths of a Newton step that are tried: so many lengths, with that ratio."""
 
 
-@dataclass(frozen=True)
-class KALESolution:
+@dataclass(frozen=True, repr=False)
+class KALESolution(Brief):
     r"""What the inner problem found.
 
     Attributes

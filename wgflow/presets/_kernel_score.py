@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wgflow.core.brief import Brief
 from wgflow.core.fields import Count, Fraction, NonNegative, Positive, Whole, checked
 from wgflow.core.typing import NetSource
 from wgflow.driver.callbacks import Callback, Evaluate, KeepBest
@@ -42,8 +43,8 @@ from wgflow.solvers import JKO, Heun, Langevin, Solver
 _SATURATED = 0.5
 
 
-@dataclass(frozen=True)
-class KernelScoreFit:
+@dataclass(frozen=True, repr=False)
+class KernelScoreFit(Brief):
     """A fitted kernel score model.
 
     Attributes

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow.core.brief import Brief
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Fraction, Positive, Whole, checked
 from wgflow.core.finite import require_finite
@@ -15,8 +16,8 @@ from wgflow.measures import (
 )
 
 
-@dataclass(frozen=True)
-class PointSplit:
+@dataclass(frozen=True, repr=False)
+class PointSplit(Brief):
     """Points in three parts that share none.
 
     Attributes
