@@ -276,3 +276,13 @@ def test_too_few_real_points_are_said_before_anything_is_drawn():
     train = torch.randn(20, 2, generator=rng(0))
     with pytest.raises(BadInput, match="expected more than k real points, and there are 3"):
         Memorization(train, torch.randn(3, 2, generator=rng(1)))
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_points_whose_squared_distances_are_no_numbers_are_refused(unit):
+    """All distances were 0 or infinite, and precision and recall 1."""
+    x = unit * torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(BadInput, match="change the unit"):
+        precision_recall(x[:15], x[15:])
+    with pytest.raises(BadInput, match="change the unit"):
+        Memorization(x[:15], n=10)(Particles(x[15:]), torch.Generator())

@@ -8,6 +8,9 @@ from wgflow.core.finite import first_nonfinite_index
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
 
+_SMALLEST = 1e-150
+"""Below it, and above its inverse, squares of distances are 0 or infinite in float64, and every point a neighbor of every other."""
+
 
 def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
     """Return the points of a finite measure, flat and with their weights, without those of no mass; None for another measure."""
@@ -50,7 +53,8 @@ def same_kind(**clouds: Particles | Tensor) -> tuple[Particles, ...]:
     Raises
     ------
     BadInput
-        When points are of other shapes or not finite: the message has the name of the cloud.
+        When points are of other shapes, not finite, or so large or small that their squared distances are no numbers: the message
+        has the name of the cloud.
     """
     held = {name: with_mass(c if isinstance(c, Particles) else Particles(c)) for name, c in clouds.items()}
     shapes = {name: tuple(c.event_shape) for name, c in held.items()}
@@ -62,6 +66,11 @@ def same_kind(**clouds: Particles | Tensor) -> tuple[Particles, ...]:
         if not bool(torch.isfinite(c.x).all()):
             raise BadInput(
                 f"{name} has points that are not finite: the first is number {first_nonfinite_index(c.x)[0]} of {len(c)}"
+            )
+        largest = float(c.x.detach().abs().max())
+        if largest and not _SMALLEST < largest < 1 / _SMALLEST:
+            raise BadInput(
+                f"{name} has coordinates up to {largest:g}, whose squares are no numbers of float64: change the unit of the points"
             )
     device = c.x.device
     return tuple(
