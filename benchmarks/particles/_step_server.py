@@ -15,12 +15,17 @@ import torch
 import wgflow as wg
 
 TIME_STEPS = 10
-FLOWS = ("driver", "langevin", "dopri5", "adam")
+FLOWS = ("driver", "langevin", "dopri5", "adam", "sinkhorn_flow")
 
 
 def flow(case: str, n: int, d: int) -> Callable[[], Any]:
     """Return ten time steps: of the driver with forward Euler, of Langevin or dopri5 without it, or ten updates of JKO by Adam."""
-    rho = wg.Particles(torch.randn(n, d, generator=torch.Generator().manual_seed(0)))
+    rng = torch.Generator().manual_seed(0)
+    rho = wg.Particles(torch.randn(n, d, generator=rng))
+    if case == "sinkhorn_flow":
+        target = wg.Particles(0.8 * torch.randn(n, d, generator=rng) + 0.5)
+        F = wg.SinkhornDivergence(target, blur=0.3 if d < 8 else math.sqrt(d) / 8, tol=1e-3)
+        return lambda: wg.solve(F, wg.ForwardEuler(), rho, step_size=0.2, num_steps=TIME_STEPS)
     V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
     if case == "driver":
         return lambda: wg.solve(V, wg.ForwardEuler(), rho, step_size=0.01, num_steps=20 * TIME_STEPS)

@@ -50,7 +50,7 @@ CASES = (
     "dopri5",
     "adam",
 )
-TRANSPORT = ("sinkhorn", "sinkhorn_precise", "w2")
+TRANSPORT = ("sinkhorn", "sinkhorn_precise", "sinkhorn_flow", "w2")
 LIMIT = 1.05
 
 

@@ -1,4 +1,4 @@
-"""How a solver inside of a step tells the flow that rests on it how far it came.
+"""How a solver inside of a step tells the flow that rests on it how far it came, and goes on from the step before.
 
 Sinkhorn sweeps, matrix scalings and minimizers stop at a budget as well as at a tolerance. Where they stop at the budget,
 a flow goes on, since one step among many may not matter, but it is not called done: ``solve`` gathers what they report,
@@ -7,22 +7,43 @@ keeps it in the history and says it in the status.
 
 import warnings
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import NotConverged
+from wgflow.core.placing import Placed
 from wgflow.core.typing import Info
 
 RESIDUAL, UNCONVERGED = "/residual", "/unconverged"
 
 
+@dataclass(eq=False)
+class Carried(Placed):
+    """What solvers inside of an update begin with: solutions of the update before, by names that say what was solved."""
+
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Plain form."""
+        return dict(self.held)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take what was saved."""
+        if not all(isinstance(t, Tensor) for t in saved.values()):
+            raise TypeError("expected tensors by their names")
+        self.held = dict(saved)
+
+
 class Reports:
     """What the solvers inside of one update have reported, without waiting for the device: gathered within its block."""
 
-    __slots__ = ("advice", "reached", "token", "told")
+    __slots__ = ("advice", "before", "found", "reached", "token", "told")
 
-    def __init__(self) -> None:
+    def __init__(self, before: Carried | None = None) -> None:
+        self.before, self.found = before, Carried()
         self.reached: dict[str, list[tuple[Tensor, float]]] = {}
         self.told: dict[str, list[Tensor]] = {}
         self.advice: dict[str, str] = {}
@@ -52,9 +73,25 @@ class Reports:
 _reports: ContextVar[Reports | None] = ContextVar("wgflow_inner_reports", default=None)
 
 
-def gathered() -> Reports:
-    """Gather what is reported in this block, and in this thread."""
-    return Reports()
+def gathered(before: Carried | None = None) -> Reports:
+    """Gather what is reported in this block, and in this thread; solvers may begin with what was found before."""
+    return Reports(before)
+
+
+def begun_with(name: str) -> Tensor | None:
+    """Return the solution of that name from the update before; None where there is none, and outside of a flow.
+
+    It is the same one during an update: what a step minimizes does not change under it.
+    """
+    reports = _reports.get()
+    return None if reports is None or reports.before is None else reports.before.held.get(name)
+
+
+def carry(name: str, solution: Tensor) -> None:
+    """Keep a solution for the next update; the last one of an update stays."""
+    reports = _reports.get()
+    if reports is not None:
+        reports.found.held[name] = solution.detach()
 
 
 def tell(name: str, value: Tensor) -> None:

@@ -231,10 +231,11 @@ def _advance(
     stop = run.interrupts.asked(looked=True, device=run.state.rng.device)
     while run.state.k < run.num_steps and not stop:
         k = run.state.k
-        with run.stream.turn(), gathered() as inner, Sharing(how):
+        with run.stream.turn(), gathered(run.state.carried) as inner, Sharing(how):
             before = run.state.measure
             run.state, info = run.solver.update(run.F, run.state, run.h(k))
             report_crossings(run.F, run.solver, before, run.state.measure)
+        run.state.carried = inner.found
         info |= inner.info()
         run.advice |= inner.advice
         ledger.add(k, info)

@@ -9,7 +9,7 @@ from torch import Tensor
 from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
-from wgflow.core.inner import report
+from wgflow.core.inner import begun_with, carry, report
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals._clouds import comparable
 from wgflow.functionals.base import Functional, register_functional
@@ -111,7 +111,8 @@ class SinkhornDivergence(Functional):
     sweeps become products, and from 8 coordinates on the inner products of all pairs are, so that few operations cost d: some 12
     bytes a pair at the most for float32 points, 24 for float64. With a
     ``tol`` of 1e-3 and above values are then made of these too, in single precision for float32 points. The
-    target's own term is remembered while the batch stays the same. Potentials are found without a graph;
+    target's own term is remembered while the batch stays the same. In a flow every time step begins with the potentials of the one
+    before, which are part of its state. Potentials are found without a graph;
     derivatives are those of the envelope theorem, in closed form, once differentiable, in positions and weights of
     the particles, not in the target. The device is waited for once every 10 sweeps, to test convergence.
 
@@ -181,11 +182,16 @@ class SinkhornDivergence(Functional):
         with torch.no_grad(), full_precision(points.device):
             reg, x, log_a = self.regularisation, points.flatten(2), _log_weights(a)
             y, log_b = nu.x.detach().flatten(2), _log_weights(nu.w.detach())
-            cross, own, target = solve(x, log_a, y, log_b, reg), None, None
+            name = f"sinkhorn {self.blur} {self.reach} {tuple(x.shape)}"
+            start, own, target = begun_with(name), None, None
+            cross = solve(x, log_a, y, log_b, reg, start if start is not None and start.numel() else None)
+            # Potentials of other points, as of a batch that is drawn anew, are no start: that is found out once.
+            carry(name, cross.f if start is None or cross.went_on else start[:, :0])
             value, potential = dual_value(cross, log_a, log_b, reg), variation(cross.f, reg)
             gradient = _slope(cross, reg) if wants_x else torch.empty_like(x)
             if self.debias:
-                own = solve_self(x, log_a, reg)
+                own = solve_self(x, log_a, reg, begun_with(f"{name} own") if cross.went_on else None)
+                carry(f"{name} own", own.g)
                 target = remember(("sinkhorn", reg), (nu.x, nu.log_w), lambda: solve_self(y, log_b, reg).alone())
                 value = value - (dual_value(own, log_a, log_a, reg) + dual_value(target, log_b, log_b, reg)) / 2
                 potential = potential - variation(own.f, reg)

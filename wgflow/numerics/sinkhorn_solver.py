@@ -16,6 +16,9 @@ from torch import Tensor
 
 from wgflow.numerics.sinkhorn_problem import EVERY, NEWTON, Look, Problem, Regularisation
 
+NEAR = 0.5
+"""Marginal error up to which a given potential is a start: the warm-up would lead nearer than a larger one."""
+
 
 @dataclass(frozen=True)
 class Dual:
@@ -33,6 +36,8 @@ class Dual:
         Whether the tolerance that was asked for was met by every problem of the batch.
     exponents : torch.dtype
         What costs had to be computed in.
+    went_on : bool
+        Whether the potential that was given was a start.
     problem : Problem or None
         What was solved, with the products of its points where they are kept; :meth:`alone` lets go of it.
     """
@@ -43,6 +48,7 @@ class Dual:
     error: Tensor
     converged: bool
     exponents: torch.dtype
+    went_on: bool
     problem: Problem | None
 
     def alone(self) -> "Dual":
@@ -50,7 +56,7 @@ class Dual:
         return replace(self, problem=None)
 
 
-def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation) -> Dual:
+def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisation, start: Tensor | None = None) -> Dual:
     """Alternate updates: a warm-up at decreasing ``eps``, then over-relaxed until the tolerance.
 
     Parameters
@@ -59,6 +65,8 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
         Points.
     log_a, log_b : Tensor, shapes (B, n) and (B, m)
         Logarithms of weights that sum to 1; -inf for none.
+    start : Tensor, shape (B, n), optional
+        A potential on x of a problem near this one. Where it is not near, the warm-up is made after all.
 
     Notes
     -----
@@ -72,10 +80,13 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
     eps = problem.diameter
     longest = math.ceil(math.log2(eps)) if 1 < eps < math.inf else 0
     ratio = 2 if problem.pairs is None else 4  # in many coordinates distances are alike, and few stations do
-    while 1 < eps < math.inf:
+    while start is None and 1 < eps < math.inf:
         g = problem.to_g(f, eps)
         f, g = problem.balanced(problem.to_f(g, eps), g)
         eps /= ratio
+    if start is not None:
+        g = problem.to_g(start.to(f) / reg.eps)
+        f, g = problem.balanced(problem.to_f(g), g)
 
     omega = most = torch.ones_like(problem.measured)[:, None]
     most, since, before, due, halvings = 2 * most, torch.zeros_like(omega), None, 0, min(5, longest)
@@ -84,10 +95,12 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
         new = problem.to_g(f)
         if k in (due, last):
             look = problem.test(f, g, new)
+            if k == 0 and start is not None and not bool((problem.measured <= NEAR).all()):
+                return solve(x, log_a, y, log_b, reg)
             if k == last or look is Look.OVER:
                 break
             f, g, new, lost = problem.safeguarded(f, g, new)
-            soon = k == 0 and problem.pairs is not None  # in many coordinates a few sweeps do
+            soon = k == 0 and (problem.pairs is not None or start is not None)  # a few sweeps do
             due = k + (EVERY // 3 if soon else EVERY if look is Look.GOING else 2)
             most = torch.where(lost & (omega > 1), (1 + omega) / 2, most)
             if k >= turn and reg.rho is None and problem.small and g.shape[1] <= NEWTON:
@@ -106,13 +119,13 @@ def solve(x: Tensor, log_a: Tensor, y: Tensor, log_b: Tensor, reg: Regularisatio
             before = problem.measured[:, None] if look is Look.GOING and not soon else None
         g = g + omega * (new - g)
         f, g = problem.balanced(f + omega * (problem.to_f(g) - f), g)
-    return _dual(problem, k, reg)
+    return _dual(problem, k, reg, start)
 
 
-def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation) -> Dual:
+def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation, start: Tensor | None = None) -> Dual:
     """Solve between a cloud and itself: averaged updates halve the error at least, so no warm-up is needed."""
     problem, last = Problem(x, log_a, x, log_a, reg), reg.max_iters
-    g, due = torch.zeros_like(problem.log_a), 0
+    g, due = torch.zeros_like(problem.log_a) if start is None else start.to(problem.log_a) / reg.eps, 0
     for k in range(last + 1):
         new = problem.to_f(g)
         if k in (due, last):
@@ -122,19 +135,18 @@ def solve_self(x: Tensor, log_a: Tensor, reg: Regularisation) -> Dual:
             _, g, new, _ = problem.safeguarded(g, g, new)
             due = k + (EVERY // 2 if look is Look.GOING and k else 2)  # soon calm enough for a kernel
         g = (g + new) / 2
-    return _dual(problem, k, reg)
+    return _dual(problem, k, reg, start)
 
 
-def _dual(problem: Problem, k: int, reg: Regularisation) -> Dual:
+def _dual(problem: Problem, k: int, reg: Regularisation, start: Tensor | None) -> Dual:
     """Return the best potentials: ``g`` the second marginal's update, and ``f`` its own."""
     new, converged = problem.best[-1], bool((problem.error <= reg.tol).all())
     if not converged:
         problem.kernel = (
             None  # the best potentials may be far from those that it is taken at, and its sums 0 or infinite
         )
-    return Dual(
-        problem.precisely(new) * reg.eps, new * reg.eps, k, problem.error, converged, problem.kind.exponents, problem
-    )
+    f, kind = problem.precisely(new) * reg.eps, problem.kind.exponents
+    return Dual(f, new * reg.eps, k, problem.error, converged, kind, start is not None, problem)
 
 
 def _relaxation(omega: Tensor, rate: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow.core.brief import Brief
 from wgflow.core.fields import Checked
+from wgflow.core.inner import Carried
 from wgflow.core.instead import suggest
 from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
@@ -38,6 +39,8 @@ class State(Brief, Placed):
         The only source of randomness.
     estimator : object
         What the estimator keeps: networks and optimizers.
+    carried : Carried
+        What solvers inside of the next update begin with, such as potentials of entropic transport.
 
     Examples
     --------
@@ -53,6 +56,7 @@ class State(Brief, Placed):
     t: float
     rng: torch.Generator
     estimator: Any = None
+    carried: Carried = field(default_factory=Carried, kw_only=True, repr=False)
 
     @property
     def present(self) -> MovingMeasure:

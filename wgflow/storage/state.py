@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import CheckpointError
+from wgflow.core.inner import Carried
 
 _PLAIN = (int, float, str, bool, type(None))
 _LOGS = ("log_w", "log_rho")
@@ -133,7 +134,7 @@ def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device 
         return obj
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         fields = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
-        saved = _with_later_numbers(obj, saved)
+        saved = _with_later_fields(obj, saved)
         _same_keys(fields, saved, where)
         new = {name: load_state(value, saved[name], f"{where}.{name}", device) for name, value in fields.items()}
         return dataclasses.replace(obj, **new)
@@ -150,12 +151,13 @@ def load_state(obj: Any, saved: Any, where: str = "state", device: torch.device 
     raise CheckpointError(f"{where}: cannot restore {type(obj).__name__} from {type(saved).__name__}")
 
 
-def _with_later_numbers(obj: Any, saved: Any) -> Any:
-    """Return what was saved with the defaults of numbers that a state has got since."""
+def _with_later_fields(obj: Any, saved: Any) -> Any:
+    """Return what was saved with the defaults of numbers, and of what solvers begin with, that a state has got since."""
     if not isinstance(saved, dict):
         return saved
-    later = {f.name: f.default for f in dataclasses.fields(obj) if type(f.default) in (int, float)}
-    return later | saved
+    fields = dataclasses.fields(obj)
+    later = {f.name: f.default for f in fields if type(f.default) in (int, float)}
+    return later | {f.name: {} for f in fields if f.default_factory is Carried} | saved
 
 
 def _same_keys(have: dict, saved: Any, where: str) -> None:
