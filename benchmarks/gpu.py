@@ -1,5 +1,7 @@
 """All that a GPU is asked, in one call of a given length: tests, waits of the host, images a second, particle steps, CIFAR-10.
 
+    python benchmarks/gpu.py --minutes 8 --peer CLONE --data CIFAR10.npy --features RESNET.npz
+
 Every part runs in a process of its own with its own share of the time and writes its record as it goes, so that what is
 done by then survives a part that fails, hangs or is cut off. ``--dry`` does all of it small, on a CPU, in about a minute.
 """
@@ -17,46 +19,34 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks._record import ROOT, Clock, parser, peak_memory_mb, reset_peak, write
-from benchmarks.images._loops import Loop, toys
+from benchmarks.images._loops import toys
+from benchmarks.images._throughput import PAIRS, flow, sized, throughput
 from benchmarks.images.hot_loop import count_reads, cuda_check
-from benchmarks.particles._particle_cases import CASES, Problem, library, reference_velocity
+from benchmarks.particles._particle_cases import CASES, Problem, Step, library, reference_velocity
+from benchmarks.particles._peers import METHODS, refused
 from wgflow import Flow
-from wgflow.generative import RECIPES, ImageData, Recipe, Runtime
+from wgflow.core import compiling
 
-SHARES = {"tests": 0.15, "waits": 0.1, "images": 0.2, "particles": 0.15}
-"""Parts of the time; CIFAR-10 has what is left."""
-PAIRS = {"small": "cifar10-small", "large": "cifar10-large"}
-DRY_CHANNELS = {"small": 8, "large": 32}
+SHARES = {"tests": 0.15, "waits": 0.08, "images": 0.35, "particles": 0.15, "cifar10": 0.27}
+"""Parts of the time, in order of worth; CIFAR-10 has what is left."""
+CIFAR_METHODS = 5
 SAMPLED = 200
 """Particles whose velocity is compared."""
 FEW = 20_000
 """Up to this many particles velocities are compared: the reference keeps a row of all pairs for every one of them."""
 
 
-def flow(recipe: Recipe, batch: int, precision: str, device: torch.device, dry: bool) -> Flow:
-    """Return the flow of a recipe on random images: nothing is measured that depends on what they show."""
-    shape = (4 * batch, 3, 16, 16) if dry else (4 * batch, 3, 32, 32)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    recipe = recipe.changed(batch=batch, instance_noise=True, precision=precision)
-    return recipe.flow(ImageData(pixels.to(device), flip=True), Runtime(device, precision))
-
-
-def sized(name: str, dry: bool) -> tuple[Recipe, int]:
-    """Return the recipe of a pair and its batch."""
-    recipe = RECIPES[PAIRS[name]]
-    return (recipe.changed(channels=DRY_CHANNELS[name]), 2) if dry else (recipe, recipe.options["batch"])
-
-
-def waits(device: torch.device, dry: bool) -> Iterator[dict[str, Any]]:
+def waits(device: torch.device, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Look for waits of the host: on a GPU CUDA raises at every one, on a CPU reads are counted in a trace."""
     # The last update of a phase is among them.
     phases = lambda f: dataclasses.replace(f, solver=dataclasses.replace(f.solver, iters=3, first_iters=3))  # noqa: E731
     for name in PAIRS:
-        recipe, batch = sized(name, dry)
-        yield {"name": f"{name} pair"} | looked(phases(flow(recipe, min(batch, 64), "fp32", device, dry)), device)
+        recipe, batch = sized(name, args.dry)
+        yield {"name": f"{name} pair"} | looked(phases(flow(recipe, min(batch, 64), "fp32", device, args.dry)), device)
     for name, toy in toys(device).items():
         yield {"name": name} | looked(phases(toy), device)
 
@@ -68,61 +58,46 @@ def looked(flow: Flow, device: torch.device) -> dict[str, Any]:
     return {"host_reads": count_reads(flow, updates=3)}
 
 
-def images(device: torch.device, dry: bool) -> Iterator[dict[str, Any]]:
-    """Time updates of both pairs in both precisions; where the memory does not hold a batch, half of it is taken."""
-    for name in PAIRS:
-        for precision in ("fp32", "bf16"):
-            recipe, batch = sized(name, dry)
-            while batch:
-                try:
-                    yield {"pair": name} | trained(
-                        flow(recipe, batch, precision, device, dry), batch, precision, device, dry
-                    )
-                    break
-                except torch.OutOfMemoryError:
-                    batch //= 2
+def images(device: torch.device, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time updates of both pairs in both precisions, eager and compiled, beside the public code."""
+    yield from throughput(device, args.dry, args.peer)
 
 
-def trained(flow: Flow, batch: int, precision: str, device: torch.device, dry: bool) -> dict[str, Any]:
-    """Return images a second, by the median update of one window after the warm-up, and the peak memory."""
-    loop, clock = Loop.of(flow), Clock(device)
-    reset_peak(device)
-    warm, timed = (1, 1) if dry else (8, 30)
-    loop.run(warm)
-    taken = []
-    for _ in range(timed):
-        begun = clock()[1]
-        loop.run(1)
-        taken.append(clock()[1] - begun)
-    usual = statistics.median(taken)
-    found = {"precision": precision, "batch": batch, "seconds_per_update": usual, "images_per_second": batch / usual}
-    return found | {"peak_memory_mb": peak_memory_mb(device)}
-
-
-def particles(device: torch.device, dry: bool) -> Iterator[dict[str, Any]]:
-    """Time one gradient step of every case, with its error against float64."""
+def particles(device: torch.device, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time one gradient step of every case and of its peers, with its error against float64."""
     torch.set_float32_matmul_precision("highest")
-    for n in (200,) if dry else (1_000, 10_000, 100_000):
-        for d in (2,) if dry else (2, 64):
+    for n in (200,) if args.dry else (1_000, 10_000, 100_000, 1_000_000):
+        for d in (2,) if args.dry else (2, 64):
             for case in CASES:
-                problem, clock = Problem.make(case, n, d, device), Clock(device)
-                step = library(problem)
-                step()
-                reset_peak(device)
-                taken = []
-                while len(taken) < 3 or (sum(taken) < 1 and len(taken) < 50):
-                    begun = clock()[0]
-                    _, moved = step()
-                    taken.append(clock()[0] - begun)
-                row = {"case": case, "n": n, "d": d, "seconds": statistics.median(taken), "velocity_error": None}
-                if n <= FEW:
-                    rows = torch.arange(0, n, max(1, n // SAMPLED), device=device)
-                    exact = reference_velocity(problem, rows)
-                    row["velocity_error"] = float((moved[rows].double() - exact).norm() / exact.norm())
-                yield row | {"peak_memory_mb": peak_memory_mb(device)}
+                for method, make in {"library": library, **METHODS[case]}.items():
+                    row = {"case": case, "n": n, "d": d, "method": method}
+                    reason = None if method == "library" else refused(case, method, n, d)
+                    yield row | ({"left_out": reason} if reason else stepped(Problem.make(case, n, d, device), make))
 
 
-PARTS: dict[str, Callable[[torch.device, bool], Iterator[dict[str, Any]]]] = {
+def stepped(problem: Problem, make: Callable[[Problem], Step]) -> dict[str, Any]:
+    """Return the median time of a step, the error of its velocity and the peak memory, or why there is none."""
+    device, n = problem.x.device, len(problem.x)
+    clock, taken = Clock(device), []
+    try:
+        step = make(problem)
+        step()
+        reset_peak(device)
+        while not taken or (sum(taken) < 0.5 and len(taken) < 50):
+            begun = clock()[0]
+            _, moved = step()
+            taken.append(clock()[0] - begun)
+    except (RuntimeError, ImportError, OSError) as error:  # out of memory among them, and KeOps without a compiler
+        return {"left_out": f"{type(error).__name__}: {str(error)[:200]}"}
+    found = {"seconds": statistics.median(taken), "peak_memory_mb": peak_memory_mb(device), "velocity_error": None}
+    if n <= FEW:
+        rows = torch.arange(0, n, max(1, n // SAMPLED), device=device)
+        exact = reference_velocity(problem, rows)
+        found["velocity_error"] = float((moved[rows].double() - exact).norm() / exact.norm())
+    return found
+
+
+PARTS: dict[str, Callable[[torch.device, argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "waits": waits,
     "images": images,
     "particles": particles,
@@ -132,12 +107,14 @@ PARTS: dict[str, Callable[[torch.device, bool], Iterator[dict[str, Any]]]] = {
 def one(part: str, args: argparse.Namespace) -> Path:
     """Run one part here; its record is written anew after every row."""
     device, rows = torch.device(args.device), []
+    if args.dry:
+        compiling.BACKEND = "aot_eager"  # traced and split as ever, without the minutes of a C++ compiler
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     path = args.results / f"gpu-{part}.json"
     begun = time.perf_counter()
-    for row in PARTS[part](device, args.dry):
+    for row in PARTS[part](device, args):
         rows.append(row)
         write(f"gpu-{part}", args.results, {"dry": args.dry}, {"rows": rows}, device)
         print(f"{part} {time.perf_counter() - begun:.0f} s: {row}", flush=True)
@@ -169,32 +146,37 @@ def limited(call: Sequence[str], seconds: float) -> dict[str, Any]:
 
 
 def cifar10(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Train S-JKO and source-fixed UOTM on CIFAR-10 in the time that is left."""
-    if args.data is None:
+    """Train S-JKO, its controls and flow matching on CIFAR-10, each for the same part of the time."""
+    if args.data is None and not args.dry:
         return {"ended": "left out: no --data"}
-    call = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "images" / "cifar10.py"),
-        "--data",
-        str(args.data),
-        "--device",
-        args.device,
-    ]
-    call += ["--results", str(args.results), "--runs", str(args.results / "runs")]
-    call += ["--features", str(args.features)] if args.features else []
-    # Four methods; a quarter of the time goes to starts, evaluations and pictures.
-    call += ["--quick", "--updates", "6"] if args.dry else ["--seconds", f"{0.75 * seconds / 4:.0f}"]
-    return limited(call, seconds)
+    if args.data is None:
+        args.data = args.results / "dry-images.npy"
+        np.save(args.data, np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8))
+    each = 0.7 * seconds / (CIFAR_METHODS + 1)  # what is left goes to starts, evaluations and pictures
+    common = ["--data", str(args.data), "--device", args.device, "--results", str(args.results)]
+    common += (
+        ["--seed", str(args.seed), "--features", str(args.features)] if args.features else ["--seed", str(args.seed)]
+    )
+    short = ["--quick", "--updates", "6"] if args.dry else ["--seconds", f"{each:.0f}"]
+    runs = ["--runs", str(args.results / "runs")]
+    script = lambda name: [sys.executable, str(ROOT / "benchmarks" / "images" / f"{name}.py"), *common, *short]  # noqa: E731
+    begun = time.perf_counter()
+    outcome = limited([*script("cifar10"), *runs], seconds - each - 15)
+    left = seconds - (time.perf_counter() - begun)
+    return {"generators": outcome, "flow_matching": limited(script("flow_matching"), left)}
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
-    options.add_argument("--minutes", type=float, default=12.0, help="of the whole call")
+    options.add_argument("--minutes", type=float, default=8.0, help="of the whole call")
     options.add_argument("--dry", action="store_true", help="all parts small, on a CPU, in about a minute")
+    options.add_argument("--parts", nargs="+", choices=list(SHARES), default=list(SHARES), help="these share the time")
     options.add_argument(
-        "--data", type=Path, default=None, help="CIFAR-10 for its part, as benchmarks/images/cifar10.py takes it"
+        "--peer", type=Path, default=None, help="a clone of github.com/Jae-Moo/Scalable-JKO, to be timed"
     )
+    options.add_argument("--data", type=Path, default=None, help="CIFAR-10 for its part, .npy or .npz of images")
     options.add_argument("--features", type=Path, default=None, help="weights of a CIFAR ResNet for its distance")
+    options.add_argument("--seed", type=int, default=0, help="of the CIFAR-10 part")
     options.add_argument("--part", choices=sorted(PARTS), default=None, help="only this part, in this process")
     args = options.parse_args(argv)
     if args.dry or args.quick:
@@ -212,13 +194,18 @@ def main(argv: Sequence[str] | None = None) -> Path:
         settings = {"minutes": args.minutes, "dry": args.dry, "quick": args.dry}
         write("gpu", args.results, settings, {"parts": outcomes}, torch.device(args.device))
 
-    for part, share in SHARES.items():
-        call = [sys.executable, __file__, "--part", part, "--device", args.device, "--results", str(args.results)]
-        call += ["--threads", str(args.threads), *(["--dry"] if args.dry else [])]
-        outcomes[part] = tests(args, share * whole) if part == "tests" else limited(call, share * whole)
+    of_their_own = {"tests": tests, "cifar10": cifar10}
+    call = [sys.executable, __file__, "--device", args.device, "--results", str(args.results)]
+    call += ["--threads", str(args.threads), *(["--dry"] if args.dry else [])]
+    call += ["--peer", str(args.peer)] if args.peer else []
+    chosen = [part for part in SHARES if part in args.parts]
+    for part in chosen:
+        left = whole - (time.perf_counter() - begun) - 10
+        share = SHARES[part] / sum(SHARES[p] for p in chosen) * whole
+        seconds = left if part == chosen[-1] else min(left, share)
+        run = of_their_own.get(part, lambda args, seconds, part=part: limited([*call, "--part", part], seconds))
+        outcomes[part] = run(args, seconds)
         record()
-    outcomes["cifar10"] = cifar10(args, whole - (time.perf_counter() - begun) - 10)
-    record()
     print(json.dumps(outcomes, indent=1))
     return path
 
