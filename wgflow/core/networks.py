@@ -56,6 +56,10 @@ def running_statistics_held(net: nn.Module) -> Iterator[None]:
             module.track_running_stats = True
 
 
+REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
+"""What PyTorch raises for tensors that do not fit."""
+
+
 def called(net: Any, who: str, *inputs: Tensor) -> Any:
     """Return ``net(*inputs)``.
 
@@ -72,15 +76,20 @@ def called(net: Any, who: str, *inputs: Tensor) -> Any:
         value = run(net, *inputs)
     except (WgflowError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        given = " and ".join(f"{tuple(t.shape)} {t.dtype}" for t in inputs)
-        raise BadInput(f"{who} cannot take {given}: {_first_line(error)}{_other_precision(net, inputs)}") from error
+    except REFUSALS as error:
+        raise cannot_take(who, inputs, error, _other_precision(net, inputs)) from error
     if _versions(inputs) != before:
         raise BadInput(
             f"{who} changes in place what it is given, and with it the points of the flow. Make a new tensor: x = x * 2 instead of "
             "x *= 2, no inplace=True in the first layer"
         )
     return value
+
+
+def cannot_take(who: str, inputs: tuple[Tensor, ...], error: Exception, advice: str = "") -> BadInput:
+    """Return the error that says what something was given, and PyTorch's reason against it."""
+    given = " and ".join(f"{tuple(t.shape)} {t.dtype}" for t in inputs)
+    return BadInput(f"{who} cannot take {given}: {_first_line(error)}{advice}")
 
 
 def _versions(inputs: tuple[Tensor, ...]) -> list[int]:
