@@ -122,3 +122,11 @@ def test_the_record_of_several_processes_has_its_model_beside_it(record, monkeyp
     assert [row["processes"] for row in rows] == [1, 2, 4] * 2
     assert all(row["cpu_seconds"] > 0 and row["predicted"] > 0 for row in rows)
     assert found["results"]["messages"]["seconds_a_byte"] > 0
+
+
+def test_the_step_of_many_particles_is_right_to_its_bound(record):
+    found = record("million")
+    assert_says_where_it_comes_from(found)
+    (row,) = found["results"]["steps"]
+    assert 0.01 * row["bound"] < row["error_of_a_force"] < row["bound"]
+    assert row["seconds_a_step"] > 0

@@ -55,6 +55,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     "sliced": {"F": wg.SlicedWasserstein(TARGET, directions=7, batch=N)},
     "sliced, weights": {"F": wg.SlicedWasserstein(WEIGHTED, directions=7), "initial": cloud(N, 2, 0, weights=True)},
     "sliced, fewer lines than ranks": {"F": wg.SlicedWasserstein(TARGET, directions=1)},
+    "sliced energy": {"F": wg.SlicedEnergyDistance(WEIGHTED, directions=7)},
     "sinkhorn": {"F": wg.SinkhornDivergence(TARGET, blur=1.0, tol=1e-10)},
     "adaptive": {"F": wg.EnergyDistance(TARGET), "solver": wg.ODE(method="dopri5")},
     "implicit": {"F": wg.SquaredMMD(TARGET, wg.RBF(1.0)), "solver": wg.JKO(optim=wg.LBFGS(tolerance=1e-3), iters=1)},

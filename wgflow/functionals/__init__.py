@@ -17,7 +17,7 @@ from wgflow.functionals.per_class import PerClass
 from wgflow.functionals.proximal_kl import ProximalKL
 from wgflow.functionals.score_matching import CrossEntropy, ImplicitScoreMatching, NegativeLogLikelihood
 from wgflow.functionals.sinkhorn import SinkhornDivergence
-from wgflow.functionals.sliced import SlicedWasserstein
+from wgflow.functionals.sliced import SlicedEnergyDistance, SlicedWasserstein
 from wgflow.functionals.stein import SquaredKSD
 from wgflow.functionals.wasserstein import W1, SquaredW2
 from wgflow.functionals.wrapped import Wrapped
@@ -58,6 +58,7 @@ __all__ = [
     "ProximalKL",
     "Scaled",
     "SinkhornDivergence",
+    "SlicedEnergyDistance",
     "SlicedWasserstein",
     "Softplus",
     "SquaredKSD",
