@@ -14,9 +14,9 @@ def channels_last(h: Tensor) -> bool:
     return h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last) and not h.is_contiguous()
 
 
-def laid_as(h: Tensor, weight: Tensor) -> Tensor:
+def laid_for(h: Tensor, conv: Any) -> Tensor:
     """Return images in the layout of a convolution's weights: converted once, where they are small."""
-    return h.contiguous(memory_format=torch.channels_last) if channels_last(weight) else h
+    return h.contiguous(memory_format=torch.channels_last) if channels_last(conv.weight) else h
 
 
 def kernel_keeps(h: Tensor) -> bool:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
-from wgflow.generative.nets._layout import channels_last, laid_as
+from wgflow.generative.nets._layout import channels_last, laid_for
 from wgflow.generative.nets.small import BicubicEmbedding, factorise
 
 
@@ -93,7 +93,7 @@ class FineGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
         check_batch("x", x, self.source_shape)
-        return self.head(laid_as(self.dense(x), self.head[-2].weight))
+        return self.head(laid_for(self.dense(x), self.head[-2]))
 
     def reference(self) -> nn.Module:
         r"""Return the fixed map :math:`Q` to blurry images, as that of :class:`SmallGenerator`."""

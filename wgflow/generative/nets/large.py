@@ -26,7 +26,7 @@ from wgflow.generative.nets._common import (
     check_image_shape,
     check_sizes,
 )
-from wgflow.generative.nets._layout import keep_layout, laid_as
+from wgflow.generative.nets._layout import keep_layout, laid_for
 
 _ATTENTION_SIZE = 16
 _MAPPING_WIDTH = 256
@@ -117,7 +117,7 @@ class LargeGenerator(nn.Module):
         """Map ``x`` (n, c, size, size) and noise ``z`` (n, noise_dim) to images; BadInput on other shapes."""
         check_batch("x", x, self.source_shape)
         check_batch("z", z, self.noise_shape)
-        x = laid_as(x, self.unet.conv_in.weight)
+        x = laid_for(x, self.unet.conv_in)
         return torch.tanh(self.unet(x, self.timestep, class_labels=self.mapping(z), return_dict=False)[0])
 
     def reference(self) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.nn import functional as nnf
 from wgflow.core.errors import BadInput
 from wgflow.generative.nets import _precise
 from wgflow.generative.nets._common import SumPoolHead, check_batch, check_image_shape, check_sizes
-from wgflow.generative.nets._layout import laid_as
+from wgflow.generative.nets._layout import laid_for
 
 
 class SmallGenerator(nn.Module):
@@ -83,7 +83,7 @@ class SmallGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
         check_batch("x", x, self.source_shape)
-        h = laid_as(self.unflatten(self.dense(x)), self.head[2].weight)
+        h = laid_for(self.unflatten(self.dense(x)), self.head[2])
         return self.head(self.blocks(h))
 
     def reference(self) -> nn.Module:
