@@ -15,6 +15,7 @@ import wgflow as wg
 from wgflow.generative import ImageData, Recipe, fit, runtime
 from wgflow.generative.train import _pictures
 
+IMAGES = torch.arange(8 * 64).reshape(8, 1, 8, 8).remainder(251).to(torch.uint8)
 RECIPE = Recipe(num_steps=2, first_iters=2, iters=2, batch=4, channels=4, sinkhorn_n=0, network="small")
 
 
@@ -37,6 +38,23 @@ class Slow:
             raise ValueError("no value")
         time.sleep(4.5 if self.calls == 2 else 0)
         return {"slow": float(self.calls)}
+
+
+class Where:
+    """Looks at the law through draws of its own generator, and says which process it was."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, rho: Any, rng: torch.Generator) -> dict[str, float]:
+        mean = float(rho.draw(16, torch.Generator().manual_seed(0)).x.double().mean())
+        drawn = float(torch.rand((), generator=rng))
+        return {f"{self.name} mean": mean, f"{self.name} drawn": drawn, f"{self.name} rank": float(dist.get_rank())}
+
+
+class Broken(Where):
+    def __call__(self, rho: Any, rng: torch.Generator) -> dict[str, float]:
+        raise ValueError(f"{self.name} has no value")
 
 
 class Fetched:
@@ -64,10 +82,9 @@ def error_of(work: Any) -> str:
     return "none"
 
 
-def train_here(here: Any, folder: Path, metric: Slow) -> wg.Solution:
-    data = ImageData(torch.zeros(8, 1, 8, 8, dtype=torch.uint8))
-    flow = RECIPE.flow(data, here)
-    return fit(flow, folder, here, record={}, metrics=[metric], every=2, callbacks=[Impatient()], progress=False)
+def train_here(here: Any, folder: Path, *metrics: Any, recipe: Recipe = RECIPE) -> wg.Solution:
+    flow = recipe.flow(ImageData(IMAGES), here)
+    return fit(flow, folder, here, record={}, metrics=metrics, every=2, callbacks=[Impatient()], progress=False)
 
 
 def work(rank: int, world: int, folder: Path, port: int) -> None:
@@ -88,4 +105,12 @@ def work(rank: int, world: int, folder: Path, port: int) -> None:
         solution = train_here(here, folder / "run", Slow())
         found["slow"] = [row.get("slow") for row in solution.history]
         found["failing"] = error_of(lambda: train_here(here, folder / "failing", Slow(fails=True)))
+        dealt = train_here(here, folder / "dealt", *map(Where, "abc"), recipe=RECIPE.changed(network="conv"))
+        found["dealt"] = dealt.history[-1]
+        found["variances"] = sum(
+            float(t.sum()) for n, t in dealt.measure.net.state_dict().items() if n.endswith("running_var")
+        )
+        found["broken"] = error_of(lambda: train_here(here, folder / "broken", Where("a"), Broken("b")))
+        unequal = [Where("a"), Where("b")] if rank == 0 else []
+        found["unequal"] = train_here(here, folder / "unequal", *unequal).history[-1]
     torch.save(found, folder / f"rank-{rank}.pt")

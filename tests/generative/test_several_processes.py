@@ -15,6 +15,8 @@ if not (dist.is_available() and dist.is_gloo_available()):
 
 from _several_processes_child import work
 
+from wgflow.core.rng import generator, mixed
+
 WORLD = 2
 
 
@@ -48,6 +50,29 @@ def test_a_download_that_fails_says_the_same_on_all(ranks: list[dict[str, Any]])
 def test_an_evaluation_may_take_longer_than_a_collective(ranks: list[dict[str, Any]]) -> None:
     """At the start, at the second and at the fourth update; all processes record what the first has found."""
     assert [found["slow"] for found in ranks] == [[2.0, 3.0]] * WORLD
+
+
+def test_metrics_are_dealt_and_look_at_the_same_network(ranks: list[dict[str, Any]]) -> None:
+    """That of the first: statistics of batches, of which every process sees a share, differ from rank to rank."""
+    assert ranks[0]["variances"] != ranks[1]["variances"]
+    first, other = (found["dealt"] for found in ranks)
+    numbers = {name: value for name, value in first.items() if name[0] in "abc" and " " in name}
+    assert numbers == {name: other[name] for name in numbers}
+    assert [numbers[f"{name} rank"] for name in "abc"] == [0, 1, 0]
+    assert numbers["a mean"] == numbers["b mean"] == numbers["c mean"]
+    seeds = [mixed(0, first["update"], j) for j in range(3)]
+    alone = [float(torch.rand((), generator=generator(seed))) for seed in seeds]
+    assert [numbers[f"{name} drawn"] for name in "abc"] == alone, "as in a single process"
+
+
+def test_a_metric_that_fails_on_another_process_ends_the_run_on_all(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["broken"] == "WgflowError: rank 1 failed: ValueError: b has no value"
+    assert ranks[1]["broken"] == "ValueError: b has no value"
+
+
+def test_metrics_that_only_the_first_process_has_are_evaluated_there(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert [found["unequal"][f"{name} rank"] for name in "ab"] == [0, 0]
 
 
 def test_an_evaluation_that_fails_ends_the_run_on_all(ranks: list[dict[str, Any]]) -> None:

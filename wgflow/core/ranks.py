@@ -65,6 +65,15 @@ def from_first(value: T, device: torch.device) -> T:
     return held[0]
 
 
+def from_all(value: T) -> list[T]:
+    """Return the values of all ranks, plain objects, in the order of the ranks. All ranks must call it together."""
+    if not parallel():
+        return [value]
+    held: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(held, value, group=_waiting_group())
+    return held
+
+
 def together(work: Callable[[], T]) -> T:
     """Return ``work()`` once all ranks have done theirs, however long it takes. All ranks must call it together.
 
@@ -78,8 +87,7 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         failed = error
-    reasons: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(reasons, failed and (type(failed).__name__, str(failed)), group=_waiting_group())
+    reasons = from_all(failed and (type(failed).__name__, str(failed)))
     if failed is not None:
         raise failed
     for place, reason in enumerate(reasons):
@@ -99,6 +107,14 @@ def _same_error(place: int, name: str, message: str) -> errors.WgflowError:
     if isinstance(kind, type) and issubclass(kind, errors.WgflowError):
         return kind(message)
     return errors.WgflowError(f"rank {place} failed: {name}: {message}")
+
+
+def take_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Put those of the first rank in the place of tensors. All ranks must call it together."""
+    for t in tensors if parallel() else ():
+        held = t.detach().contiguous()
+        dist.broadcast(held, 0)
+        t.detach().copy_(held)
 
 
 def averaged(value: torch.Tensor) -> torch.Tensor:

@@ -3,14 +3,16 @@
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wgflow import Callback, Particles
+from wgflow import Callback, Particles, Pushforward
 from wgflow.core.errors import CannotWrite, MissingDependency
 from wgflow.core.fields import Count, checked
 from wgflow.core.imports import require
-from wgflow.core.ranks import by_first
+from wgflow.core.networks import copied
+from wgflow.core.ranks import by_first, from_all, take_first
 from wgflow.driver.callbacks import evaluate_all
 from wgflow.generative.folder import WEIGHTS, still_there
 from wgflow.generative.latent_space import LatentSpace
@@ -29,8 +31,8 @@ class Monitor(Callback):
     Writes into the folder of the run: ``samples/update-*.png`` (the same latents every time), ``metrics.csv``,
     ``curves.png``, ``generator.safetensors`` (averaged weights; of a flow without a network its points) and TensorBoard
     events. Of these, curves and TensorBoard are left out when their package is not installed. A metric may report a number at
-    some evaluations only: its column is empty at the others. Of several processes all have a monitor: the first one does all
-    this, and the others wait for it as long as it takes.
+    some evaluations only: its column is empty at the others. Of several processes all have a monitor: the metrics of a generator are
+    dealt to them, where all have the same ones; the first process does everything else, and the others wait for it as long as it takes.
 
     Parameters
     ----------
@@ -126,16 +128,22 @@ class Monitor(Callback):
 
     def _look(self, run: "Run") -> None:
         device = run.state.rng.device
-        row = by_first(lambda: self._evaluated(run), device)
-        if row is not None:
-            self.rows.append(row)
-            by_first(lambda: self._write(run), device)
+        if (
+            by_first(run.nonfinite, device) is not None
+        ):  # the driver stops the run at its next look, on all ranks together
+            return
+        self.rows.append({"update": run.updates, "k": run.state.k, "t": run.state.t} | self._evaluated(run))
+        by_first(lambda: self._write(run), device)
 
-    def _evaluated(self, run: "Run") -> dict[str, float] | None:
-        if run.nonfinite() is not None:  # the driver stops the run at its next look, on all ranks together
-            return None
-        found = evaluate_all(self.metrics, pictured(present(run), self.space), run.seed, run.updates)
-        return {"update": run.updates, "k": run.state.k, "t": run.state.t} | found
+    def _evaluated(self, run: "Run") -> dict[str, float]:
+        rho, seeds = pictured(present(run), self.space), (run.seed, run.updates)
+        names = from_all([type(metric).__name__ for metric in self.metrics])
+        if len(names) == 1 or names != names[:1] * len(names) or not isinstance(rho, Pushforward):
+            return by_first(lambda: evaluate_all(self.metrics, rho, *seeds), run.state.rng.device)
+        # Statistics of batches are each rank's own: all look at the network of the first, which is exported.
+        net = copied(rho.map)
+        take_first([*net.parameters(), *net.buffers()])
+        return evaluate_all(self.metrics, replace(rho, net=net, reference=None), *seeds, shared=True)
 
     def _write(self, run: "Run") -> None:
         still_there(self.directory)

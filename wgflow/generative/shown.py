@@ -18,7 +18,8 @@ from wgflow.core.version import VERSION
 from wgflow.generative.folder import RECORD, plain_record
 from wgflow.generative.latent_space import Decoded, LatentSpace
 from wgflow.generative.nets.labelled import LabelledGenerator, WithoutLabels
-from wgflow.generative.runtime import Autocast
+from wgflow.generative.runtime import Autocast, Sharded
+from wgflow.measures import Derived
 from wgflow.solvers import JKOState
 from wgflow.storage.files import replacing
 
@@ -27,18 +28,36 @@ if TYPE_CHECKING:
 
 
 def present(run: "Run") -> Measure:
-    """Return the law in training as one samples it: averaged weights, in evaluation mode.
+    """Return the law in training as one samples it: averaged weights, in evaluation mode, and the draws of a single process.
 
     Before the first update this is the untrained network, not the reference map that the flow starts from.
     """
     state = run.state
     if not isinstance(state.measure, Pushforward):
-        return plain(state.present.inference())
+        return _as_one(plain(state.present.inference()))
     rho = state.successor.measure(state.measure) if isinstance(state, JKOState) else state.measure
     assert isinstance(rho, Pushforward)
     rho = replace(rho, reference=None).inference()
     latent = labels_of(rho)  # as often as in the data: training takes the classes in turn
-    return plain(rho if latent is None else replace(rho, latent=latent))
+    return _as_one(plain(rho if latent is None else replace(rho, latent=latent)))
+
+
+def _as_one(rho: Measure) -> Measure:
+    """Return a law whose latents are not a rank's share of them."""
+    if not isinstance(rho, Pushforward):
+        return rho
+    latent, noise = _whole(rho.latent), None if rho.noise is None else _whole(rho.noise)
+    same = latent is rho.latent and noise is rho.noise
+    return rho if same else replace(rho, latent=latent, noise=noise)
+
+
+def _whole(measure: Measure) -> Measure:
+    if isinstance(measure, Sharded):
+        return _whole(measure.base)
+    if not isinstance(measure, Derived):
+        return measure
+    base = _whole(measure.base)
+    return measure if base is measure.base else replace(measure, base=base)
 
 
 def labels_of(measure: Measure) -> LabelledLatent | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count
 from wgflow.core.outputs import numbers
+from wgflow.core.ranks import from_all, rank, together, world
 from wgflow.core.rng import generator, global_generators, mixed
 from wgflow.driver.callbacks.base import Callback
 from wgflow.measures import Measure
@@ -86,21 +87,32 @@ class Evaluate(Callback):
         self.initial = saved["initial"]
 
 
-def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int) -> dict[str, float]:
+def evaluate_all(metrics: Sequence[Metric], rho: Measure, *seeds: int, shared: bool = False) -> dict[str, float]:
     """Evaluate metrics on a measure, each with generators of its own that depend on ``seeds`` and its place only.
+
+    ``shared`` deals them to the ranks, all of which must call it together with the same measure; the numbers are the same.
 
     Raises
     ------
     BadInput
         When a metric uses a name that a record has already: one of the numbers would be lost.
     """
-    found: dict[str, float] = {}
-    for j, metric in enumerate(metrics):
-        seed, who = mixed(*seeds, j), type(metric).__name__
-        with global_generators(seed, rho.device):
-            new = numbers(metric(rho, generator(seed, rho.device)), who)
+    first, step = (rank(), world()) if shared else (0, 1)
+
+    def mine() -> dict[int, dict[str, float]]:
+        return {j: _evaluated(metrics[j], rho, mixed(*seeds, j)) for j in range(first, len(metrics), step)}
+
+    parts = from_all(together(mine)) if shared else [mine()]
+    by_metric, found = {j: new for part in parts for j, new in part.items()}, dict[str, float]()
+    for j, new in sorted(by_metric.items()):
         taken = sorted(new.keys() & (found.keys() | _OF_A_RECORD))
         if taken:
+            who = type(metrics[j]).__name__
             raise BadInput(f"metric {j}, {who}, reports {taken[0]!r}, which a record has already: give it another name")
         found |= new
     return found
+
+
+def _evaluated(metric: Metric, rho: Measure, seed: int) -> dict[str, float]:
+    with global_generators(seed, rho.device):
+        return numbers(metric(rho, generator(seed, rho.device)), type(metric).__name__)
