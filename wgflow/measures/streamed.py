@@ -200,6 +200,7 @@ def _gap(earlier: Tensor, later: Tensor) -> int | None:
         return 0
     if len(earlier) != _PHILOX:
         return None
+    # States of generators are on the host, those of a GPU's as well.
     (seed, begin), (same, end) = earlier.view(torch.int64).tolist(), later.view(torch.int64).tolist()
     return end - begin if seed == same else None
 
