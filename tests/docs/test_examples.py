@@ -128,6 +128,14 @@ def every_class(ns):
         assert float(ns["EnergyDistance"](Particles(real)).value(Particles(points))) < 0.1
 
 
+def all_modes(ns):
+    """Every seed reaches all modes but at most one; of a law that is uniform on the square, a quarter would be inside of one."""
+    for modes, inside in ns["ends"]:
+        assert modes >= 24
+        assert inside > 0.75
+    assert ns["coverage"](ns["runs"][0][0])[0] < 15  # and the source does not
+
+
 def same_time(ns):
     assert len(ns["curves"]) == 5
     for curve in ns["curves"].values():
@@ -161,6 +169,7 @@ def copies_or_not(ns):
 
 
 SCRIPTS = {
+    "plot_25_gaussians": all_modes,
     "plot_classes": every_class,
     "plot_classic_jko": chain_of_convex_networks,
     "plot_compare_discretizations": compared,
@@ -189,5 +198,5 @@ def test_what_the_gallery_shows(name, monkeypatch):
 
 
 def test_every_script_of_the_gallery_is_here_or_tested_elsewhere():
-    others = {"plot_entropies", "plot_gaussian_jko", "plot_25_gaussians"}
+    others = {"plot_entropies", "plot_gaussian_jko"}
     assert {p.stem for p in EXAMPLES.glob("plot_*.py")} == SCRIPTS.keys() | others
