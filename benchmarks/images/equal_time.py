@@ -1,6 +1,6 @@
 """What do four methods make of the same generator of Fashion-MNIST in the same CPU time? One seed of each; one grid for all.
 
-The recipes of `wgflow train fashion-mnist-10k --method NAME`, without labels and with constant learning rates, each stopped when its
+The settings of `Recipe(method=NAME)`, without labels and with constant learning rates, each stopped when its
 CPU time is over: that of its updates, and of W-Flow's encoder, which is trained first to fill in masked patches and knows no class.
 Scored by averaged generators. The Fréchet distance is in features of a small classifier of clothes, trained here on images that it is not
 measured with. It is not the FID.
