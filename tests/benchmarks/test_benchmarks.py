@@ -146,3 +146,13 @@ def test_the_eight_objectives_are_scored_and_a_record_goes_on(benchmark, tmp_pat
     assert [(r["objective"], r["tau"]) for r in runs] == [(o, t) for o in ("kl", "ckmmd") for t in ("none", "1")]
     assert all(r["frechet"] > 0 and r["sinkhorn_excess"] > 0 for r in runs)
     assert benchmark("gwf")["results"]["runs"] == runs, "runs of the record are kept"
+
+
+def test_metrics_are_measured_at_every_level_of_worse_images(benchmark):
+    record = benchmark("metric_order")
+    assert_says_where_it_comes_from(record)
+    (found,) = record["results"].values()
+    assert len(found["values"]) == 1 + 4 * 3
+    assert found["wrong_order"].keys() == {"energy_distance", "sinkhorn_excess", "frechet", "kernel"}
+    pale = found["values"]["contrast 0.5"]["energy_distance"][0]
+    assert pale > found["values"]["real"]["energy_distance"][0]  # by so much that 20 images show it

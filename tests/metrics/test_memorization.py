@@ -7,7 +7,7 @@ import torch
 
 from wgflow import BadInput
 from wgflow.measures import Dataset, Gaussian, Particles, StandardNormal
-from wgflow.metrics import Memorization, precision_recall
+from wgflow.metrics import Memorization, PrecisionRecall, precision_recall
 from wgflow.numerics.neighbors import nearest
 
 STATISTICS = ("nn_ratio", "memorized", "near_copies", "closer")
@@ -286,3 +286,21 @@ def test_points_whose_squared_distances_are_no_numbers_are_refused(unit):
         precision_recall(x[:15], x[15:])
     with pytest.raises(BadInput, match="change the unit"):
         Memorization(x[:15], n=10)(Particles(x[15:]), torch.Generator())
+
+
+def test_precision_and_recall_along_a_flow_are_those_of_its_draws_in_features():
+    real, model = cloud(40, 3, seed=0), cloud(40, 3, seed=1) + 0.5
+    seen = lambda x: torch.stack([x[:, 0], x.square().sum(1)], 1)  # noqa: E731
+    metric = PrecisionRecall(Particles(real), n=40, k=3, features=seen)
+    assert metric(Particles(model), torch.Generator()) == precision_recall(seen(real), seen(model), 3)
+    assert metric(Particles(model), torch.Generator()) != precision_recall(real, model, 3)
+    assert "n_real=40 k=3" in metric.protocol
+
+
+def test_precision_and_recall_need_more_points_than_neighbors():
+    with pytest.raises(BadInput, match="expected more than k points, and there are 5"):
+        PrecisionRecall(Particles(cloud(5, 2)))
+    with pytest.raises(BadInput, match="points must have one shape"):
+        PrecisionRecall(Particles(cloud(20, 2)), n=20)(Particles(cloud(20, 3)), torch.Generator())
+    with pytest.raises(BadInput, match="not finite"):
+        PrecisionRecall(Particles(cloud(20, 2)), n=20)(Particles(cloud(20, 2) / 0), torch.Generator())

@@ -4,7 +4,7 @@ from wgflow.metrics.base import FunctionalValue, Metric
 from wgflow.metrics.memorization import Memorization
 from wgflow.metrics.memorization_report import COPY_RATIO, MemorizationReport
 from wgflow.metrics.moments import Moments
-from wgflow.metrics.precision_recall import precision_recall
+from wgflow.metrics.precision_recall import PrecisionRecall, precision_recall
 from wgflow.metrics.sinkhorn import SinkhornMetric
 from wgflow.numerics.sinkhorn import MAX_POINTS, sinkhorn_divergence
 
@@ -16,6 +16,7 @@ __all__ = [
     "MemorizationReport",
     "Metric",
     "Moments",
+    "PrecisionRecall",
     "SinkhornMetric",
     "precision_recall",
     "sinkhorn_divergence",

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from wgflow.core.brief import brief
 from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.instead import suggest
 from wgflow.functionals.base import Functional
@@ -73,3 +74,8 @@ class FunctionalValue(Checked):
         with torch.no_grad():
             drawn = rho.draw(self.n, rng)
         return {self.name: float(self.F.freeze(rng).value(drawn).detach())}
+
+    @property
+    def protocol(self) -> str:
+        """All that is needed to compare the numbers with others."""
+        return f"{self.name}: {brief(self.F)} n={self.n}"

@@ -10,17 +10,16 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Whole, checked
-from wgflow.core.networks import called
 from wgflow.core.rng import generator, mixed
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
 from wgflow.metrics.memorization_report import MemorizationReport, Neighbors, compared
-from wgflow.metrics.points import all_points, masses, mean, same_kind
+from wgflow.metrics.points import all_points, embedded, masses, mean, same_kind
 from wgflow.metrics.precision_recall import precision_recall
 from wgflow.numerics.neighbors import nearest
 
-_BATCH, _BATCH_DENSITY = 500, 100
-"""Points whose features, and whose log densities, are found at a time."""
+_BATCH_DENSITY = 100
+"""Points whose log densities are found at a time."""
 
 
 class _Train(NamedTuple):
@@ -160,7 +159,7 @@ class Memorization(Checked):
         if drawn.event_shape != train.points.shape[1:]:
             shapes = tuple(drawn.event_shape), tuple(train.points.shape[1:])
             raise BadInput(f"the model has points of shape {shapes[0]}, the training data of {shapes[1]}")
-        theirs, ours = same_kind(train=Particles(train.features), model=self._embedded(drawn, "the model"))
+        theirs, ours = same_kind(train=Particles(train.features), model=embedded(drawn, self.features, "the model"))
         found, values = _neighbors(theirs, ours), dict[str, float]()
         for name, c in compared(found, real.neighbors).items():
             values |= {name: c.model, f"{name}_chance": c.chance, f"{name}_margin": c.margin}
@@ -201,7 +200,7 @@ class Memorization(Checked):
             raise BadInput(
                 f"the training data have {len(distinct)} distinct points: a ratio to the second-nearest takes 3 at least"
             )
-        return _Train(distinct, self._embedded(Particles(distinct), "train").x, len(cloud) - len(distinct))
+        return _Train(distinct, embedded(Particles(distinct), self.features, "train").x, len(cloud) - len(distinct))
 
     @cached_property
     def _real(self) -> _Real:
@@ -220,7 +219,7 @@ class Memorization(Checked):
             raise BadInput(
                 f"held-out points have shape {tuple(points.event_shape)}, the training data {tuple(train.points.shape[1:])}"
             )
-        features = self._embedded(points, "held_out")
+        features = embedded(points, self.features, "held_out")
         theirs, features = same_kind(train=Particles(train.features), held_out=features)
         neighbors = _neighbors(theirs, features)
         shared = neighbors.mean(neighbors.distance == 0)
@@ -230,19 +229,6 @@ class Memorization(Checked):
                 "held_out away, and training points are compared with each other"
             )
         return _Real(points, features, neighbors)
-
-    def _embedded(self, cloud: Particles, who: str) -> Particles:
-        """Return the features of a cloud, or its points, flat."""
-        (flat,) = same_kind(**{who: cloud})
-        if self.features is None:
-            return flat
-        parts = [called(self.features, "features", part) for part in cloud.x.detach().split(_BATCH)]
-        if not all(isinstance(part, Tensor) and part.dim() >= 2 for part in parts):
-            raise BadInput(f"features must return vectors (n, D), got {parts[0]!r:.80} of {who}")
-        found = torch.cat(parts)
-        if len(found) != len(cloud):
-            raise BadInput(f"features must return a vector a point, got {len(found)} of {len(cloud)} points of {who}")
-        return same_kind(**{f"the features of {who}": Particles(found, cloud.log_w)})[0]
 
     def _rng(self, what: str, device: torch.device | None = None) -> torch.Generator:
         return generator(mixed(self.seed, *what.encode()), device or self.train.device)

@@ -1,15 +1,20 @@
 """Clouds that metrics compare: all points of a finite measure, and clouds made comparable."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.finite import first_nonfinite_index
+from wgflow.core.networks import called
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
 
 _SMALLEST = 1e-150
 """Below it, and above its inverse, squares of distances are 0 or infinite in float64, and every point a neighbor of every other."""
+_BATCH = 500
+"""Points whose features are found at a time."""
 
 
 def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
@@ -77,3 +82,23 @@ def same_kind(**clouds: Particles | Tensor) -> tuple[Particles, ...]:
         Particles(c.x.detach().flatten(1).to(device, dtype), None if c.log_w is None else c.log_w.detach().to(device))
         for c in held.values()
     )
+
+
+def embedded(cloud: Particles, features: Callable[[Tensor], Tensor] | None, who: str) -> Particles:
+    """Return the features of a cloud, or its points, flat.
+
+    Raises
+    ------
+    BadInput
+        For points or features that are not finite, or that are no vectors, one a point.
+    """
+    (flat,) = same_kind(**{who: cloud})
+    if features is None:
+        return flat
+    parts = [called(features, "features", part) for part in cloud.x.detach().split(_BATCH)]
+    if not all(isinstance(part, Tensor) and part.dim() >= 2 for part in parts):
+        raise BadInput(f"features must return vectors (n, D), got {parts[0]!r:.80} of {who}")
+    found = torch.cat(parts)
+    if len(found) != len(cloud):
+        raise BadInput(f"features must return a vector a point, got {len(found)} of {len(cloud)} points of {who}")
+    return same_kind(**{f"the features of {who}": Particles(found, cloud.log_w)})[0]

@@ -1,12 +1,18 @@
 """Precision, recall, density and coverage of samples against real data, by the balls of nearest neighbors."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Count, checked
+from wgflow.core.fields import Checked, Count, Whole, checked
+from wgflow.core.rng import generator
+from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.metrics.points import masses, mean, same_kind
+from wgflow.metrics.points import embedded, masses, mean, same_kind
 from wgflow.numerics.distances import Distances, tiles
 from wgflow.numerics.neighbors import nearest
 
@@ -93,3 +99,71 @@ def precision_recall(real: Particles | Tensor, model: Particles | Tensor, k: Cou
 def _balls(cloud: Tensor, k: int) -> Tensor:
     """Return the distance of every point to the k-th nearest other one."""
     return nearest(cloud, cloud, k, own=torch.arange(len(cloud), device=cloud.device))[0][:, -1] * (1 + _ROUNDING)
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecall(Checked):
+    r"""The four numbers of :func:`precision_recall` of ``n`` draws against ``n`` fixed real points, along a flow.
+
+    Parameters
+    ----------
+    reference : Measure
+        Real data; of a finite measure ``n`` distinct points are chosen.
+    n : int
+        Points in either cloud.
+    k : int
+        Which neighbor.
+    features : callable, optional
+        From points (n, \*event) to vectors (n, D) in which distances are taken; of images
+        :class:`~wgflow.generative.metrics.ImageFeatures`.
+    seed : int
+        Of the real points.
+
+    Raises
+    ------
+    BadInput
+        On construction for k points or fewer; in a call as :func:`precision_recall`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> metric = PrecisionRecall(wg.StandardNormal(2), n=200)
+    >>> metric(wg.Particles(torch.zeros(200, 2)), torch.Generator())["recall"]
+    0.0
+    """
+
+    reference: Measure
+    n: Count = 1000
+    k: Count = 5
+    features: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
+    seed: Whole = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        atoms = self.reference.num_atoms
+        found = self.n if atoms is None else min(atoms, self.n)
+        if found <= self.k:
+            raise BadInput(
+                f"PrecisionRecall(n={self.n}, k={self.k}): expected more than k points, and there are {found}"
+            )
+
+    @checked
+    @torch.no_grad()
+    def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
+        """Return the four numbers for ``rho``."""
+        return precision_recall(self._real, embedded(rho.draw(self.n, rng), self.features, "the model"), self.k)
+
+    @property
+    def protocol(self) -> str:
+        """All that is needed to compare the numbers with others."""
+        space = "points" if self.features is None else getattr(self.features, "id", "features")
+        return f"precision and recall n={self.n} n_real={len(self._real)} k={self.k} seed={self.seed} units={space}"
+
+    @cached_property
+    def _real(self) -> Particles:
+        rng, atoms = generator(self.seed, self.reference.device), self.reference.num_atoms
+        if atoms is None:
+            cloud = self.reference.draw(self.n, rng)
+        else:
+            cloud = self.reference.take(torch.randperm(atoms, generator=rng, device=rng.device)[: self.n], rng)
+        return embedded(cloud, self.features, "the reference")

@@ -13,7 +13,6 @@ from torch import nn
 
 from wgflow import BadInput, DataNotFound
 from wgflow.generative.data import ImageData, ImageSet, to_unit
-from wgflow.generative.metrics import fid as fid_module
 from wgflow.generative.metrics import inception as inception_module
 from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
 from wgflow.generative.metrics.features import ModuleFeatures, RandomConvFeatures, sha256
@@ -184,11 +183,11 @@ def test_one_pass_of_the_network_serves_both_distances_and_the_reference_is_kept
     assert Counting.seen == 30 + 20 + 20
 
 
-def test_depends_on_its_generator_only(monkeypatch):
-    monkeypatch.setattr(fid_module, "KID_SUBSETS", 3)
+def test_depends_on_its_generator_only():
     model, x = ImageData(images(3000, seed=1)), images(1500)
     before = torch.get_rng_state()
-    metric = FID(PIXELS, x, n=1500, batch=500, kid=True)
+    metric = FID(PIXELS, x, n=1500, batch=500, kid=True, subsets=3)
+    assert "subsets=3x1000" in metric.protocol
     first = metric(model, rng(1))
     assert torch.equal(before, torch.get_rng_state())
     torch.rand(3)
