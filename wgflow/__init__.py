@@ -32,6 +32,7 @@ from wgflow.driver.solve import solve
 from wgflow.estimators import (
     ESTIMATORS,
     R1,
+    Augmentation,
     Autograd,
     Blob,
     Clipped,
@@ -206,7 +207,7 @@ def __getattr__(name: str) -> Any:
 # fmt: off
 __all__ = [
     "ESTIMATORS", "FUNCTIONALS", "JKO", "KALE", "KERNELS", "KL", "LBFGS", "MAPS", "MEASURES", "MMD", "ODE", "R1", "RBF",
-    "RK4", "SGD", "SOLVERS", "W1", "Accelerated", "Adam", "AdamsBashforth", "Annealed", "Autograd", "BadInput",
+    "RK4", "SGD", "SOLVERS", "W1", "Accelerated", "Adam", "AdamsBashforth", "Annealed", "Augmentation", "Autograd", "BadInput",
     "Balanced", "BirthDeath", "Blob", "BoundedEuler", "Callback", "CannotWrite", "Chain", "Checkpoint",
     "CheckpointError", "Chi2", "Chi2Signed", "Chi2Tight", "Clipped", "Cosine", "Critic", "CrossEntropy", "DataNotFound",
     "Dataset", "DensityModel", "Diverged", "EnergyDistance", "EntropicJKO", "Entropy", "EqualMovement", "Estimator",

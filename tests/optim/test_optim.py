@@ -33,11 +33,18 @@ def test_cosine_is_that_of_pytorch():
         theirs.step()
 
 
+def test_the_learning_rate_grows_linearly_to_that_of_the_cosine():
+    warm, cosine = Cosine(20, 0.1, warmup=4), Cosine(20, 0.1)
+    assert [warm(i, 1.0) / cosine(i, 1.0) for i in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    assert [Cosine(20, 1.0, warmup=2)(i, 1.0) for i in (0, 1, 10, 99)] == [0.5, 1.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Cosine(0, 0.1), r"Cosine\(updates=0\): expected a whole number from 1 up"),
         (lambda: Cosine(5, -0.1), r"floor=-0.1"),
+        (lambda: Cosine(5, 0.1, warmup=0), r"warmup=0"),
         (lambda: Cosine(5, math.nan), r"floor=nan"),
         (lambda: Adam(0.0), r"Adam\(lr=0.0\): expected a positive, finite"),
         (lambda: Adam(math.inf), r"Adam\(lr=inf\)"),

@@ -31,6 +31,7 @@ def train(
     extend: Whole = 0,
     device: str = "auto",
     checkpoint_seconds: NonNegative = 60.0,
+    profile: Whole = 0,
     callback: str | None = None,
     allow_code: bool = False,
     overrides: dict[str, Any],
@@ -49,11 +50,13 @@ def train(
         auto, cpu, cuda or cuda:N.
     checkpoint_seconds
         Wall time between checkpoints.
+    profile
+        Updates to show in trace.json of the folder, for chrome://tracing or Perfetto.
     callback
         Readers of the training, as package.module:NAME of a Callback, or of a class or function without arguments that makes one;
         several are separated by commas. A module is run.
     allow_code
-        Import what a recipe file names as package.module:NAME; what --network and --encoder name is allowed.
+        Import what a recipe file names as package.module:NAME; what --network, --encoder and --autoencoder name is allowed.
     """
     from wgflow.cli.own import callbacks
     from wgflow.cli.starting import Opening
@@ -69,7 +72,7 @@ def train(
         )
     source = recipe or FIRST
     chosen = Recipe.load(source, allow_code=True)
-    named = {name: None for name in ("network", "encoder") if name in overrides}
+    named = {name: None for name in ("network", "encoder", "autoencoder") if name in overrides}
     chosen.changed(**named).trusted(source, allow_code)  # what the command line names is allowed
     own, chosen = chosen.method, chosen.changed(**as_changes(overrides))
     stem = Path(recipe or chosen.data).stem
@@ -81,6 +84,7 @@ def train(
         "device": device,
         "checkpoint_seconds": checkpoint_seconds,
         "extend": extend,
+        "profile": profile,
         "callbacks": readers,
     }
     try:
@@ -94,7 +98,7 @@ def train(
     if not first:
         return
     last = solution.history[-1] if solution.history else {"k": 0}
-    shown = {k: round(v, 4) for k, v in last.items() if k.startswith(("sinkhorn", "fid", "frechet", "kid"))}
+    shown = {k: round(v, 4) for k, v in last.items() if k.startswith(("energy", "sinkhorn", "fid", "frechet", "kid"))}
     print(f"{solution.status}: {last['k']} steps, {shown}")
     left = [place / name for name in ("samples", "curves.png", "metrics.csv") if (place / name).exists()]
     print(f"look at {', '.join(map(str, left))}")

@@ -1,5 +1,6 @@
 """Estimators of the first variation."""
 
+from wgflow.estimators.augmentation import Augmentation
 from wgflow.estimators.autograd import Autograd
 from wgflow.estimators.base import ESTIMATORS, Estimator, register_estimator
 from wgflow.estimators.bounded import Clipped, spectral_norm
@@ -19,6 +20,7 @@ from wgflow.functionals.penalties import R1, GradientPenalty, Penalty
 __all__ = [
     "ESTIMATORS",
     "R1",
+    "Augmentation",
     "Autograd",
     "Blob",
     "Clipped",

@@ -14,12 +14,16 @@ from wgflow.core.instead import shown
 from wgflow.core.networks import called
 from wgflow.core.rng import aside
 from wgflow.core.typing import Info, NetSource, Points, Scalar
+from wgflow.estimators.augmentation import Augmentation
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, register_estimator
 from wgflow.functionals import R1, Functional, Penalty
 from wgflow.measures import Particles
 from wgflow.measures.realised import DRAWS
 from wgflow.optim import Adam, Descent, Optim
 from wgflow.optim.balance import BATCHES, imbalance
+
+_BATCHES = 3
+"""Of the model, of the data and between them: what a critic's loss looks at."""
 
 
 @dataclass(eq=False)
@@ -28,6 +32,13 @@ class CriticState:
 
     net: nn.Module
     descent: Descent
+
+
+@dataclass(eq=False)
+class AugmentedState(CriticState):
+    """A critic that sees changed points, and the random numbers (1, n, numbers) of what the moving measure descends."""
+
+    numbers: Tensor | None = None
 
 
 @register_estimator("critic")
@@ -53,6 +64,9 @@ class Critic(Estimator):
         Another penalty, such as ``GradientPenalty(10, "gp")``. By default the functional's own: ``GradientPenalty()`` for ``W1``, whose
         critics must not be steep, and none for the others. ``"none"`` for a network that is bounded by itself
         (``spectral_norm(net)``, ``Clipped(net)``).
+    augment : Augmentation, optional
+        Random change of the points of model and data before the network sees them, drawn anew in every update of either;
+        penalties are on slopes in the points as they were. Of images: ``DiffAugment()``.
 
     Notes
     -----
@@ -77,6 +91,7 @@ class Critic(Estimator):
     iters: Count = 1
     r1: R1 | None = None
     penalty: Penalty | Literal["none"] | None = None
+    augment: Augmentation | None = None
 
     needs = ("conjugate", "variational")
     needs_samples = True
@@ -93,21 +108,27 @@ class Critic(Estimator):
         data = F.at(0, 0.0).data()
         if data is not None and data.can_draw:
             _look(net, data.draw(F.batch or DRAWS, aside(rng)).x, F.learns_features)
-        return CriticState(net, self.optim.build(net.parameters()))
+        return (CriticState if self.augment is None else AugmentedState)(net, self.optim.build(net.parameters()))
 
     def refine(self, F: Functional, draw: Draw, es: CriticState, rng: torch.Generator) -> Info:
         """Ascend ``iters`` times, each on a fresh realization of ``F`` and a fresh batch."""
         info: Info = {}
         for _ in range(self.iters):
-            info = self._ascend(F.freeze(rng), draw(rng), es, rng)
+            realised, rho = F.freeze(rng), draw(rng)
+            numbers = self._numbers(F, rho, _BATCHES, rng)
+            info = self._ascend(realised, rho, es, rng, numbers)
+            if isinstance(es, AugmentedState):
+                es.numbers = self._numbers(F, rho, 1, rng)
         return info
 
-    def _ascend(self, F: Functional, rho: Particles, es: CriticState, rng: torch.Generator) -> Info:
+    def _ascend(
+        self, F: Functional, rho: Particles, es: CriticState, rng: torch.Generator, numbers: Tensor | None
+    ) -> Info:
         looked = [_Looked.at(p, F, rho, rng) for p in self.penalties(F) if es.descent.updates % p.every == 0]
         info: Info = {}
 
         def objective() -> Scalar:
-            loss, told = as_one_graph(_loss, es.net)(F, rho, _evaluated(F, es), looked)
+            loss, told = as_one_graph(_loss, es.net)(F, rho, self._evaluated(F, es, numbers), looked)
             info.update(told)
             return loss
 
@@ -129,7 +150,8 @@ class Critic(Estimator):
 
         def parts() -> Iterator[tuple[Scalar, Scalar]]:
             for _ in range(BATCHES):
-                realised, rho, net = F.freeze(rng), draw(rng), _evaluated(F, es)
+                realised, rho = F.freeze(rng), draw(rng)
+                net = self._evaluated(realised, es, self._numbers(F, rho, _BATCHES, rng))
                 looked = [_Looked.at(p, realised, rho, rng) for p in map(_at_every_update, self.penalties(F))]
                 model = realised.surrogate(net, rho)
                 yield model, -as_one_graph(_loss, es.net)(realised, rho, net, looked)[0] - model
@@ -138,7 +160,20 @@ class Critic(Estimator):
 
     def surrogate(self, F: Functional, rho: Particles, es: CriticState) -> Scalar:
         r"""Return :math:`\langle\varphi,\rho\rangle`, plus the values of what a sum holds beside the critic's term."""
-        return F.surrogate(_evaluated(F, es), rho)
+        numbers = es.numbers if isinstance(es, AugmentedState) else None
+        return F.surrogate(self._evaluated(F, es, numbers), rho)
+
+    def _numbers(self, F: Functional, rho: Particles, count: int, rng: torch.Generator) -> Tensor | None:
+        """Return uniform numbers (count, n, numbers) that change the points of so many batches; of several ranks, this one's part."""
+        data = F.data()
+        if self.augment is None or data is None:
+            return None
+        like = rho.x.new_empty(max(len(rho), F.batch or 1), count * self.augment.numbers)
+        u = torch.special.ndtr(data.normals(like, rng)).clamp(max=1 - torch.finfo(like.dtype).eps)
+        return u.unflatten(1, (count, -1)).movedim(1, 0)
+
+    def _evaluated(self, F: Functional, es: CriticState, numbers: Tensor | None) -> "_Evaluated":
+        return _Evaluated(es.net, F.learns_features, None if numbers is None else self.augment, numbers)
 
     def potential(self, F: Functional, x: Points, es: CriticState) -> Tensor:
         r"""Return :math:`\varphi(x)`, shape (n,), without gradient.
@@ -189,10 +224,6 @@ def _loss(F: Functional, rho: Particles, net: "_Evaluated", looked: list[_Looked
     return loss, info | {f"critic/{name}": value for name, value in F.diagnostics(net).items()}
 
 
-def _evaluated(F: Functional, es: CriticState) -> "_Evaluated":
-    return _Evaluated(es.net, F.learns_features)
-
-
 @torch.no_grad()
 def _look(net: nn.Module, x: Points, features: bool) -> None:
     """Look at the output of a network before work starts, and leave it as it was."""
@@ -212,17 +243,23 @@ def _at_every_update(penalty: Penalty) -> Penalty:
 
 
 class _Evaluated:
-    """A critic that checks its output and never evaluates the same tensor twice."""
+    """A critic that checks its output and never evaluates the same tensor twice, each changed by random numbers of its own."""
 
-    def __init__(self, net: Callable[[Points], Any], features: bool) -> None:
-        self.net, self.features = net, features
+    def __init__(
+        self,
+        net: Callable[[Points], Any],
+        features: bool,
+        augment: Augmentation | None = None,
+        numbers: Tensor | None = None,
+    ) -> None:
+        self.net, self.features, self.augment, self.numbers = net, features, augment, numbers
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, x: Points) -> Tensor:
         for known, v in self.seen:
             if known is x:
                 return v
-        v = called(self.net, "the critic", x)
+        v = called(self.net, "the critic", self._changed(x))
         if not isinstance(v, Tensor):
             raise BadInput(f"a critic must map {tuple(x.shape)} to a tensor ({len(x)},), got {shown(v)}")
         if v.shape == (len(x), 1):
@@ -238,3 +275,11 @@ class _Evaluated:
         v = v if v.dtype in (torch.float32, torch.float64) else v.float()
         self.seen.append((x, v))
         return v
+
+    def _changed(self, x: Points) -> Points:
+        if self.augment is None or self.numbers is None:
+            return x
+        u = self.numbers[min(len(self.seen), len(self.numbers) - 1)]
+        if len(x) > len(u):  # of a target that is used whole
+            u = u[torch.arange(len(x), device=u.device) % len(u)]
+        return self.augment(x, u[: len(x)])

@@ -1,11 +1,13 @@
 """From a recipe to a flow: what a preset asks for, by the names of its parameters."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from wgflow import (
     Balanced,
+    Critic,
     Flow,
     Functional,
     Labelled,
@@ -19,8 +21,9 @@ from wgflow import (
 from wgflow.core.errors import BadInput, Incompatible
 from wgflow.core.rng import generator, mixed
 from wgflow.functionals.base import check_batches
+from wgflow.generative.augment import DiffAugment
 from wgflow.generative.encoders import encoder
-from wgflow.generative.methods import Method
+from wgflow.generative.methods import AUTO, Method
 from wgflow.generative.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     BadInput
         When the preset does not fit the data, the networks or the batch, or does not return a flow.
     """
+    if recipe.options.get("batch") == AUTO:
+        raise BadInput(f"batch={AUTO!r} is found by train(), which tries the device: give a number here")
     options = {k: o.made(recipe.options[k]) for k, o in method.options.items() if not o.unsaid(recipe.options[k])}
     if recipe.ema_half_life is not None:
         options["ema"] = ema_decay(recipe.ema_half_life, options["batch"])
@@ -53,6 +58,8 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     flow = method.preset(**{name: given[name] for name in method.roles if name in given}, **options)
     if not isinstance(flow, Flow):
         raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
+    if recipe.augment is not None:
+        flow = _augmented(flow, recipe, data)
     if recipe.labels and not _by_class(flow.functional):
         # A rank's part of a draw has not every class, so that drifts do not compare it class by class.
         over = f"over {here.world} processes " if here.world > 1 else ""
@@ -65,6 +72,18 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
         raise Incompatible(f"method {method.name} cannot be trained on images: {reason}")
     check_batches(flow.functional.at(0, 0.0))
     return flow
+
+
+def _augmented(flow: Flow, recipe: "Recipe", data: Measure) -> Flow:
+    """Return the flow with a critic that sees changed images."""
+    augment, critic = DiffAugment(cast(str, recipe.augment)), flow.solver.estimator
+    if recipe.labels or len(data.event_shape) != 3:
+        raise BadInput(f"augment={recipe.augment!r} is for images without labels: leave out labels and pca, or augment")
+    if not isinstance(critic, Critic):
+        raise BadInput(
+            f"augment={recipe.augment!r}: method {recipe.method} has a {type(critic).__name__} and no critic"
+        )
+    return replace(flow, solver=replace(cast(Any, flow.solver), estimator=replace(critic, augment=augment)))
 
 
 def _by_class(F: Functional) -> bool:

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from wgflow import EnergyDistance
+from wgflow import EnergyDistance, Streamed
 from wgflow.core.fields import Positive, Whole, checked
 from wgflow.generative.data import ImageData
 from wgflow.metrics import FunctionalValue, Metric, SinkhornMetric
 
 
 @checked
-def energy(data: ImageData, n: Whole) -> list[Metric]:
+def energy(data: ImageData | Streamed, n: Whole) -> list[Metric]:
     r"""Return the energy distance to unflipped data as a list of one metric, ``energy_distance``, or of none for ``n=0``.
 
     :math:`2E|X-Y|-E|X-X'|-E|Y-Y'|` over all pairs of distinct points of ``n`` images :math:`X_i` of the model and ``n`` images
@@ -18,8 +18,8 @@ def energy(data: ImageData, n: Whole) -> list[Metric]:
 
     Parameters
     ----------
-    data : ImageData
-        Real images.
+    data : ImageData or Streamed
+        Real images, streamed or not.
     n : int
         Images in a cloud; a single one has no pairs, and no metric.
 
@@ -47,20 +47,20 @@ def energy(data: ImageData, n: Whole) -> list[Metric]:
     """
     if n < 2:
         return []
-    F = replace(EnergyDistance(ImageData(data.images), batch=n), pairs="distinct")
+    F = replace(EnergyDistance(_unflipped(data), batch=n), pairs="distinct")
     return [FunctionalValue(F, n=n, name="energy_distance")]
 
 
 @checked
-def sinkhorn(data: ImageData, n: Whole, blur: Positive) -> list[Metric]:
+def sinkhorn(data: ImageData | Streamed, n: Whole, blur: Positive) -> list[Metric]:
     r"""Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``.
 
     The clouds hold at most half of the data: real against real needs two disjoint samples.
 
     Parameters
     ----------
-    data : ImageData
-        Real images.
+    data : ImageData or Streamed
+        Real images, streamed or not.
     n : int
         Points a cloud.
     blur : float
@@ -79,5 +79,13 @@ def sinkhorn(data: ImageData, n: Whole, blur: Positive) -> list[Metric]:
     >>> [metric.n for metric in sinkhorn(data, n=1000, blur=1.0)], sinkhorn(data, n=0, blur=1.0)
     ([5], [])
     """
-    n = min(n, len(data) // 2)
-    return [SinkhornMetric(ImageData(data.images), n=n, blur=blur)] if n > 1 else []
+    reference = _unflipped(data)
+    n = min(n, (reference.num_atoms or 0) // 2)
+    return [SinkhornMetric(reference, n=n, blur=blur)] if n > 1 else []
+
+
+def _unflipped(data: ImageData | Streamed) -> ImageData | Streamed:
+    images = data.base if isinstance(data, Streamed) else data
+    assert isinstance(images, ImageData)
+    unflipped = ImageData(images.images)
+    return replace(data, base=unflipped) if isinstance(data, Streamed) else unflipped

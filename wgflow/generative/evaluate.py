@@ -12,6 +12,7 @@ from wgflow.core.fields import checked
 from wgflow.core.registry import near_misses
 from wgflow.driver.callbacks import evaluate_all, json_numbers
 from wgflow.generative.data import ImageData, load_images
+from wgflow.generative.distances import energy, sinkhorn
 from wgflow.generative.latent_space import LATENT_SPACE, LatentSpace
 from wgflow.generative.memorization import memorization_reports, save_reports, unseen_images
 from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
@@ -21,7 +22,6 @@ from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.generative.pairs import named_object
 from wgflow.generative.recorded import load_law, read_run
 from wgflow.generative.runtime import runtime
-from wgflow.generative.train import sinkhorn
 from wgflow.storage.files import write_text
 
 EVALUATION = "evaluation.json"
@@ -199,7 +199,8 @@ def evaluate(
     rho = load_generator(run, device, allow_code=allow_code)
     pictures = load_images(recipe.data, recipe.data_root, size=recipe.image_size)
     data = ImageData(pictures.images.to(rho.device))
-    metrics: list[Any] = list(sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur))
+    n_pixels = recipe.sinkhorn_points
+    metrics: list[Any] = [*energy(data, n_pixels), *sinkhorn(data, n_pixels, recipe.sinkhorn_blur)]
     if extractor is not None:
         if isinstance(extractor, torch.nn.Module):
             extractor = extractor.to(rho.device)

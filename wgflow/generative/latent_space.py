@@ -1,5 +1,6 @@
-"""A linear latent space of images: their principal components."""
+"""Spaces in which images are trained as codes, and the linear one: their principal components."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,8 +23,29 @@ _LARGEST, _CHUNK = 4096, 512
 _AGAIN = "remove it, and the training that is started again with the same options fits it anew"
 
 
+class Space(Checked, Placed, ABC):
+    """A space of codes of images, in which a flow may live."""
+
+    @property
+    @abstractmethod
+    def event_shape(self) -> torch.Size:
+        """Shape of a code."""
+
+    @abstractmethod
+    def encode(self, x: Points) -> Points:
+        """Return the codes (n, *event) of images (n, c, h, w) in [-1, 1]."""
+
+    @abstractmethod
+    def decode(self, z: Points) -> Points:
+        """Return the images (n, c, h, w) of codes, cut to [-1, 1]."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write what a run needs to decode as safetensors."""
+
+
 @dataclass(frozen=True, eq=False)
-class LatentSpace(Checked, Placed):
+class LatentSpace(Space):
     r"""Codes :math:`z=\Lambda^{-1/2}V^\top(x-m)` of images, of mean 0 and unit covariance over the training images.
 
     So :math:`N(0,I)` decodes to the Gaussian with the mean and, in these directions, the covariance of the images.
@@ -92,6 +114,11 @@ class LatentSpace(Checked, Placed):
         """Number of components."""
         return len(self.std)
 
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape (k,) of a code."""
+        return torch.Size([self.dim])
+
     def encode(self, x: Points) -> Points:
         """Return the codes (n, k) of images (n, c, h, w) in [-1, 1]."""
         return (x - self.mean).flatten(1) @ self.directions.flatten(1).T / self.std
@@ -131,12 +158,12 @@ class Encoded(Derived):
     """The law of the codes of images."""
 
     base: ImageData | Streamed
-    space: LatentSpace
+    space: Space
 
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]
-        """Shape (k,) of a code."""
-        return torch.Size([self.space.dim])
+        """Shape of a code."""
+        return self.space.event_shape
 
     @property
     def num_atoms(self) -> int | None:
@@ -160,7 +187,7 @@ class Encoded(Derived):
 class Decoded(nn.Module):
     """A network whose outputs are codes, followed by their images."""
 
-    def __init__(self, net: nn.Module, space: LatentSpace) -> None:
+    def __init__(self, net: nn.Module, space: Space) -> None:
         super().__init__()
         self.net, self.space = net, space
 

@@ -21,6 +21,8 @@ from wgflow.presets import PRESETS, option_texts
 NETWORKS_OF = ("generator", "critic", "noise", "reference")
 METHOD = "method."
 """Before the name of an option, so that it is not taken for a field of a recipe."""
+AUTO = "auto"
+"""In the place of a batch: the largest that fits, which a training finds by trial."""
 ROLES = ("target", "latent", "initial", "encoder", *NETWORKS_OF)
 """Parameters of a preset that the rest of a recipe gives: data, networks and where the flow starts."""
 NAMED: Mapping[type, Registry[Any]] = {Kernel: KERNELS}
@@ -68,6 +70,8 @@ class Option:
 
     def read(self, value: Any, name: str) -> Any:
         """Return a value as plain data, checked; raises ``BadInput`` that calls it ``name``."""
+        if self.name == "batch" and value == AUTO:
+            return AUTO
         if value is None or (
             isinstance(value, str) and value.strip().lower() in NOTHING and str not in kinds(self.hint)
         ):
@@ -200,6 +204,10 @@ class Method:
             "network": self.trains,
             "channels": self.trains,
             "compile": self.trains,
+            "multipliers": "generator" in self.roles,
+            "attention": "generator" in self.roles,
+            "checkpointing": self.trains,
+            "augment": "critic" in self.roles,
             "ema_half_life": self.averages,
             "particles": self.moves_images,
             "encoder": "encoder" in self.roles,
@@ -261,6 +269,8 @@ def _method(name: str, preset: Any) -> Method | str:
         plain = needed or isinstance(p.default, (*_PLAIN, tuple))
         default = p.default if plain and not needed else None
         about = texts.get(p.name) or TEXTS.get(p.name, f"{p.name.replace('_', ' ').capitalize()} of the method.")
+        if p.name == "batch":
+            about += f" {AUTO}: as many as the memory holds, found by trial."
         options[p.name] = Option(p.name, hint, default, about, needed, p.default)
     if "target" not in roles:
         return "it has no parameter target"

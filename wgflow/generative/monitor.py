@@ -1,6 +1,7 @@
 """What a person looks at while a generator trains: sample grids, curves and numbers."""
 
 import csv
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,9 +16,10 @@ from wgflow.core.networks import copied
 from wgflow.core.ranks import by_first, from_all, take_first
 from wgflow.driver.callbacks import evaluate_all
 from wgflow.generative.folder import WEIGHTS, still_there
-from wgflow.generative.latent_space import LatentSpace
+from wgflow.generative.latent_space import Space
 from wgflow.generative.sample import save_images
 from wgflow.generative.shown import export, pictured, present
+from wgflow.generative.speed import SPEED
 from wgflow.metrics import Metric
 from wgflow.storage.files import reason, remove_strays, replacing
 
@@ -44,7 +46,7 @@ class Monitor(Callback):
         Updates between two evaluations; the start and the end are always evaluated.
     images : int
         Images on a grid.
-    space : LatentSpace, optional
+    space : Space, optional
         Where the flow lives, if not among images.
     record : dict, optional
         What identifies the run: put into the exported file.
@@ -74,7 +76,7 @@ class Monitor(Callback):
         metrics: Sequence[Metric],
         every: Count,
         images: Count = 64,
-        space: LatentSpace | None = None,
+        space: Space | None = None,
         record: dict[str, Any] | None = None,
     ) -> None:
         self.directory, self.metrics, self.every, self.images = Path(directory), metrics, every, images
@@ -83,6 +85,8 @@ class Monitor(Callback):
         self.windows: list[dict[str, float]] = []
         self.steps: list[int] = []
         self.board: _Board | None = None
+        self.seconds = 0.0
+        """Spent on evaluations in this session."""
 
     def on_start(self, run: "Run") -> None:
         """Look at where the flow starts: at the untrained generator."""
@@ -100,7 +104,8 @@ class Monitor(Callback):
 
     def on_log(self, run: "Run", window: dict[str, float]) -> None:
         """Keep the window for the curves."""
-        self.windows.append({"update": run.updates, "k": run.state.k} | window)
+        told = {name: value for name, value in window.items() if not name.startswith(SPEED)}
+        self.windows.append({"update": run.updates, "k": run.state.k} | told)
         if self.board is not None:
             self.board.add(window, run.updates)
 
@@ -132,8 +137,10 @@ class Monitor(Callback):
             by_first(run.nonfinite, device) is not None
         ):  # the driver stops the run at its next look, on all ranks together
             return
+        begun = time.perf_counter()  # after the device was waited for: the rest is evaluation
         self.rows.append({"update": run.updates, "k": run.state.k, "t": run.state.t} | self._evaluated(run))
         by_first(lambda: self._write(run), device)
+        self.seconds += time.perf_counter() - begun
 
     def _evaluated(self, run: "Run") -> dict[str, float]:
         rho, seeds = pictured(present(run), self.space), (run.seed, run.updates)

@@ -1,6 +1,7 @@
 """Networks by name: the generator and the critic of a recipe."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from wgflow.core.errors import BadInput, WgflowError
@@ -23,11 +24,16 @@ def network_pair(name: str) -> NetworkPair:
 
 
 def networks(
-    name: str, channels: int | None, event_shape: tuple[int, ...], classes: int = 0, **further: int
+    name: str,
+    channels: int | None,
+    event_shape: tuple[int, ...],
+    classes: int = 0,
+    levels: Mapping[str, tuple[int, ...]] | None = None,
+    **further: int,
 ) -> tuple[Any, Any]:
     """Return a fresh generator and critic for images (c, h, w) of this shape, or for vectors (d,).
 
-    With ``classes`` both are for points with a label behind them. ``further`` are sizes of the critic.
+    With ``classes`` both are for points with a label behind them. ``levels`` are sizes of the generator, ``further`` of the critic.
     """
     pair = network_pair(name)
     vectors = len(event_shape) == 1
@@ -36,9 +42,9 @@ def networks(
         sizes["width" if vectors else "channels"] = channels
     try:
         made = pair.labelled(classes) if classes else pair
-        generator, critic = made.generator(**sizes), made.critic(**sizes, **further)
+        generator, critic = made.generator(**sizes, **(levels or {})), made.critic(**sizes, **further)
     except TypeError as error:
-        given = ", ".join(f"{name}={value}" for name, value in (sizes | further).items())
+        given = ", ".join(f"{name}={value}" for name, value in (sizes | dict(levels or {}) | further).items())
         what = "; in a latent space of principal components networks are for vectors, such as toy" if vectors else ""
         raise BadInput(f"network={name!r} cannot be made with {given}: {error}{what}") from error
     for attribute in ("source_shape", "noise_shape", "reference"):
@@ -59,3 +65,11 @@ def named_object(name: str, what: str) -> Any:
         raise
     except Exception as error:  # whatever the module does
         raise BadInput(f"{what}={name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def whole_numbers(text: str, name: str) -> tuple[int, ...]:
+    """Return the numbers that a text like ``1,2,2`` holds; raises ``BadInput`` that calls it ``name``."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= 2**16 for word in words):
+        raise BadInput(f"{name}={text!r}: expected whole numbers from 1 up with commas between them, such as 1,2,2")
+    return tuple(map(int, words))

@@ -1,36 +1,36 @@
 """A training as data: everything that decides the result, in one flat record that is saved beside it."""
 
 import dataclasses
-import os
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 from wgflow import Flow, Measure
 from wgflow.core.brief import Brief, Pieces, brief, table
 from wgflow.core.compiling import Compile
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Count, Positive, Whole, checked, field_rules
-from wgflow.core.imports import require
+from wgflow.core.fields import Count, Positive, Whole, field_rules
 from wgflow.core.registry import near_misses
-from wgflow.core.words import read, shortened
+from wgflow.core.words import shortened
 from wgflow.generative import pairs
 from wgflow.generative.compose import compose
-from wgflow.generative.earlier import FIRST_METHOD, as_method, with_both_rates
-from wgflow.generative.flat_yaml import flat_yaml
+from wgflow.generative.earlier import FIRST_METHOD, with_both_rates
 from wgflow.generative.methods import METHOD, Method, method, methods
+from wgflow.generative.nets._recomputed import recompute
 from wgflow.generative.runtime import Runtime
 from wgflow.generative.settings import SETTINGS, Ready
+from wgflow.generative.written import Written
 from wgflow.storage.describe import digest
-from wgflow.storage.files import write_text
 
 _HALF_LIFE, _PARTICLES = 5_000.0, 1_000
 _WHY = {
     "network": "it has no networks of the recipe",
     "channels": "it has no networks of the recipe",
+    "multipliers": "it has no generator of the recipe",
+    "attention": "it has no generator of the recipe",
+    "checkpointing": "it has no networks of the recipe",
     "ema_half_life": "it averages no generator by its batch",
+    "augment": "it has no critic of images",
     "encoder": "it compares no features",
     "particles": "it moves no cloud of images",
     "labels": "it has no generator to take them",
@@ -39,7 +39,7 @@ _WHY = {
 
 
 @dataclass(frozen=True, init=False)
-class Recipe(Brief):
+class Recipe(Written, Brief):
     r"""Data, networks, a method with its options, and what is evaluated: everything that decides a training.
 
     Options of the method are given by name, as ``Recipe(method="s_jko", divergence="kl")``; with ``method.`` before it a name
@@ -62,10 +62,21 @@ class Recipe(Brief):
         Train every class of the images, with networks that take labels.
     pca : int, optional
         Train in the space of so many principal components of the training images; on pixels when None.
+    autoencoder : str, optional
+        Train in the space of a frozen pair of your own: ``package.module:NAME`` of a function that returns it, an ``nn.Module`` with
+        ``encode`` and ``decode`` as diffusers' ``AutoencoderKL`` (:class:`AutoencoderSpace`).
     network : str, optional
         ``conv``, ``fine``, ``small`` or ``large``, ``toy`` in a latent space; or ``package.module:NAME`` of a ``NetworkPair`` of your own.
     channels : int, optional
         Base width of both networks; their default when None.
+    multipliers : str, optional
+        Width of every level of the generator of ``large`` over ``channels``, such as 1,1,2,2,4,4; its sides halve from level to level.
+    attention : str, optional
+        Sides of its levels with attention, such as 32,16; the first of at most 16 when None.
+    checkpointing : bool
+        Compute the inner values of the blocks of ``large`` again on the way back instead of keeping them: less memory, the same numbers.
+    augment : str, optional
+        Random changes of images before the critic sees them (:class:`DiffAugment`): color, translation, cutout, or several with commas.
     encoder : str, optional
         Frozen features that a drift compares: ``random-conv``, or ``package.module:NAME`` of a function of your own that returns
         an encoder of images in [-1, 1]; the pixels themselves when None.
@@ -82,7 +93,7 @@ class Recipe(Brief):
     evaluate_every : int
         Updates between evaluations, sample grids and exports.
     sinkhorn_n : int
-        Points a cloud of the Sinkhorn divergence, at most half of the data; 0 for none.
+        Points a cloud of the energy distance and of the Sinkhorn divergence (there at most half of the data); 0 for neither.
     sinkhorn_blur : float
         Its blur, in units of the pixel vector in [-1, 1].
     seed : int
@@ -113,8 +124,13 @@ class Recipe(Brief):
     flip: bool = False
     labels: bool = False
     pca: Count | None = None
+    autoencoder: str | None = None
     network: str | None = None
     channels: Count | None = None
+    multipliers: str | None = None
+    attention: str | None = None
+    checkpointing: bool = False
+    augment: str | None = None
     encoder: str | None = None
     ema_half_life: Positive | None = None
     particles: Count | None = None
@@ -131,6 +147,12 @@ class Recipe(Brief):
         for name, rule in field_rules(cast(Any, type(self))):
             object.__setattr__(self, name, rule(getattr(self, name), f"{name}={{}}"))
         m = self._method
+        if self.pca is not None and self.autoencoder is not None:
+            raise BadInput(
+                f"pca={self.pca} and autoencoder={self.autoencoder!r}: a flow lives in one space, leave one out"
+            )
+        if self.checkpointing and self.compile:
+            raise BadInput("checkpointing and compile: what is compiled decides by itself what to keep, leave one out")
         for key in self.options:
             self._known(key)
         options = m.defaults | self.options
@@ -195,27 +217,10 @@ class Recipe(Brief):
     def made_of(self) -> str:
         """What code decides of a run, in words: the name of its checkpoints. Code of the user's is imported and counts by a digest."""
         known = f"{self.method}, network {self.network}, channels {self.channels}, {self.precision}"
+        if self.multipliers or self.attention:
+            known += f", multipliers {self.multipliers}, attention {self.attention}"
         own = [f"{what} of code {digest(pairs.named_object(name, what))}" for what, name in self._named.items()]
         return ", ".join([known, *own])
-
-    @property
-    def code(self) -> str:
-        """What of a recipe is code to be imported, as ``name='package.module:NAME'``; empty for names that wgflow knows."""
-        return ", ".join(f"{what}={name!r}" for what, name in self._named.items())
-
-    @property
-    def _named(self) -> dict[str, str]:
-        named = {"network": self.network, "encoder": self.encoder}
-        return {what: name for what, name in named.items() if name is not None and ":" in name}
-
-    def trusted(self, origin: str | Path, allow_code: bool) -> Self:
-        """Return this recipe, read from ``origin``; raises ``BadInput`` when it names code that was not allowed."""
-        if self.code and not allow_code:
-            raise BadInput(
-                f"{origin} names code to run: {self.code}. If you trust it: --allow-code on the command line, allow_code=True in "
-                "Python"
-            )
-        return self
 
     def changed(self, **changes: Any) -> "Recipe":
         """Return the recipe with other fields or options; those of another method start from its own settings.
@@ -238,74 +243,15 @@ class Recipe(Brief):
             kept["network"] = None
         return Recipe(**kept | changes)
 
-    def plain(self) -> dict[str, Any]:
-        """Return all of it as single values by name, options with ``method.`` before theirs: :meth:`from_dict` reads it."""
-        found: dict[str, Any] = {}
-        for f in dataclasses.fields(self):
-            if f.name != "options":
-                found[f.name] = getattr(self, f.name)
-            if f.name == "method":
-                found |= {
-                    METHOD + k: ", ".join(map(str, v)) if type(v) is tuple else v for k, v in self.options.items()
-                }
-        return found
-
-    @checked
-    def save(self, path: str | Path) -> None:
-        """Write as YAML."""
-        write_text(path, self.text())
-
-    def text(self) -> str:
-        """Return the YAML that :meth:`load` reads."""
-        text: str = require("yaml", extra="cli").safe_dump(self.plain(), sort_keys=False)
-        return text
-
-    @classmethod
-    @checked
-    def load(cls, source: str | Path, *, allow_code: bool = False) -> "Recipe":
-        """Return a recipe by name, or from a YAML file.
-
-        Parameters
-        ----------
-        source : str or path
-            A name (``wgflow list``), or a file.
-        allow_code : bool
-            Accept a file that names a network as ``package.module:NAME``, which runs that module's code.
-
-        Raises
-        ------
-        BadInput
-            For an unknown name or key (with near misses), a value of the wrong type, a file that is no recipe, or code that
-            was not allowed.
-        """
-        if str(source) in RECIPES:
-            return RECIPES[str(source)]
-        path = Path(source)
-        if os.path.isdir(path):
-            raise BadInput(
-                f"{path} is a folder: a recipe is a file, such as {path / 'recipe.yaml'} in the folder of a run. Images are its "
-                f"data: wgflow train --data {path}"
-            )
-        if not os.path.exists(path):
-            raise BadInput(
-                f"no recipe and no file is called {shortened(str(source))}: {near_misses(str(source), sorted(RECIPES))}"
-            )
-        return cls.from_dict(flat_yaml(path)).trusted(path, allow_code)
-
-    @classmethod
-    @checked
-    def from_dict(cls, held: dict[str, Any]) -> "Recipe":
-        """Return a recipe from plain values, also from those of a recipe of before there were methods.
-
-        Numbers are converted where nothing is lost.
-        """
-        hints = typing.get_type_hints(cls, include_extras=True)
-        held = as_method(held, SETTINGS["s_jko"]["lr"])
-        return cls(**{k: read(hints[k], v, k) if k in hints and k != "options" else v for k, v in held.items()})
-
     def networks(self, event_shape: tuple[int, ...], classes: int = 0, **sizes: int) -> tuple[Any, Any]:
         """Return a fresh generator and critic for points of this shape, with labels behind if any; ``sizes`` are the critic's."""
-        return pairs.networks(cast(str, self.network), self.channels, tuple(event_shape), classes, **sizes)
+        given = {"multipliers": self.multipliers, "attention": self.attention}
+        levels = {name: pairs.whole_numbers(text, name) for name, text in given.items() if text is not None}
+        made = pairs.networks(cast(str, self.network), self.channels, tuple(event_shape), classes, levels, **sizes)
+        if self.checkpointing:
+            for net in made:
+                recompute(net, cast(str, self.network))
+        return made
 
     def flow(self, data: Measure, here: Runtime) -> Flow:
         """Compose the flow of the method to these data, images or their codes in a latent space."""

@@ -23,11 +23,12 @@ from wgflow.generative.folder import (
     read_weights,
     refuse_other,
 )
-from wgflow.generative.latent_space import LATENT_SPACE, LatentSpace
+from wgflow.generative.latent_space import LATENT_SPACE
 from wgflow.generative.methods import METHOD, method
 from wgflow.generative.recipe import Recipe
 from wgflow.generative.runtime import Runtime
 from wgflow.generative.shown import pictured
+from wgflow.generative.spaces import read_space
 
 
 def class_counts(pictures: ImageSet) -> dict[str, int]:
@@ -139,13 +140,14 @@ def _recipe(record: dict[str, Any]) -> Recipe:
 def load_law(folder: Path, recipe: Recipe, shape: tuple[int, ...], here: Runtime) -> Measure:
     """Return what a run has exported, as a law of images; raises as :func:`load_weights` does.
 
-    In place of the folder its exported file will do; with ``pca`` the file of the latent space has to be beside it.
+    In place of the folder its exported file will do; with ``pca`` or ``autoencoder`` the file of the latent space has to be beside it.
     """
     path = folder if folder.is_file() else folder / WEIGHTS
     beside = path.parent / LATENT_SPACE
-    space = None if recipe.pca is None else LatentSpace.load(beside, recipe.pca, shape).to(here.device)
+    space = read_space(recipe, beside, shape)
     classes = read_classes(folder) if recipe.labels else {}
-    event, roles = shape if recipe.pca is None else (recipe.pca,), method(recipe.method).roles
+    space = space and space.to(here.device)
+    event, roles = shape if space is None else tuple(space.event_shape), method(recipe.method).roles
     if "initial" in roles:
         net: nn.Module = _Cloud(recipe.particles or 1, event)
     elif "generator" in roles:

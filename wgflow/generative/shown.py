@@ -16,7 +16,7 @@ from wgflow.core.imports import require
 from wgflow.core.networks import copied
 from wgflow.core.version import VERSION
 from wgflow.generative.folder import RECORD, plain_record
-from wgflow.generative.latent_space import Decoded, LatentSpace
+from wgflow.generative.latent_space import Decoded, Space
 from wgflow.generative.nets.labelled import LabelledGenerator, WithoutLabels
 from wgflow.generative.runtime import Autocast, Sharded
 from wgflow.measures import Derived
@@ -81,7 +81,7 @@ def plain(rho: Measure) -> Measure:
     return rho
 
 
-def pictured(rho: Measure, space: LatentSpace | None) -> Measure:
+def pictured(rho: Measure, space: Space | None) -> Measure:
     """Return a law of images: decoded where the flow lives in a latent space, clouds cut to [-1, 1]."""
     if isinstance(rho, Particles):
         x = rho.x.detach()

@@ -12,19 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow import Callback, Checkpoint, Flow, JsonLog, Labelled, Progress, Solution, Streamed, solve
+from wgflow import Callback, Checkpoint, Flow, JsonLog, Labelled, Particles, Progress, Solution, Streamed, solve
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, NonNegative, Whole, checked
 from wgflow.core.ranks import by_first, together
 from wgflow.driver.callbacks import json_numbers
+from wgflow.generative.batch import with_batch
 from wgflow.generative.data import ImageData, ImageSet, load_images
+from wgflow.generative.distances import energy, sinkhorn
 from wgflow.generative.folder import CHECKPOINTS, claim_folder, still_there
-from wgflow.generative.latent_space import LATENT_SPACE, Encoded, LatentSpace
+from wgflow.generative.latent_space import Space
 from wgflow.generative.monitor import Monitor
 from wgflow.generative.recipe import Recipe
 from wgflow.generative.recorded import as_begun, as_recorded, class_counts, lengthened
 from wgflow.generative.runtime import Runtime, runtime
-from wgflow.metrics import Metric, SinkhornMetric
+from wgflow.generative.spaces import home, keep
+from wgflow.generative.speed import SPEED, TRACE, Speed, Trace
+from wgflow.metrics import Metric
 from wgflow.storage.files import write_text
 
 
@@ -39,6 +43,7 @@ def train(
     checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
     extend: Whole = 0,
+    profile: Whole = 0,
 ) -> Solution:
     """Train what a recipe says, in a folder of its own; the same call on the same folder goes on where it stopped.
 
@@ -54,7 +59,7 @@ def train(
     device : str or torch.device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; under ``torchrun`` every process takes its own GPU.
     metrics : sequence of Metric
-        Besides the Sinkhorn divergence to the data.
+        Besides the energy distance and the Sinkhorn divergence to the data.
     callbacks : sequence of Callback
         Further readers of the run, such as ``KeepBest`` or a logger of your own; at the end of a time step ``run.metrics`` has what
         was evaluated. Every process has them.
@@ -64,6 +69,8 @@ def train(
         Show a progress bar.
     extend : int
         Time steps beyond those of the recipe, counted from its end: the same call again goes on and adds none.
+    profile : int
+        Updates of which ``trace.json`` in the folder shows what they did when, by torch.profiler; 0 for none.
 
     Returns
     -------
@@ -102,22 +109,25 @@ def train(
         images = ImageData(pictures.images, recipe.flip, labels)
         data = _within_reach(images, here.device)
         classes = None if labels is None else class_counts(pictures)
+        space, law = home(recipe, folder, images, data, here.device)
+        recipe = with_batch(recipe, folder, law, here)
         record = by_first(lambda: as_recorded(folder, recipe, tuple(data.event_shape), classes), here.device)
-        space = by_first(lambda: _latent_space(folder, recipe, images), here.device)
-        space = space and space.to(here.device)
-        law = data if space is None else Encoded(data, space)
         begun = as_begun(recipe, record)
         flow = begun.flow(law if labels is None else Labelled(law), here)
         flow = replace(flow, num_steps=lengthened(recipe, flow.num_steps, extend))
         by_first(lambda: claim_folder(folder, record, {"recipe.yaml": begun.text()}), here.device)
-        if space is not None and here.first and not (folder / LATENT_SPACE).exists():
-            space.save(folder / LATENT_SPACE)
+        if here.first:
+            keep(folder, space, law)
         return fit(
             flow,
             run,
             here,
             record=record,
-            metrics=[*sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur), *metrics],
+            metrics=[
+                *energy(data, recipe.sinkhorn_points),
+                *sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur),
+                *metrics,
+            ],
             every=recipe.evaluate_every,
             seed=recipe.seed,
             callbacks=callbacks,
@@ -125,17 +135,8 @@ def train(
             progress=progress,
             space=space,
             name=recipe.made_of,
+            profile=profile,
         )
-
-
-def _latent_space(folder: Path, recipe: Recipe, data: ImageData) -> LatentSpace | None:
-    """Return the space that the folder of the run has, or fit it to the images."""
-    if recipe.pca is None:
-        return None
-    path = folder / LATENT_SPACE
-    if path.exists():
-        return LatentSpace.load(path, recipe.pca, tuple(data.event_shape))
-    return LatentSpace.fit(data, recipe.pca)
 
 
 def _within_reach(images: ImageData, device: torch.device) -> ImageData | Streamed:
@@ -163,40 +164,6 @@ def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:
     return together(lambda: load(download=recipe.download))
 
 
-def sinkhorn(data: ImageData | Streamed, n: int, blur: float) -> list[Metric]:
-    r"""Return the Sinkhorn divergence to unflipped data as a list of one metric, or of none for ``n=0``.
-
-    The clouds hold at most half of the data: real against real needs two disjoint samples.
-
-    Parameters
-    ----------
-    data : ImageData or Streamed
-        Real images, streamed or not.
-    n : int
-        Points a cloud.
-    blur : float
-        :math:`\sqrt\varepsilon`, as for :class:`wgflow.metrics.SinkhornMetric`.
-
-    Returns
-    -------
-    list of Metric
-        One or none.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from wgflow.generative import ImageData, sinkhorn
-    >>> data = ImageData(torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
-    >>> [metric.n for metric in sinkhorn(data, n=1000, blur=1.0)], sinkhorn(data, n=0, blur=1.0)
-    ([5], [])
-    """
-    images = data.base if isinstance(data, Streamed) else data
-    assert isinstance(images, ImageData)
-    n, unflipped = min(n, len(images) // 2), ImageData(images.images)
-    reference = replace(data, base=unflipped) if isinstance(data, Streamed) else unflipped
-    return [SinkhornMetric(reference, n=n, blur=blur)] if n > 1 else []
-
-
 @checked
 def fit(
     flow: Flow,
@@ -210,8 +177,9 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint_seconds: NonNegative = 60.0,
     progress: bool = True,
-    space: LatentSpace | None = None,
+    space: Space | None = None,
     name: str | None = None,
+    profile: Whole = 0,
 ) -> Solution:
     """Solve a flow of images with progress, logs, sample grids, curves, exports and checkpoints in one folder.
 
@@ -227,10 +195,12 @@ def fit(
         Plain values that identify the run, saved as ``recipe.json``; a folder with others is refused.
     metrics, every, seed, callbacks, checkpoint_seconds, progress
         What to evaluate and at which pace of updates; the seed; further callbacks; see :func:`train`.
-    space : LatentSpace, optional
+    space : Space, optional
         Where the flow lives, if not among images: grids and metrics are of what it decodes.
     name : str, optional
         Of the run: see :class:`wgflow.Checkpoint`.
+    profile : int
+        As for :func:`train`.
 
     Returns
     -------
@@ -252,14 +222,16 @@ def fit(
     """
     folder = Path(run)
     by_first(lambda: claim_folder(folder, record), here.device)
-    watchers: list[Callback] = []
+    monitor = Monitor(folder, metrics, every, space=space, record=record)
+    speed = Speed(_images(flow, here), lambda: monitor.seconds, here.device, not here.compile)
+    watchers: list[Callback] = [speed]
     if here.first:
-        shown = ("critic/objective", "jko/transport", "flow/dissipation")
+        shown = ("critic/objective", "jko/transport", "flow/dissipation", "speed/images_per_second")
         watchers += [Progress(shown, disable=not progress), JsonLog(folder / "log.jsonl")]
-    watchers += [
-        Monitor(folder, metrics, every, space=space, record=record),
-        *callbacks,
-    ]  # which see what it has evaluated
+    watchers += [monitor, *callbacks]  # which see what it has evaluated
+    if profile and here.first:
+        watchers.append(Trace(folder / TRACE, profile))
+    watchers.append(speed.last)
     begun = time.perf_counter()
     checkpoint = Checkpoint(folder / CHECKPOINTS, every_seconds=checkpoint_seconds, name=name)
     solution = solve(
@@ -275,11 +247,20 @@ def fit(
     if here.first:
         still_there(folder)
         claim_folder(folder, record)  # one that was removed and made anew while it started has lost its record
-        _report(folder, solution, metrics, here, time.perf_counter() - begun)
+        _report(folder, solution, metrics, here, time.perf_counter() - begun, speed)
     return solution
 
 
-def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: Runtime, seconds: float) -> None:
+def _images(flow: Flow, here: Runtime) -> int:
+    """Return how many images an update makes, over all processes."""
+    if isinstance(flow.initial, Particles):
+        return len(flow.initial)
+    return (getattr(flow.solver, "batch", None) or 1) * here.world
+
+
+def _report(
+    folder: Path, solution: Solution, metrics: Sequence[Metric], here: Runtime, seconds: float, speed: Speed
+) -> None:
     from wgflow import __version__
 
     last = solution.history[-1] if solution.history else {}
@@ -292,6 +273,8 @@ def _report(folder: Path, solution: Solution, metrics: Sequence[Metric], here: R
         if here.device.type == "cuda"
         else platform.processor() or "cpu",
         "processes": here.world,
+        "speed": {name.removeprefix(SPEED): value for name, value in speed.latest.items()}
+        | {"flop_per_update": speed.flop_per_update},
         "versions": {"wgflow": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     if here.device.type == "cuda":

@@ -16,9 +16,10 @@ from wgflow.optim.quasi_newton import QuasiNewton
 
 @dataclass(frozen=True)
 class Cosine(Checked):
-    r"""Cosine decay of the learning rate over a whole run.
+    r"""Cosine decay of the learning rate over a whole run, after a linear warm-up if one is asked for.
 
-    .. math:: \eta_i = \eta_\infty + \tfrac12(\eta_0-\eta_\infty)\bigl(1+\cos(\pi\min(i/N,1))\bigr),
+    .. math:: \eta_i = \min\bigl(1,\tfrac{i+1}{w}\bigr)
+       \Bigl(\eta_\infty + \tfrac12(\eta_0-\eta_\infty)\bigl(1+\cos(\pi\min(i/N,1))\bigr)\Bigr),
        \qquad i = \text{number of updates made}.
 
     Parameters
@@ -26,20 +27,26 @@ class Cosine(Checked):
     updates : int
         :math:`N`, the updates until the floor is reached.
     floor : float
-        :math:`\eta_\infty`, a learning rate (not a fraction).
+        :math:`\eta_\infty`, a learning rate (not a fraction). The learning rate itself for a constant one after the warm-up.
+    warmup : int, optional
+        :math:`w`, updates until the learning rate is that of the cosine; without it all are.
 
     Examples
     --------
     >>> Cosine(updates=100, floor=0.1)(0, 1.0), Cosine(updates=100, floor=0.1)(100, 1.0)
     (1.0, 0.1)
+    >>> Cosine(updates=100, floor=1.0, warmup=4)(0, 1.0)
+    0.25
     """
 
     updates: Count
     floor: NonNegative
+    warmup: Count | None = None
 
     def __call__(self, update: int, lr: float) -> float:
         """Learning rate of update number ``update`` (counted from 0) that starts at ``lr``."""
-        return self.floor + 0.5 * (lr - self.floor) * (1 + math.cos(math.pi * min(update / self.updates, 1.0)))
+        rate = self.floor + 0.5 * (lr - self.floor) * (1 + math.cos(math.pi * min(update / self.updates, 1.0)))
+        return rate if self.warmup is None else rate * min(1.0, (update + 1) / self.warmup)
 
 
 class Optim(Protocol):

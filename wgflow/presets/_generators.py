@@ -36,6 +36,11 @@ def s_jko(
     batch: Count = 256,
     lr: tuple[Positive, Positive] = (2e-4, 1e-4),
     lr_floor: NonNegative | None = 5e-5,
+    warmup: Count | None = None,
+    betas: tuple[Decay, Decay] = (0.5, 0.9),
+    clip: Positive | None = None,
+    accumulate: Count | None = None,
+    critic_iters: Count = 1,
     r1: NonNegative | None = None,
     r1_every: Count = 1,
     latent_coupling: Literal["shared", "independent"] | None = None,
@@ -74,6 +79,16 @@ def s_jko(
         Learning rates of generator and critic.
     lr_floor : float or None
         Where a cosine over the whole run takes both; None keeps them constant.
+    warmup : int, optional
+        Updates of the generator in which both grow to that, linearly from 0.
+    betas : (float, float)
+        Momenta of both Adams.
+    clip : float, optional
+        Largest norm of the gradient of either network.
+    accumulate : int, optional
+        Updates whose gradients are averaged before a network moves: a batch of so many times the points in the memory of one.
+    critic_iters : int
+        Critic updates before each update of the generator.
     r1 : float, optional
         :math:`\gamma` of R1 instead of the variant's; 0 for none.
     r1_every : int
@@ -111,15 +126,22 @@ def s_jko(
     coupling, gamma, steps = settings[variant]
     gamma = gamma if r1 is None else r1
     steps = steps if num_steps is None else num_steps
-    schedule = None if lr_floor is None else Cosine(first_iters + (steps - 1) * iters, lr_floor)
+
+    def adam(rate: float, times: int = 1) -> Adam:
+        floor = rate if lr_floor is None else lr_floor
+        constant = lr_floor is None and warmup is None
+        updates = times * (first_iters + (steps - 1) * iters)
+        schedule = None if constant else Cosine(updates, floor, None if warmup is None else times * warmup)
+        return Adam(rate, betas, schedule=schedule, clip=clip, accumulate=accumulate)
+
     noisy = variant == "code" if instance_noise is None else instance_noise
     if noisy:
         target = Smoothed(target, decaying_noise)
     return Flow(
         functional=entropy(divergence, target, batch),
         solver=JKO(
-            Critic(critic, Adam(lr[1], schedule=schedule), r1=R1(gamma, r1_every) if gamma else None),
-            optim=Adam(lr[0], schedule=schedule),
+            Critic(critic, adam(lr[1], critic_iters), critic_iters, r1=R1(gamma, r1_every) if gamma else None),
+            optim=adam(lr[0]),
             iters=iters,
             first_iters=first_iters,
             batch=batch,

@@ -73,12 +73,14 @@ class LargeGenerator(nn.Module):
         parameters at the defaults. UOTM uses ``channels=64, multipliers=(1, 1, 2, 2, 4, 4)`` for 256×256.
     blocks_per_level : int
         Residual blocks of each level on the way down; the way up has one more.
+    attention : tuple of int, optional
+        Sizes of the levels with attention; the first of at most 16 when None.
 
     Raises
     ------
     BadInput
-        When a size is not a positive integer, ``channels`` is not a multiple of 32, or the images cannot be
-        halved as often as ``multipliers`` asks.
+        When a size is not a positive integer, ``channels`` is not a multiple of 32, the images cannot be
+        halved as often as ``multipliers`` asks, or a level with attention is not there.
     MissingDependency
         When diffusers is not installed.
 
@@ -99,6 +101,7 @@ class LargeGenerator(nn.Module):
         noise_dim: int = 100,
         multipliers: tuple[int, ...] = (1, 2, 2, 2),
         blocks_per_level: int = 2,
+        attention: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, noise_dim=noise_dim, blocks_per_level=blocks_per_level)
@@ -109,7 +112,7 @@ class LargeGenerator(nn.Module):
         self.source_shape = self.data_shape
         self.noise_shape = (noise_dim,)
         self.mapping = _mapping_network(noise_dim, 4 * channels)
-        self.unet = _unet(self.data_shape, channels, tuple(multipliers), blocks_per_level)
+        self.unet = _unet(self.data_shape, channels, tuple(multipliers), blocks_per_level, attention)
         # A tensor that moves with the module: a Python number would be copied to the device in every call.
         self.register_buffer("timestep", torch.zeros(1), persistent=False)
 
@@ -123,6 +126,10 @@ class LargeGenerator(nn.Module):
     def reference(self) -> nn.Module:
         """Return the identity: the flow starts at image-shaped Gaussian noise."""
         return nn.Identity()
+
+    def recomputable(self) -> list[nn.Module]:
+        """Return the blocks whose inner values need not be kept: the residual ones."""
+        return [module for module in self.unet.modules() if type(module).__name__ == "ResnetBlock2D"]
 
 
 class LargeCritic(nn.Module):
@@ -187,6 +194,10 @@ class LargeCritic(nn.Module):
         h = self.statistic(self.blocks(self.lift(y)))
         return self.head(nnf.leaky_relu(self.last(h), 0.2))
 
+    def recomputable(self) -> list[nn.Module]:
+        """Return the blocks whose inner values need not be kept: the residual ones."""
+        return list(self.blocks)
+
 
 class _DownBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, down: bool) -> None:
@@ -213,11 +224,20 @@ def _mapping_network(noise_dim: int, embedding: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(_MAPPING_WIDTH, embedding))
 
 
-def _unet(image_shape: tuple[int, int, int], channels: int, multipliers: tuple[int, ...], blocks: int) -> nn.Module:
+def _unet(
+    image_shape: tuple[int, int, int],
+    channels: int,
+    multipliers: tuple[int, ...],
+    blocks: int,
+    attention: tuple[int, ...] | None,
+) -> nn.Module:
     c, size, _ = image_shape
-    levels = range(len(multipliers))
-    attention = next((i for i in levels if size >> i <= _ATTENTION_SIZE), None)
-    prefixes = ["Attn" if i == attention else "" for i in levels]
+    sizes = [size >> i for i in range(len(multipliers))]
+    if attention is None:
+        attention = tuple(side for side in sizes if side <= _ATTENTION_SIZE)[:1]
+    elif not isinstance(attention, Sequence) or not set(attention) <= set(sizes):
+        raise BadInput(f"attention={attention!r}: expected sizes of levels, which are {', '.join(map(str, sizes))}")
+    prefixes = ["Attn" if side in attention else "" for side in sizes]
     unet = require("diffusers", extra="image").UNet2DModel(
         sample_size=size,
         in_channels=c,
