@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from wgflow.generative.nets import _precise
-from wgflow.generative.nets._common import check_batch, check_image_shape, check_sizes
-from wgflow.generative.nets._layout import channels_last, laid_for
-from wgflow.generative.nets.small import BicubicEmbedding, factorise
+from wgflow.generative.nets._convolutional import DenseToImages, ImagesToValues
+from wgflow.generative.nets._layout import channels_last
 
 
 class Doubled(nn.Module):
@@ -37,7 +36,7 @@ def _doubled(h: Tensor, axis: int) -> Tensor:
     return pairs.flatten(axis, axis + 1)
 
 
-class FineGenerator(nn.Module):
+class FineGenerator(DenseToImages):
     r"""Generator from a dense Gaussian latent to images in [-1, 1], whose layers imprint no grid.
 
     A dense layer to ``(2**(b-1) * channels, s, s)``, then ``b`` times BatchNorm, ReLU, bilinear interpolation to twice the size
@@ -67,40 +66,17 @@ class FineGenerator(nn.Module):
     torch.Size([5, 1, 28, 28])
     """
 
-    def __init__(
-        self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32, latent_dim: int = 64
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, latent_dim=latent_dim)
-        self.data_shape = check_image_shape(image_shape, smallest=8)
-        c, size, _ = self.data_shape
-        start, doublings = factorise(size)
-        self.source_shape = (latent_dim,)
-        self.noise_shape = None
-        width = channels * 2 ** (doublings - 1)
-        self.dense = nn.Sequential(
-            nn.Linear(latent_dim, width * start * start, bias=False), nn.Unflatten(1, (width, start, start))
-        )
+    def layers(self, width: int, doublings: int, c: int) -> list[nn.Module]:
+        """Return interpolations and convolutions."""
         layers: list[nn.Module] = []
         for _ in range(doublings):
             layers += [nn.BatchNorm2d(width), nn.ReLU(), Doubled()]
             layers += [nn.Conv2d(width, max(width // 2, 1), 3, padding=1, bias=False)]
             width = max(width // 2, 1)
-        self.head = nn.Sequential(
-            *layers, nn.BatchNorm2d(width), nn.ReLU(), _precise.Conv2d(width, c, 3, padding=1), nn.Tanh()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map latents ``x`` (n, latent_dim) to images (n, c, size, size); BadInput on other shapes."""
-        check_batch("x", x, self.source_shape)
-        return self.head(laid_for(self.dense(x), self.head[-2]))
-
-    def reference(self) -> nn.Module:
-        r"""Return the fixed map :math:`Q` to blurry images, as that of :class:`SmallGenerator`."""
-        return BicubicEmbedding(self.source_shape[0], self.data_shape)
+        return [*layers, nn.BatchNorm2d(width), nn.ReLU(), _precise.Conv2d(width, c, 3, padding=1)]
 
 
-class FineCritic(nn.Module):
+class FineCritic(ImagesToValues):
     r"""Critic on images: a 3×3 convolution at their size, 4×4 ones of stride 2 down to size 4 to 7, one 3×3, linear.
 
     LeakyReLU(0.2), no normalization. The first layer compares every pixel with all of its neighbors; one of stride 2, as in
@@ -127,23 +103,6 @@ class FineCritic(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(
-        self, *, image_shape: tuple[int, int, int] = (1, 28, 28), channels: int = 32, outputs: int = 1
-    ) -> None:
-        super().__init__()
-        check_sizes(channels=channels, outputs=outputs)
-        self.data_shape = check_image_shape(image_shape, smallest=8)
-        c, size, _ = self.data_shape
-        start, halvings = factorise(size)
-        width = max(channels // 2, 1)
-        layers: list[nn.Module] = [nn.Conv2d(c, width, 3, 1, 1), nn.LeakyReLU(0.2)]
-        for _ in range(halvings):
-            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
-            width *= 2
-        layers += [nn.Conv2d(width, 2 * width, 3, 1, 1), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, nn.Flatten(), _precise.Linear(2 * width * start * start, outputs))
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Map images ``y`` (n, c, size, size) to values (n,), or (n, outputs); BadInput on other shapes."""
-        check_batch("y", y, self.data_shape)
-        return self.body(y).squeeze(-1)
+    def first(self, c: int, channels: int) -> nn.Conv2d:
+        """Return one at the size of the image."""
+        return nn.Conv2d(c, max(channels // 2, 1), 3, 1, 1)
