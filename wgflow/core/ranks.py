@@ -87,7 +87,7 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         failed = error
-    reasons = from_all(failed and (type(failed).__name__, str(failed)))
+    reasons: list[Any] = from_all(failed and (type(failed).__name__, str(failed)))
     if failed is not None:
         raise failed
     for place, reason in enumerate(reasons):
