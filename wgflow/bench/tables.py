@@ -100,4 +100,5 @@ def title(record: dict[str, Any]) -> str:
     machine, commit = record["machine"], record["commit"]
     changed = " (changed)" if commit["dirty"] else ""
     of = f"commit {commit['id'][:10]}{changed}" if commit["id"] else f"wgflow {record['versions']['wgflow']}"
-    return f"{record['date']}  {machine['cpu']}, {machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}  {of}"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return f"{record['date']}, {machine['cpu']}, {machine['device']}, {threads}, {of}"
