@@ -114,6 +114,10 @@ def work(rank: int, world: int, folder: Path) -> None:
         checkpoint = wg.Checkpoint(folder / "from one")
         found["from one"] = flow("noise", checkpoint=checkpoint).measure.x
         flow("noise", callbacks=[Stop()], checkpoint=wg.Checkpoint(folder / "from two"))
+        try:
+            flow("mmd", initial=cloud(N, 2, rank))
+        except wg.BadInput as error:
+            found["other starts"] = torch.tensor("those of process 1 are not those of process 0" in str(error))
         pieces = torch.tensor([float(piece) for piece in shares().of(range(5))])
         found["pieces"] = pieces
     found["alone again"] = torch.tensor(shares() == Shares())

@@ -42,6 +42,10 @@ def test_each_does_its_part(ranks):
     assert all(found["alone again"] for found in ranks)
 
 
+def test_processes_that_begin_with_other_particles_are_refused(ranks):
+    assert all(found["other starts"] for found in ranks)
+
+
 def test_a_callback_of_one_rank_waits_for_nobody(ranks):
     for found in ranks:
         assert torch.equal(found["watched by one"], found["mmd"])

@@ -1,5 +1,6 @@
 """What the processes of one distributed run must agree on; a single process agrees with itself at no cost."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -206,6 +207,20 @@ class Sharing:
         _in_force.shares = self.before
 
 
+def check_same(held: Iterable[torch.Tensor]) -> None:
+    """Refuse tensors that differ between the ranks, which add up sums over them. All ranks must call it together."""
+    digest = hashlib.sha256()
+    for t in held:
+        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    found = from_all(digest.hexdigest())
+    others = [k for k, other in enumerate(found) if other != found[0]]
+    if others:
+        raise errors.BadInput(
+            "within shared_sums() all processes must begin with the same particles, targets and seed, and those of process "
+            f"{others[0]} are not those of process 0: draw them with one seed, or load them from one file"
+        )
+
+
 @contextmanager
 def shared_sums() -> Iterator[None]:
     r"""Share the work of sums over pairs and over directions out to the processes of ``torch.distributed``.
@@ -218,6 +233,11 @@ def shared_sums() -> Iterator[None]:
     -------
     context manager
         Sums are shared within ``with``.
+
+    Raises
+    ------
+    BadInput
+        By :func:`solve`, when the processes begin with different particles, targets or seeds.
 
     Notes
     -----

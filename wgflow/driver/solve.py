@@ -16,7 +16,8 @@ from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.inner import RESIDUAL, gathered
 from wgflow.core.instead import article
 from wgflow.core.parts import own_parts
-from wgflow.core.ranks import Shares, Sharing, shares
+from wgflow.core.placing import tensors_in
+from wgflow.core.ranks import Shares, Sharing, check_same, shares
 from wgflow.core.rng import Stream, generator, mixed
 from wgflow.core.rules import resolved
 from wgflow.core.typing import Info
@@ -131,6 +132,8 @@ def solve(
                 state = solver.init(F, initial, generator(mixed(seed), initial.device))
             run = Run(F, solver, state, step_size, num_steps, seed, save, stream, start)
             _check_start(run)
+        if how.world > 1:
+            check_same(tensors_in([state, F, state.rng.get_state()]))
         if checkpoint is not None:
             run.interrupts = stack.enter_context(Interrupts())
             stack.enter_context(checkpoint.opened(run, callbacks))
