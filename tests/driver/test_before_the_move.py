@@ -90,7 +90,10 @@ def test_a_run_folder_goes_on_from_an_earlier_checkpoint(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         solution = generative.train(generative.Recipe(**RECIPE), folder, device="cpu", progress=False)
-    assert_ends_alike(end(solution), "training")
+    ours = end(solution)
+    for row in ours["history"]:
+        row.pop("energy_distance", None)  # which was not measured then
+    assert_ends_alike(ours, "training")
     updates = [line.partition(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
     assert updates == ["update", "0", "2", "4", "6", "8"]
 

@@ -52,7 +52,7 @@ def test_no_metric_of_fewer_than_two_images():
     assert energy(data, 0) == energy(data, 1) == []
 
 
-def test_a_training_records_it_first(tmp_path):
+def test_a_training_records_it(tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8))
     recipe = Recipe(
         data=str(tmp_path / "a.npy"), method="sliced_w_flow", particles=4, num_steps=2, sinkhorn_n=8, step_size=1.0
@@ -61,7 +61,7 @@ def test_a_training_records_it_first(tmp_path):
     with open(tmp_path / "r" / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     names = [name for name in rows[0] if name not in ("update", "k", "t")]
-    assert names[0] == "energy_distance"
+    assert "energy_distance" in names
     assert "sinkhorn_excess" in names
     assert all(math.isfinite(float(r["energy_distance"])) for r in rows)
     report = (tmp_path / "r" / "report.json").read_text()

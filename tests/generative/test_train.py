@@ -61,7 +61,7 @@ def test_a_run_leaves_all_that_a_person_looks_at(finished):
     report = json.loads((finished / "report.json").read_text())
     assert report["status"] == "done"
     assert report["last_step"]["update"] == 10
-    assert [word in p for word, p in zip(("energy_distance", "sinkhorn"), report["protocols"], strict=True)] == [
+    assert [word in p for word, p in zip(("sinkhorn", "energy_distance"), report["protocols"], strict=True)] == [
         True,
         True,
     ]

@@ -44,6 +44,7 @@ _PARTS = {
         (f"wgflow.driver.callbacks.{name}" for name in ("base", "evaluate", "logs", "stopping")), "wgflow.callbacks"
     ),
     **dict.fromkeys((f"wgflow.metrics.{name}" for name in ("base", "moments", "sinkhorn")), "wgflow.metrics"),
+    "wgflow.generative.distances": "wgflow.generative.train",
     "wgflow.generative.flat_yaml": "wgflow.generative.recipe",
     "wgflow.generative.pairs": "wgflow.generative.recipe",
     "wgflow.generative.recorded": "wgflow.generative.evaluate",

@@ -124,9 +124,11 @@ def train(
             here,
             record=record,
             metrics=[
-                *energy(data, recipe.sinkhorn_points),
                 *sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur),
                 *metrics,
+                *energy(
+                    data, recipe.sinkhorn_points
+                ),  # behind those of earlier runs: the place of a metric decides its seed
             ],
             every=recipe.evaluate_every,
             seed=recipe.seed,
