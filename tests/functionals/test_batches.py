@@ -57,7 +57,6 @@ BY_CLASS = wg.Balanced(wg.Labelled(wg.Dataset(Y, labels=torch.arange(800) % 3)))
 IN_TURN = {
     "classes": BY_CLASS,
     "classes of noisy data": wg.Smoothed(BY_CLASS, lambda k: 0.1),
-    "components": wg.GaussianMixture(torch.zeros(3, 2).double(), 1.0, stratified=True),
 }
 
 

@@ -580,6 +580,11 @@ def test_training_curves_fill_a_grid_of_at_most_eight_panels(metrics, reported, 
         assert "jko/transport" in [ax.get_title() for ax in axes]  # before others
 
 
+def test_the_energy_distance_is_the_first_curve_of_a_training():
+    rows = [{"update": 0} | {f"metric{i}": 1.0 for i in range(6)} | {"energy_distance": 0.1}]
+    assert plotting.training_curves([], rows).axes[0].get_title() == "energy distance"
+
+
 def test_steps_of_a_training_are_marked_where_they_end():
     axes = plotting.training_curves(windows(["a"]), [], steps=[130, 270]).axes
     assert [line.get_xdata()[0] for line in axes[0].lines[1:]] == [130, 270]

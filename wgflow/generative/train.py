@@ -126,9 +126,8 @@ def train(
             metrics=[
                 *sinkhorn(data, recipe.sinkhorn_points, recipe.sinkhorn_blur),
                 *metrics,
-                *energy(
-                    data, recipe.sinkhorn_points
-                ),  # behind those of earlier runs: the place of a metric decides its seed
+                # Behind those of earlier runs: the place of a metric decides its seed.
+                *energy(data, recipe.sinkhorn_points),
             ],
             every=recipe.evaluate_every,
             seed=recipe.seed,

@@ -28,8 +28,8 @@ class GaussianMixture(Measure):
     weights : Tensor, shape (k,), optional
         Probabilities; equal when None.
     stratified : bool
-        Draw every component as equally often as ``n`` allows, as the public S-JKO toys do (equal weights only);
-        the floor of a comparison between samples falls a lot.
+        Draw every component as equally often as ``n`` allows, as the public S-JKO toys do (equal weights only); the floor of a
+        comparison between samples falls a lot. Where ``n`` is no multiple of their number, which ones have one point more is random.
 
     Raises
     ------
@@ -70,15 +70,13 @@ class GaussianMixture(Measure):
         """Where draws live."""
         return self.means.device
 
-    @property
-    def parts_in_turn(self) -> int:  # type: ignore[override]
-        """The components, when stratified."""
-        return len(self.means) if self.stratified else 1
-
     def draw(self, n: int, rng: torch.Generator) -> Particles:
         """Return ``n`` points: independent, or with every component in turn when stratified."""
         if self.stratified:
-            j = torch.arange(n, device=self.device) % len(self.means)
+            j = torch.arange(n, device=self.device)
+            if n % len(self.means):
+                j = j + torch.randint(len(self.means), (1,), generator=rng, device=self.device)
+            j = j % len(self.means)
         else:
             j = torch.multinomial(self.weights, n, replacement=True, generator=rng)
         z = torch.randn(n, *self.event_shape, generator=rng, device=self.device, dtype=self.means.dtype)

@@ -33,7 +33,7 @@ def realised_size(target: Measure, batch: int | None) -> int:
     if batch is not None:
         if batch < target.parts_in_turn:
             raise BadInput(
-                f"batch={batch} is less than the {target.parts_in_turn} parts of the target (classes, or components) that a draw takes "
+                f"batch={batch} is less than the {target.parts_in_turn} parts of the target (its classes) that a draw takes "
                 f"in turn, and the last ones would never be seen: give it batch={target.parts_in_turn} or more"
             )
         return batch

@@ -18,6 +18,8 @@ _BESIDE = ("_floor", "_std", "_chance", "_margin", "_residual")
 """Ends of the names of what is a line beside another quantity, or its accuracy."""
 _FIRST = ("objective", "transport", "energy", "dissipation", "realised")
 """Training quantities that are shown before others."""
+_ORDERS = "energy_distance"
+"""The metric that is shown before others, where it is measured: it orders images right where others do not."""
 
 
 @checked
@@ -38,7 +40,7 @@ def training_curves(
     Returns
     -------
     Figure
-        First up to four metrics, then training quantities: objective, transport and energy before others. What does not fit is in
+        First up to four metrics, of which the energy distance comes first, then training quantities: objective, transport and energy before others. What does not fit is in
         the logs.
 
     Examples
@@ -49,7 +51,8 @@ def training_curves(
     >>> len(figure.axes)
     2
     """
-    metrics = [n for n in _names(evaluations) if not n.endswith(_BESIDE)][:_METRICS]
+    shown = [n for n in _names(evaluations) if not n.endswith(_BESIDE)]
+    metrics = sorted(shown, key=lambda name: name != _ORDERS)[:_METRICS]
     reported = sorted(
         _names(windows), key=lambda name: _FIRST.index(end) if (end := name.rpartition("/")[2]) in _FIRST else 99
     )
