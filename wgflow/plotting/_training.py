@@ -40,8 +40,8 @@ def training_curves(
     Returns
     -------
     Figure
-        First up to four metrics, of which the energy distance comes first, then training quantities: objective, transport and energy before others. What does not fit is in
-        the logs.
+        First up to four metrics, of which the energy distance comes first, then training quantities: objective, transport and energy
+        before others. What does not fit is in the logs.
 
     Examples
     --------
