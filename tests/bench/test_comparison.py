@@ -254,7 +254,7 @@ def test_an_own_functional_in_ten_lines() -> None:
         ({"times": (1.0, 0.5)}, "increasing times"),
         ({"times": ()}, "at least one"),
         ({"times": (-1.0,)}, "positive"),
-        ({"initial": X}, "MovingMeasure"),
+        ({"initial": X[:, 0]}, "MovingMeasure"),
         ({"reference": 3.0}, "a function of 1 argument"),
         ({"functional": JKO}, "Functional"),
     ],

@@ -19,7 +19,7 @@ _ROOMS = {
     "numerics": "_cache _distances _exact_transport _once _pairs _quantiles _sinkhorn _sinkhorn_problem _sinkhorn_solver _softmin",
     "optim": "_balance _descent _quasi_newton tridiagonal",
     "solvers": "_scaling",
-    "storage": "_code _describe _files _saved _shares _state",
+    "storage": "_code _describe _files _shares _state",
 }
 """Where modules live that have kept their names, all but an underscore."""
 
@@ -36,6 +36,7 @@ _EARLIER = {
     "wgflow.generative.data._array_files": "wgflow.generative._array_files",
     "wgflow.kernels.sums": "wgflow._ops",
     "wgflow.optim.minimizers": "wgflow.optim",
+    "wgflow.storage.growing": "wgflow._saved",
 }
 
 
