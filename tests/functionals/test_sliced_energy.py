@@ -68,6 +68,18 @@ def test_the_error_of_a_law_far_from_the_origin_is_that_of_its_points():
     assert far == pytest.approx(near, rel=1e-3)
 
 
+def test_forces_between_many_points_keep_the_digits_of_single_precision():
+    """They were differences of squares that differ by 1/n: two digits were left at a million points."""
+    even = 2 * torch.arange(100_000, dtype=torch.float64)[:, None]
+    single, exact = (
+        wg.Autograd().velocity(
+            wg.SlicedEnergyDistance(wg.Particles(even.to(t) + 50_001), LINE), wg.Particles(even.to(t)), None
+        )
+        for t in (torch.float32, torch.float64)
+    )
+    torch.testing.assert_close(single.double(), exact, rtol=1e-6, atol=1e-9)
+
+
 def test_a_flow_arrives_where_all_pairs_lead():
     nu = wg.Particles(points(300, 2, 1) * 0.5 + 3)
     start, options = wg.Particles(points(200, 2, 0)), {"step_size": lambda k: 2.0 / (1 + k / 10), "num_steps": 60}

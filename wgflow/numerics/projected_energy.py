@@ -43,13 +43,13 @@ class _ProjectedEnergy(torch.autograd.Function):
         value, dx, da = mass.new_zeros(()), torch.zeros_like(x), torch.zeros_like(mass)
         for lines in blocks(len(theta), len(z), z.device):
             along, index = sort_rows(theta[lines] @ z.T)
-            level = mass[index].cumsum_(1)
-            gaps, squares = along.diff(dim=1).double(), level[:, :-1].square()
-            value += 2 * (squares * gaps).sum()
+            steps = mass[index]
+            level = steps.cumsum(1)
+            gaps = along.diff(dim=1).double()
+            value += 2 * (level[:, :-1].square() * gaps).sum()
             if wants_x:
-                slope = torch.zeros_like(along)
-                slope[:, 1:] += 2 * squares
-                slope[:, :-1] -= 2 * squares
+                # The difference of two squares, of the level before a point and behind it, whose digits many points would take.
+                slope = (2 * steps * (steps - 2 * level)).to(along)
                 dx += torch.empty_like(slope).scatter_(1, index, slope)[:, :n].T @ theta[lines]
             if wants_a:
                 # Of what a mass adds to the levels behind it, the sum from there on.
