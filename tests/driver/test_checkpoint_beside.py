@@ -5,6 +5,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _compare import assert_same
@@ -156,3 +157,11 @@ def test_tensors_that_share_their_storage_do_so_again():
     assert held["rows"].untyped_storage().data_ptr() == held["whole"].untyped_storage().data_ptr()
     assert held["of complex"].item() == 1.0 - 2.0j
     assert held["whole"].ne(0).all()
+
+
+def test_arrays_of_numpy_that_begin_at_one_place_are_copied_as_long_as_they_are():
+    x = np.arange(6.0)
+    held, wait = on_host({"begin": torch.from_numpy(x[:2]), "whole": torch.from_numpy(x)})
+    wait()
+    assert held["begin"].tolist() == [0, 1]
+    assert held["whole"].tolist() == [0, 1, 2, 3, 4, 5]

@@ -80,13 +80,13 @@ def on_host(saved: Any) -> tuple[Any, Callable[[], None]]:
 
     Tensors that share their storage do so again. A GPU copies into pinned memory in the order of its work, for which nobody waits.
     """
-    copies: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
+    copies: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
 
     def copied(t: Tensor) -> Tensor:
         if t.layout != torch.strided or t.is_conj() or t.is_neg():
             return t.to("cpu", copy=True)
         storage = t.untyped_storage()
-        key = storage.device, storage.data_ptr()
+        key = storage.device, storage.data_ptr(), storage.nbytes()  # arrays of NumPy may begin at one place
         if key not in copies:
             content = torch.empty(0, dtype=torch.uint8, device=t.device).set_(storage)  # type: ignore[call-overload]
             room = torch.empty(len(content), dtype=torch.uint8, pin_memory=t.is_cuda)
@@ -95,7 +95,7 @@ def on_host(saved: Any) -> tuple[Any, Callable[[], None]]:
         return there.set_(copies[key], t.storage_offset(), t.shape, t.stride())  # type: ignore[call-overload]
 
     held = plain(saved, "saved", copied)
-    cards = {device for device, _ in copies if device.type == "cuda"}
+    cards = {device for device, *_ in copies if device.type == "cuda"}
     arrived = [torch.cuda.current_stream(device).record_event() for device in cards]
 
     def wait() -> None:
