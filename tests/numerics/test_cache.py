@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wgflow import (
     RBF,
@@ -83,6 +84,16 @@ def test_what_has_not_changed_is_computed_once() -> None:
     remember("sum", (t, t), lambda: calls.append(3))
     remember("another", (t, None), lambda: calls.append(4))
     assert calls == [2, 1, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_tensor_without_values_is_compared_with_none_that_has() -> None:
+    """Or what one test has left would decide whether the next one, under fake tensors, reads a value."""
+    _entries.clear()
+    remember("sum", (torch.ones(3),), lambda: 1)
+    with FakeTensorMode():
+        assert remember("sum", (torch.ones(3),), lambda: 2) == 2
+    assert remember("sum", (torch.ones(3),), lambda: 3) == 1
 
 
 @pytest.mark.parametrize("make", [lambda t: t.requires_grad_(), lambda t: t.double()], ids=["gradient", "dtype"])

@@ -28,7 +28,7 @@ class _Seen:
         self.print = () if self.on_cpu else _print(t)
 
     def is_still(self, t: Tensor) -> bool:
-        if t.device != self.tensor.device or t.dtype != self.tensor.dtype:
+        if t.device != self.tensor.device or t.dtype != self.tensor.dtype or readable(t) != self.on_cpu:
             return False
         return _equal(t, self.tensor) if self.on_cpu else _print(t) == self.print
 
