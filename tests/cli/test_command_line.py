@@ -168,6 +168,17 @@ def test_a_switch_of_a_method_stands_before_the_recipe(asked: list[tuple[Recipe,
     assert recipe == RECIPES["cifar10-small"].changed(instance_noise=True, lr=(1e-3, 2e-3))
 
 
+@pytest.mark.parametrize(
+    ("words", "how"), [(["--compile"], True), (["--compile", "false"], False), (["--compile", "graphs"], "graphs")]
+)
+def test_a_switch_takes_a_word_of_its_own_and_leaves_the_recipe(
+    words: list[str], how: bool | str, asked: list[tuple[Recipe, Path]]
+) -> None:
+    assert main(["train", *words, "cifar10-small"]) == 0
+    assert main(["train", "cifar10-small", *words]) == 0
+    assert [recipe.compile for recipe, _ in asked] == [how, how]
+
+
 def test_a_recipe_file_keeps_its_method_and_options(asked: list[tuple[Recipe, Path]]) -> None:
     Path("own.yaml").write_text("method: w1_fe\npersistent: 2\nmethod.batch: 8\n")
     assert main(["train", "own.yaml", "--critic_iters", "9"]) == 0

@@ -4,7 +4,7 @@ import inspect
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -12,7 +12,7 @@ from wgflow.core.docstrings import descriptions, summary
 from wgflow.core.errors import BadInput
 from wgflow.core.rules import rule_of
 from wgflow.core.startup import imported
-from wgflow.core.words import FALSE, NOTHING, TRUE, kinds, read
+from wgflow.core.words import FALSE, NOTHING, TRUE, choices, kinds, read
 
 _NOT_GIVEN: Any = object()
 
@@ -22,9 +22,9 @@ class Word(click.ParamType):
 
     def __init__(self, hint: Any) -> None:
         self.hint = hint
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         kind = next(k for k in kinds(hint) if k is not type(None))
-        self.name = "|".join(choices) or {int: "n", float: "x", bool: "true|false", str: "text"}[kind]
+        others = {int: ("n",), float: ("x",), bool: ("true|false",), str: ()}[kind]
+        self.name = "|".join((*others, *choices(hint))) or "text"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
         """Return what stands for a value in the help; the name of an argument speaks for itself."""
@@ -127,7 +127,7 @@ def _last(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -
 
 
 class Command(click.Command):
-    """A command whose switches stand alone or before a word of truth, so that no name after them is taken for their value."""
+    """A command whose switches stand alone or before a word of truth or of their own, so that no name after them is their value."""
 
     sections_of: Callable[[list[str]], Sequence[Section]] | None = None
     sections: Sequence[Section] = ()
@@ -138,16 +138,21 @@ class Command(click.Command):
             self.sections = self.sections_of(list(args))
             own = [p for p in self.params if not any(p in s.options for s in self.sections)]
             self.params = [*own, *(o for s in self.sections for o in s.options)]
-        truths = [p for p in self.params if isinstance(p.type, Word) and bool in kinds(p.type.hint)]
-        switches = {name for p in truths for name in p.opts}
+        switches = {
+            name: TRUE + FALSE + choices(p.type.hint)
+            for p in self.params
+            if isinstance(p.type, Word) and bool in kinds(p.type.hint)
+            for name in p.opts
+        }
         words, joined = list(args), list[str]()
         while words:
             word = words.pop(0)
             if word == "--":
                 joined += [word, *words]
                 break
-            if word[:2] + _plain(word[2:]) in switches:
-                word += "=" + (words.pop(0) if words and words[0].lower() in TRUE + FALSE else "true")
+            values = switches.get(word[:2] + _plain(word[2:]))
+            if values is not None:
+                word += "=" + (words.pop(0) if words and words[0].lower() in values else "true")
             joined.append(word)
         return super().parse_args(ctx, joined)
 

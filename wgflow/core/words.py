@@ -49,6 +49,15 @@ def kinds(hint: Any) -> tuple[type, ...]:
     return (hint,)
 
 
+def choices(hint: Any) -> tuple[str, ...]:
+    """Return the texts that an annotation names, those of every ``Literal`` in it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return tuple(value for value in args if isinstance(value, str))
+    parts = args[:1] if origin is Annotated else args if origin in (Union, types.UnionType) else ()
+    return tuple(word for part in parts for word in choices(part))
+
+
 def shortened(value: Any) -> str:
     """Return how a message shows a value: in one short line."""
     try:
