@@ -304,3 +304,16 @@ def test_precision_and_recall_need_more_points_than_neighbors():
         PrecisionRecall(Particles(cloud(20, 2)), n=20)(Particles(cloud(20, 3)), torch.Generator())
     with pytest.raises(BadInput, match="not finite"):
         PrecisionRecall(Particles(cloud(20, 2)), n=20)(Particles(cloud(20, 2) / 0), torch.Generator())
+
+
+@pytest.mark.parametrize("kind", [Particles, Dataset])
+def test_copies_of_a_heavy_point_are_no_neighbors_of_it(kind):
+    """Half of the draws were copies of it, within balls of no extent, and not covered by the points around it."""
+    x, log_w = cloud(400, 2, seed=0), torch.zeros(400)
+    x[0], log_w[0] = 0.0, math.log(399)
+    heavy, light = kind(x, log_w), Particles(cloud(100, 2, seed=1))
+    assert PrecisionRecall(heavy, n=100)(light, rng(0))["coverage"] > 0.9
+    assert PrecisionRecall(heavy, n=1000)(light, rng(0)) == precision_recall(Particles(x, log_w), light)
+    assert Memorization(cloud(200, 2, seed=2), heavy, n=100)(light, rng(0))["coverage"] > 0.9
+    with pytest.raises(BadInput, match="there are 3"):
+        PrecisionRecall(kind(x[:3], log_w[:3]))

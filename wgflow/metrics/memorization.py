@@ -14,7 +14,7 @@ from wgflow.core.rng import generator, mixed
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
 from wgflow.metrics.memorization_report import MemorizationReport, Neighbors, compared
-from wgflow.metrics.points import all_points, embedded, masses, mean, same_kind
+from wgflow.metrics.points import all_points, embedded, masses, mean, same_kind, some_points
 from wgflow.metrics.precision_recall import precision_recall
 from wgflow.numerics.neighbors import nearest
 
@@ -154,7 +154,7 @@ class Memorization(Checked):
         """
         law = Particles(model) if isinstance(model, Tensor) else model
         n = len(model) if isinstance(model, Tensor) else self.n
-        drawn = law.draw(n, generator(0, law.device) if rng is None else rng)
+        drawn = some_points(law, n, generator(0, law.device) if rng is None else rng)
         train, real = self._train, self._real
         if drawn.event_shape != train.points.shape[1:]:
             shapes = tuple(drawn.event_shape), tuple(train.points.shape[1:])
@@ -235,7 +235,7 @@ class Memorization(Checked):
 
 
 def _some(cloud: Particles, n: int, rng: torch.Generator) -> Particles:
-    return Particles(cloud.x, cloud.log_w).draw(n, rng) if len(cloud) > n else cloud
+    return some_points(Particles(cloud.x, cloud.log_w), n, rng) if len(cloud) > n else cloud
 
 
 def _neighbors(train: Particles, x: Particles, own: Tensor | None = None) -> Neighbors:

@@ -31,6 +31,22 @@ def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
     return with_mass(cloud)
 
 
+def some_points(law: Measure, n: int, rng: torch.Generator) -> Particles:
+    """Return ``n`` draws of a law; of finitely many points with weights each that is drawn once, its draws being its weight, or all.
+
+    Copies of a heavy point would be each other's neighbors.
+    """
+    if law.num_points is None or law.num_atoms is not None:
+        return law.draw(n, rng)
+    if law.num_points <= n:
+        return law.whole(rng)
+    drawn = law.draw(n, rng)
+    x, place = torch.unique(drawn.x.detach(), dim=0, return_inverse=True)
+    return Particles(
+        x, torch.zeros(len(x), dtype=torch.float64, device=x.device).index_add_(0, place, masses(drawn)).log()
+    )
+
+
 def with_mass(cloud: Particles) -> Particles:
     """Return the particles of a cloud that weigh something."""
     held = masses(cloud) > 0

@@ -12,7 +12,7 @@ from wgflow.core.fields import Checked, Count, Whole, checked
 from wgflow.core.rng import generator
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.metrics.points import embedded, masses, mean, same_kind
+from wgflow.metrics.points import embedded, masses, mean, same_kind, some_points
 from wgflow.numerics.distances import Distances, tiles
 from wgflow.numerics.neighbors import nearest
 
@@ -110,7 +110,8 @@ class PrecisionRecall(Checked):
     reference : Measure
         Real data; of a finite measure ``n`` distinct points are chosen.
     n : int
-        Points in either cloud.
+        Points in either cloud. Of points with weights all count where they are no more, and else those in ``n`` draws by weight,
+        each once and with its draws as its weight.
     k : int
         Which neighbor.
     features : callable, optional
@@ -140,8 +141,8 @@ class PrecisionRecall(Checked):
     seed: Whole = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        atoms = self.reference.num_atoms
-        found = self.n if atoms is None else min(atoms, self.n)
+        points = self.reference.num_points
+        found = self.n if points is None else min(points, self.n)
         if found <= self.k:
             raise BadInput(
                 f"PrecisionRecall(n={self.n}, k={self.k}): expected more than k points, and there are {found}"
@@ -151,7 +152,7 @@ class PrecisionRecall(Checked):
     @torch.no_grad()
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return the four numbers for ``rho``."""
-        return precision_recall(self._real, embedded(rho.draw(self.n, rng), self.features, "the model"), self.k)
+        return precision_recall(self._real, embedded(some_points(rho, self.n, rng), self.features, "the model"), self.k)
 
     @property
     def protocol(self) -> str:
@@ -163,7 +164,7 @@ class PrecisionRecall(Checked):
     def _real(self) -> Particles:
         rng, atoms = generator(self.seed, self.reference.device), self.reference.num_atoms
         if atoms is None:
-            cloud = self.reference.draw(self.n, rng)
+            cloud = some_points(self.reference, self.n, rng)
         else:
             cloud = self.reference.take(torch.randperm(atoms, generator=rng, device=rng.device)[: self.n], rng)
         return embedded(cloud, self.features, "the reference")
