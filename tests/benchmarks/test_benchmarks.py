@@ -97,7 +97,7 @@ def test_compiled_updates_are_timed_beside_eager_ones(benchmark, monkeypatch):
     assert found["seconds_of_first_update"]["compiled"] > found["seconds_of_first_update"]["eager"]
 
 
-def test_a_run_waits_less_for_checkpoints_that_do_not_grow(benchmark):
+def test_checkpoints_are_timed_in_line_and_beside_and_hold_no_history(benchmark):
     record = benchmark("checkpoints")
     assert_says_where_it_comes_from(record)
     waiting, growth = record["results"]["waiting"], record["results"]["growth"]
