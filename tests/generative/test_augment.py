@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import wgflow as wg
-from wgflow import BadInput, Checkpoint
+from wgflow import BadInput
 from wgflow.generative import DiffAugment, Recipe, train
 
 
@@ -132,29 +132,12 @@ def test_terms_without_a_critic_see_the_points_as_they_are():
     assert float((both - one).detach()) == pytest.approx(2.0, rel=1e-5)
 
 
-class Stopped(Exception):
-    pass
-
-
-def test_a_training_with_it_goes_on_bit_for_bit(images, tmp_path, monkeypatch):
+def test_a_training_with_it_goes_on_bit_for_bit(images, tmp_path, cut):
     pytest.importorskip("safetensors")
     sizes = dict(data=str(images), channels=4, batch=8, num_steps=2, first_iters=3, iters=2, evaluate_every=2)
     recipe = Recipe(augment="color, cutout", sinkhorn_n=4, **sizes)
     train(recipe, tmp_path / "whole", device="cpu", progress=False)
-    write, count = Checkpoint.write, []
-
-    def stop_at_the_third(self, run, callbacks, **how):
-        path = write(self, run, callbacks, **how)
-        count.append(path)
-        if len(count) == 3:
-            raise Stopped
-        return path
-
-    monkeypatch.setattr(Checkpoint, "write", stop_at_the_third)
-    monkeypatch.setattr(Checkpoint, "due", lambda self, run, **when: True)
-    with pytest.raises(Stopped):
-        train(recipe, tmp_path / "cut", device="cpu", progress=False, checkpoint_seconds=0.0)
-    monkeypatch.undo()
+    cut(recipe, tmp_path / "cut", 3)
     train(recipe, tmp_path / "cut", device="cpu", progress=False)
     numbers = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "cut")]
     assert numbers[0] == numbers[1]

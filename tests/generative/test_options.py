@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow import BadInput, Checkpoint
-from wgflow.generative import ImageData, Recipe, Runtime, train
+from wgflow import BadInput
+from wgflow.generative import ImageData, Recipe, Runtime, batch, train
+from wgflow.generative.batch import with_batch
 from wgflow.generative.nets import ConvGenerator, LargeCritic, LargeGenerator
 from wgflow.generative.nets._recomputed import recompute
 
@@ -119,31 +120,14 @@ def test_options_of_optimizers_reach_both_networks():
     assert flow.solver.estimator.iters == 2
 
 
-class Stopped(Exception):
-    pass
-
-
-def test_a_training_with_all_of_them_goes_on_bit_for_bit(images, tmp_path, monkeypatch):
+def test_a_training_with_all_of_them_goes_on_bit_for_bit(images, tmp_path, cut):
     pytest.importorskip("diffusers")
     pytest.importorskip("safetensors")
     options = dict(clip=1.0, accumulate=2, warmup=3, critic_iters=2, betas=(0.0, 0.9), checkpointing=True)
     sizes = dict(data=str(images), batch=4, num_steps=2, first_iters=4, iters=2, evaluate_every=3, sinkhorn_n=4)
     recipe = Recipe(**LARGE, **options, **sizes)
     train(recipe, tmp_path / "whole", device="cpu", progress=False)
-    write, count = Checkpoint.write, []
-
-    def stop_at_the_fourth(self, run, callbacks, **how):
-        path = write(self, run, callbacks, **how)
-        count.append(path)
-        if len(count) == 4:
-            raise Stopped
-        return path
-
-    monkeypatch.setattr(Checkpoint, "write", stop_at_the_fourth)
-    monkeypatch.setattr(Checkpoint, "due", lambda self, run, **when: True)
-    with pytest.raises(Stopped):
-        train(recipe, tmp_path / "cut", device="cpu", progress=False, checkpoint_seconds=0.0)
-    monkeypatch.undo()
+    cut(recipe, tmp_path / "cut", 4)
     train(recipe, tmp_path / "cut", device="cpu", progress=False)
     for name in ("generator.safetensors", "metrics.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -186,6 +170,23 @@ def test_the_batch_that_fits_is_found_recorded_and_gone_on_with(images, tmp_path
     with pytest.raises(BadInput, match="not even one image a process fits"):
         train(auto, tmp_path / "t", device="cpu", progress=False)
     assert not (tmp_path / "t").exists()
+
+
+def test_a_batch_is_tried_beyond_the_first_move_of_the_networks(monkeypatch, tmp_path):
+    steps, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a, **k: (steps.append(1), step(self, *a, **k))[1])
+    data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
+    with_batch(Recipe(channels=4, batch="auto", accumulate=3), tmp_path / "r", data, CPU)
+    assert len(steps) == 2, "both have moved, and have their moments"
+
+
+def test_a_batch_that_is_found_is_a_multiple_of_the_processes(monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setattr(batch, "_fits", lambda recipe, law, here: tried.append(recipe.options["batch"]))
+    data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(BadInput, match="not even one image a process"):
+        with_batch(Recipe(batch="auto"), tmp_path / "r", data, Runtime(torch.device("cpu"), world=6))
+    assert tried == [60, 30, 12, 6]
 
 
 def test_a_batch_that_is_to_be_found_is_no_number_elsewhere():

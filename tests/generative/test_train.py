@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow import BadInput, Checkpoint, CheckpointError, DataNotFound, Diverged, StopWhen, Streamed
+from wgflow import BadInput, CheckpointError, DataNotFound, Diverged, StopWhen, Streamed
 from wgflow.cli import main
 from wgflow.generative import (
     ImageData,
@@ -123,24 +123,8 @@ def test_images_that_are_streamed_from_their_file_give_the_same_run(finished, im
     assert torch.equal(sample(law, 9, seed=1), sample(same, 9, seed=1))
 
 
-class Stopped(Exception):
-    pass
-
-
-def test_a_stopped_training_goes_on_to_the_same_weights_and_rows(finished, images, tmp_path, monkeypatch):
-    write, count = Checkpoint.write, []
-
-    def stop_at_the_third(self, run, callbacks, **wait):
-        write(self, run, callbacks, **wait)
-        count.append(run.updates)
-        if len(count) == 3:
-            raise Stopped
-
-    monkeypatch.setattr(Checkpoint, "write", stop_at_the_third)
-    monkeypatch.setattr(Checkpoint, "due", lambda self, run, **when: True)
-    with pytest.raises(Stopped):
-        train(tiny(images), tmp_path / "r", device="cpu", progress=False)
-    monkeypatch.undo()
+def test_a_stopped_training_goes_on_to_the_same_weights_and_rows(finished, images, tmp_path, cut):
+    cut(tiny(images), tmp_path / "r", 3)
     assert not (tmp_path / "r" / "report.json").exists()
     train(tiny(images), tmp_path / "r", device="cpu", progress=False)
     for name in ("generator.safetensors", "metrics.csv"):

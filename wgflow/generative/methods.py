@@ -22,7 +22,7 @@ NETWORKS_OF = ("generator", "critic", "noise", "reference")
 METHOD = "method."
 """Before the name of an option, so that it is not taken for a field of a recipe."""
 AUTO = "auto"
-"""In the place of a batch: the largest that fits, which a training finds by trial."""
+"""In the place of a batch: one that fits, which a training finds by trial."""
 ROLES = ("target", "latent", "initial", "encoder", *NETWORKS_OF)
 """Parameters of a preset that the rest of a recipe gives: data, networks and where the flow starts."""
 NAMED: Mapping[type, Registry[Any]] = {Kernel: KERNELS}
@@ -270,7 +270,7 @@ def _method(name: str, preset: Any) -> Method | str:
         default = p.default if plain and not needed else None
         about = texts.get(p.name) or TEXTS.get(p.name, f"{p.name.replace('_', ' ').capitalize()} of the method.")
         if p.name == "batch":
-            about += f" {AUTO}: as many as the memory holds, found by trial."
+            about += f" {AUTO}: the default, halved until the memory holds it."
         options[p.name] = Option(p.name, hint, default, about, needed, p.default)
     if "target" not in roles:
         return "it has no parameter target"
