@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from wgflow import BadInput, Checkpoint
+from wgflow import BadInput
 from wgflow.generative import AutoencoderSpace, ImageData, Recipe, autoencoder, evaluate, load_generator, sample, train
 from wgflow.generative.autoencoder import LATENTS
 from wgflow.generative.latent_space import LATENT_SPACE
@@ -85,30 +85,13 @@ def test_the_autoencoder_of_diffusers_is_such_a_pair():
     torch.testing.assert_close(space.decode(codes), vae.decode(raw).sample.clamp(-1, 1), atol=1e-4, rtol=1e-4)
 
 
-class Stopped(Exception):
-    pass
-
-
-def test_a_training_goes_on_bit_for_bit_and_samples_images_of_full_size(images, tmp_path, monkeypatch):
+def test_a_training_goes_on_bit_for_bit_and_samples_images_of_full_size(images, tmp_path, monkeypatch, cut):
     encoded, seen = autoencoder._encoded, []
     monkeypatch.setattr(autoencoder, "_encoded", lambda pair, x: (seen.append(len(x)), encoded(pair, x))[1])
     whole = tmp_path / "whole"
     train(recipe(images), whole, device="cpu", progress=False)
     assert sum(seen) == 40, "every image is encoded once on either side"
-    write, count = Checkpoint.write, []
-
-    def stop_at_the_third(self, run, callbacks, **how):
-        path = write(self, run, callbacks, **how)
-        count.append(path)
-        if len(count) == 3:
-            raise Stopped
-        return path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoint, "write", stop_at_the_third)
-        patch.setattr(Checkpoint, "due", lambda self, run, **when: True)
-        with pytest.raises(Stopped):
-            train(recipe(images), tmp_path / "cut", device="cpu", progress=False, checkpoint_seconds=0.0)
+    cut(recipe(images), tmp_path / "cut", 3)
     seen.clear()
     train(recipe(images), tmp_path / "cut", device="cpu", progress=False)
     assert not seen, "the codes are those of the folder"
@@ -133,6 +116,24 @@ def test_a_cloud_of_codes_moves_and_is_shown_as_images(images, tmp_path):
     solution = train(flow, tmp_path / "r", device="cpu", progress=False)
     assert solution.measure.x.shape == (6, 4, 16, 16)
     assert sample(load_generator(tmp_path / "r", device="cpu", allow_code=True), 2).shape == (2, 3, 32, 32)
+
+
+def test_codes_of_other_images_or_of_other_weights_are_not_gone_on_with(images, tmp_path, monkeypatch):
+    copy, folder = tmp_path / "images.npy", tmp_path / "r"
+    shutil.copy(images, copy)
+    train(recipe(copy, num_steps=1, first_iters=1, iters=1), folder, device="cpu", progress=False)
+    longer = recipe(copy, num_steps=2, first_iters=1, iters=1)
+    other = "codes of other images, or by other weights of the autoencoder"
+    np.save(copy, np.load(images)[::-1])
+    with pytest.raises(BadInput, match=other):
+        train(longer, folder, device="cpu", progress=False)
+    shutil.copy(images, copy)
+    start = Fake.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fake, "__init__", lambda self: (start(self), self.mixed.data.mul_(2))[0])
+        with pytest.raises(BadInput, match=other):
+            train(longer, folder, device="cpu", progress=False)
+    assert train(longer, folder, device="cpu", progress=False).state.k == 2
 
 
 def test_a_damaged_folder_is_named(images, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from wgflow import Dataset, Measure, Streamed
 from wgflow.core.errors import BadInput
@@ -12,6 +13,7 @@ from wgflow.core.ranks import by_first
 from wgflow.generative.autoencoder import LATENTS, AutoencoderSpace, autoencoder, read_tensors
 from wgflow.generative.data import ImageData
 from wgflow.generative.latent_space import LATENT_SPACE, Encoded, LatentSpace, Space
+from wgflow.storage.describe import digest
 from wgflow.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -42,24 +44,31 @@ def home(
         return found, Encoded(data, found)
     if recipe.autoencoder is None:
         return None, data
-    pair, codes = autoencoder(recipe.autoencoder), read_tensors(folder / LATENTS).get("codes")
-    if codes is not None and path.exists():
-        space = AutoencoderSpace.load(path, pair).to(device)
-        wanted = (len(images) * (1 + images.flip), *space.code_shape)
-        if tuple(codes.shape) != wanted:
+    pair, held = autoencoder(recipe.autoencoder), read_tensors(folder / LATENTS)
+    if held and path.exists():
+        if "codes" not in held or not torch.equal(held.get("made_of", torch.empty(0)), _made_of(images, pair)):
             raise BadInput(
-                f"{folder / LATENTS} has codes {tuple(codes.shape)}, expected {wanted}: remove it, it is made anew"
+                f"{folder / LATENTS} has the codes of other images, or by other weights of the autoencoder, than the recipe has now: "
+                "bring those of the run back, or choose another folder with --folder"
             )
+        space, codes = AutoencoderSpace.load(path, pair).to(device), held["codes"]
     else:
         space, codes = AutoencoderSpace.fit(pair, images, device)
     labels = images.labels if images.labels is None or not images.flip else images.labels.repeat(2)
     return space, Dataset(codes.to(device), labels=None if labels is None else labels.to(device))
 
 
-def keep(folder: Path, space: Space | None, law: Measure) -> None:
+def _made_of(images: ImageData, pair: nn.Module) -> Tensor:
+    """Return what tells codes apart, a digest of the images and of the weights of the pair, as bytes (n,)."""
+    text = digest((images.images, images.flip, pair.state_dict()))
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def keep(folder: Path, space: Space | None, law: Measure, images: ImageData) -> None:
     """Write the space and, of an autoencoder, the codes into the folder of a run, where they are not there yet."""
     if isinstance(space, AutoencoderSpace) and isinstance(law, Dataset) and not (folder / LATENTS).exists():
+        held = {"codes": law.x.cpu().contiguous(), "made_of": _made_of(images, space.pair)}
         with replacing(folder / LATENTS) as temporary:
-            require("safetensors.torch", extra="image").save_file({"codes": law.x.cpu().contiguous()}, temporary)
+            require("safetensors.torch", extra="image").save_file(held, temporary)
     if space is not None and not (folder / LATENT_SPACE).exists():
         space.save(folder / LATENT_SPACE)

@@ -117,7 +117,7 @@ def train(
         flow = replace(flow, num_steps=lengthened(recipe, flow.num_steps, extend))
         by_first(lambda: claim_folder(folder, record, {"recipe.yaml": begun.text()}), here.device)
         if here.first:
-            keep(folder, space, law)
+            keep(folder, space, law, images)
         return fit(
             flow,
             run,
