@@ -123,6 +123,26 @@ def test_what_cannot_be_compiled_is_refused_before_work(monkeypatch: pytest.Monk
         pass
 
 
+@pytest.mark.parametrize(
+    ("options", "how", "message"),
+    [
+        (
+            {"method": "gwf"},
+            True,
+            "compile=True: torch cannot trace a distance between learned features, which method gwf",
+        ),
+        ({"method": "s_jko", "accumulate": 2}, "graphs", "the replay of a graph writes over gradients that are held"),
+    ],
+)
+def test_flows_that_cannot_be_compiled_are_refused_when_they_are_made(
+    options: dict[str, Any], how: Any, message: str
+) -> None:
+    data = ImageData(torch.zeros(8, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(BadInput, match=message):
+        Recipe(channels=4, batch=8, **options).flow(data, Runtime(CPU, compile=how))
+    Recipe(channels=4, batch=8, **options).flow(data, Runtime(CPU))
+
+
 def test_a_loss_that_cannot_be_traced_says_so() -> None:
     class Read(wg.KL):
         def f_star(self, u: torch.Tensor) -> torch.Tensor:

@@ -58,6 +58,7 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
     flow = method.preset(**{name: given[name] for name in method.roles if name in given}, **options)
     if not isinstance(flow, Flow):
         raise BadInput(f"method {method.name} returned a {type(flow).__name__}: expected a Flow")
+    _check_compiles(flow, recipe, here)
     if recipe.augment is not None:
         flow = _augmented(flow, recipe, data)
     if recipe.labels and not _by_class(flow.functional):
@@ -72,6 +73,19 @@ def compose(recipe: "Recipe", method: Method, data: Measure, here: Runtime) -> F
         raise Incompatible(f"method {method.name} cannot be trained on images: {reason}")
     check_batches(flow.functional.at(0, 0.0))
     return flow
+
+
+def _check_compiles(flow: Flow, recipe: "Recipe", here: Runtime) -> None:
+    """Raise ``BadInput`` for what :func:`runtime` cannot compile: the compiler itself would say so in mid-run, or not at all."""
+    if here.compile and flow.functional.learns_features:
+        raise BadInput(
+            f"compile={here.compile!r}: torch cannot trace a distance between learned features, which method {recipe.method} has here, "
+            "as one graph. Leave compile out"
+        )
+    if here.compile == "graphs" and (recipe.options.get("accumulate") or 1) > 1:
+        raise BadInput(
+            "compile='graphs' and accumulate: the replay of a graph writes over gradients that are held. Use compile=True"
+        )
 
 
 def _augmented(flow: Flow, recipe: "Recipe", data: Measure) -> Flow:
