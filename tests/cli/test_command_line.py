@@ -519,6 +519,18 @@ def test_a_signal_before_anything_is_saved_promises_nothing(
     )
 
 
+@pytest.mark.parametrize("name", ["images.npz", "IMAGES.NPY"])
+def test_arrays_in_the_place_of_a_recipe_are_data(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"\x93NUMPY\xff")
+    assert main(["train", name]) == 2
+    assert f"{name} holds arrays and no recipe. Images are the data of one: wgflow train --data {name}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_recipe_is_printed_when_its_training_starts(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--data", "nope"]) == 2
     said = capsys.readouterr()

@@ -80,6 +80,8 @@ class Written:
             raise BadInput(
                 f"no recipe and no file is called {shortened(str(source))}: {near_misses(str(source), sorted(ready))}"
             )
+        if path.suffix.lower() in (".npy", ".npz"):
+            raise BadInput(f"{path} holds arrays and no recipe. Images are the data of one: wgflow train --data {path}")
         return cls.from_dict(flat_yaml(path)).trusted(path, allow_code)
 
     @classmethod
