@@ -118,6 +118,10 @@ def work(rank: int, world: int, folder: Path) -> None:
             flow("mmd", initial=cloud(N, 2, rank))
         except wg.BadInput as error:
             found["other starts"] = torch.tensor("those of process 1 are not those of process 0" in str(error))
+        try:
+            flow("mmd", initial=cloud(N, 2, 0) if rank == 0 else wg.Particles(torch.full((N, 2), torch.nan)))
+        except wg.BadInput as error:
+            found["no numbers"] = torch.tensor("those of process 1 are not those of process 0" in str(error))
         pieces = torch.tensor([float(piece) for piece in shares().of(range(5))])
         found["pieces"] = pieces
     found["alone again"] = torch.tensor(shares() == Shares())

@@ -46,6 +46,10 @@ def test_processes_that_begin_with_other_particles_are_refused(ranks):
     assert all(found["other starts"] for found in ranks)
 
 
+def test_a_process_without_numbers_leaves_nobody_waiting(ranks):
+    assert all(found["no numbers"] for found in ranks)
+
+
 def test_a_callback_of_one_rank_waits_for_nobody(ranks):
     for found in ranks:
         assert torch.equal(found["watched by one"], found["mmd"])

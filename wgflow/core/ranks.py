@@ -211,7 +211,7 @@ def check_same(held: Iterable[torch.Tensor]) -> None:
     """Refuse tensors that differ between the ranks, which add up sums over them. All ranks must call it together."""
     digest = hashlib.sha256()
     for t in held:
-        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     found = from_all(digest.hexdigest())
     others = [k for k, other in enumerate(found) if other != found[0]]
     if others:

@@ -131,9 +131,9 @@ def solve(
                 # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
                 state = solver.init(F, initial, generator(mixed(seed), initial.device))
             run = Run(F, solver, state, step_size, num_steps, seed, save, stream, start)
+            if how.world > 1:  # first, or one that is refused below for its own numbers would leave the others waiting
+                check_same(tensors_in([state, F, state.rng.get_state()]))
             _check_start(run)
-        if how.world > 1:
-            check_same(tensors_in([state, F, state.rng.get_state()]))
         if checkpoint is not None:
             run.interrupts = stack.enter_context(Interrupts())
             stack.enter_context(checkpoint.opened(run, callbacks))
