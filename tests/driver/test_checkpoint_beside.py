@@ -94,6 +94,17 @@ def test_what_ended_the_run_is_told_before_an_error_of_the_writer(tmp_path, monk
         flow(tmp_path, checkpoint=save, callbacks=[held, Interrupt(3)])
 
 
+def test_what_ended_the_run_is_told_before_any_other_error_of_the_writer(tmp_path, monkeypatch):
+    def fail(payload, folder, updates):
+        if updates:
+            raise MemoryError("no room to write in")
+        return write(payload, folder, updates)
+
+    monkeypatch.setattr(checkpoints, "write", fail)
+    with pytest.warns(UserWarning, match="no room to write in"), pytest.raises(Stop):
+        flow(tmp_path, checkpoint=Checkpoint(tmp_path, every_updates=2), callbacks=[Interrupt(3)])
+
+
 def test_a_run_that_failed_holds_its_folder_until_the_last_is_written(tmp_path, monkeypatch):
     """Or another process could go on while a checkpoint of this one arrives."""
     save, held, refused = Checkpoint(tmp_path, every_updates=2), Held(monkeypatch, end=99), []

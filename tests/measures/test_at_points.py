@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wgflow import MEASURES, BadInput, LocalGaussians, MovingMeasure, Unnormalised, Unsupported
+from wgflow import MEASURES, BadInput, LocalGaussians, MovingMeasure, StandardNormal, Unnormalised, Unsupported
 
 DENSE = [name for name in MEASURES if MEASURES[name].example().has_density]
 WRONG = {
@@ -33,6 +33,23 @@ def test_what_is_no_point_is_refused(name, ask, wrong):
 def test_another_precision_is_refused_by_name(ask):
     with pytest.raises(BadInput, match=rf"LocalGaussians\.{ask} cannot take \(3, 2\) torch.float64"):
         getattr(LocalGaussians.example(), ask)(torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_a_density_that_is_a_static_method_or_a_property_is_asked_as_it_is():
+    class Static(StandardNormal):
+        @staticmethod
+        def log_prob(x):
+            return -x.square().sum(1)
+
+    class Held(StandardNormal):
+        @property
+        def log_prob(self):
+            return Static.log_prob
+
+    x = torch.ones(3, 2)
+    for law in (Static(2), Held(2)):
+        assert torch.equal(law.log_prob(x), torch.full((3,), -2.0))
+        assert torch.equal(law.score(x), -2 * x)
 
 
 def test_a_density_without_a_sampler_is_not_supported_to_draw():

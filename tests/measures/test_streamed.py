@@ -1,5 +1,7 @@
 """Data that stay on the host: the same draws as in memory, read ahead where the next one can be expected."""
 
+import copy
+import pickle
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +133,15 @@ def test_the_data_stay_where_they_are_when_a_flow_is_moved(mapped):
     moved = wg.EnergyDistance(law, batch=4).to("meta").target
     assert (moved.device.type, moved.base.x.device.type) == ("meta", "cpu")
     assert moved._ahead is not law._ahead
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))])
+def test_a_copy_of_a_law_that_reads_ahead_draws_the_same(mapped, copied):
+    law, a, b = wg.Streamed(wg.Dataset(mapped)), rng(5), rng(5)
+    for _ in range(3):
+        law.draw(8, a)
+        law.base.draw(8, b)
+    assert torch.equal(copied(law).draw(8, a).x, law.base.draw(8, b).x)
 
 
 def test_an_error_of_the_reader_reaches_the_flow(mapped):

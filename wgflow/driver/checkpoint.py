@@ -164,7 +164,7 @@ class Checkpoint(Checked):
             except BaseException:
                 try:
                     self._writer.wait()
-                except CheckpointError as error:  # what ended the run is told first
+                except Exception as error:  # what ended the run is told first
                     warnings.warn(str(error), stacklevel=2)
                 raise
             by_first(self._writer.wait, device)

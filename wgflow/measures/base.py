@@ -1,5 +1,6 @@
 """What can be drawn from, and what a solver can move."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -70,8 +71,9 @@ class Measure(Checked, Placed, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """What a class answers at points, it is asked at its points only."""
         super().__init_subclass__(**kwargs)
-        for name in vars(cls).keys() & set(_AT_POINTS):
-            setattr(cls, name, at_points(getattr(cls, name)))
+        for name in _AT_POINTS:
+            if inspect.isfunction(method := vars(cls).get(name)):  # and no property or static method of the user's
+                setattr(cls, name, at_points(method))
 
     @classmethod
     def example(cls) -> "Measure":

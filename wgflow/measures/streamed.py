@@ -147,8 +147,8 @@ class _Ahead:
         """Return one that has seen nothing, for a copy of the measure."""
         return _Ahead()
 
-    def __deepcopy__(self, memo: object) -> "_Ahead":
-        return _Ahead()
+    def __reduce__(self) -> tuple[type["_Ahead"], tuple[()]]:
+        return _Ahead, ()
 
     def alone(self, read: Callable[..., Particles], *args: Any) -> Particles:
         """Read while nothing else is read."""
