@@ -48,7 +48,7 @@ class Regression:
 
 
 def split(folder: Path, name: str, number: int) -> Regression:
-    """Read split ``number`` of ``NAME.npz.xz``, standardised by its training data: ``x``, ``y`` and the test rows of every split."""
+    """Read split ``number`` of ``NAME.npz.xz``, standardized by its training data: ``x``, ``y`` and the test rows of every split."""
     with lzma.open(folder / f"{name}.npz.xz") as packed, np.load(packed) as file:
         x, y, rows = torch.from_numpy(file["x"]), torch.from_numpy(file["y"]), file["test"][number].astype(np.int64)
     test = torch.zeros(len(x), dtype=torch.bool)

@@ -76,8 +76,8 @@ class Problem:
         )
 
 
-Sentence = Callable[[Problem, float, int], presets.Flow]
-METHODS: dict[str, tuple[Sentence, float]] = {
+Method = Callable[[Problem, float, int], presets.Flow]
+METHODS: dict[str, tuple[Method, float]] = {
     "BRWP splitting": (Problem.splitting, 1e-4),
     "BRWP": (lambda p, h, k: p.whole(ForwardEuler(ProximalScore(h / 2, samples=5)), h, k), 1e-4),
     "ARWP": (lambda p, h, k: p.whole(Accelerated(ProximalScore(h**2 / 2, samples=5), FRICTION), h, k), 1e-3),

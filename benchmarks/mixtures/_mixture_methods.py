@@ -1,4 +1,4 @@
-"""Ways to a Gaussian mixture, each a sentence of the library's parts."""
+"""Ways to a Gaussian mixture, each a combination of the library's parts."""
 
 import math
 from collections.abc import Callable, Sequence
