@@ -59,6 +59,22 @@ def test_the_force_is_right_on_average_and_its_error_within_the_bound(d, directi
     assert errors.mean(0).square().sum(1).mean().sqrt() < 1.5 * size / math.sqrt(200)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 2, 10])
+def test_coincident_points_exert_no_force_on_each_other(d, dtype):
+    """Their projections differed in the last digit, by the sign of the direction: 10 particles at one place parted at once."""
+    places, at = points(3, d, 0, dtype), torch.arange(40) % 3
+    rho = wg.Particles(places[at], points(40, 1, 1, dtype)[:, 0])
+    nu = wg.Particles(torch.cat([places[at[:20]], places + 3]))
+    L = 1 if d == 1 else 2000
+    F = wg.SlicedEnergyDistance(nu, LINE if d == 1 else L).freeze(torch.Generator().manual_seed(2))
+    ours, theirs = (wg.Autograd().velocity(0.5 * G, rho, None) for G in (F, wg.EnergyDistance(nu)))
+    error = (ours - theirs).norm(dim=1)
+    assert error.max() < (1e-6 if d == 1 else 2 * math.sqrt(math.pi * d / (2 * L)))
+    for place in range(3):
+        assert (ours[at == place] - ours[place]).norm(dim=1).max() < 1e-6
+
+
 def test_the_error_of_a_law_far_from_the_origin_is_that_of_its_points():
     rho, nu = points(200, 2, 0, torch.float32), points(200, 2, 1, torch.float32) + 1
     near, far = (

@@ -171,8 +171,9 @@ class SlicedEnergyDistance(_OnLines):
     a force of ``0.5 * SlicedEnergyDistance(target)``, a difference of two means over pairs, is at most :math:`2\sqrt{\pi d/(2L)}`. It
     averages out over time steps, each with fresh directions, and is 0 in one dimension.
 
-    Differentiable once, in positions and weights of the particles, not in the target. Particles with equal projections are taken one
-    after the other. Hertrich, Wald, Altekrüger and Hagemann (2024).
+    Differentiable once, in positions and weights of the particles, not in the target. Coincident points exert no force on each other, as
+    for :func:`EnergyDistance`; different ones with equal projections are taken one after the other. Hertrich, Wald, Altekrüger and
+    Hagemann (2024).
 
     Examples
     --------
