@@ -121,7 +121,7 @@ def draw(grids: dict[str, Tensor], path: Path) -> None:
     """Show 64 images of every method, drawn at random, with as many of the data."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(3 * len(grids), 3.2), layout="constrained")
+    drawing = Figure(figsize=(3 * len(grids), 3.4), layout="constrained")
     for ax, (name, x) in zip(drawing.subplots(1, len(grids)), grids.items(), strict=True):
         ax.imshow(x.view(8, 8, 28, 28).transpose(1, 2).reshape(224, 224).numpy(), cmap="gray", vmin=-1, vmax=1)
         ax.set_title(name)
