@@ -112,7 +112,8 @@ class SinkhornDivergence(Functional):
     bytes a pair at the most for float32 points, 24 for float64. With a
     ``tol`` of 1e-3 and above values are then made of these too, in single precision for float32 points. The
     target's own term is remembered while the batch stays the same. In a flow every time step begins with the potentials of the one
-    before, which are part of its state. Potentials are found without a graph;
+    before, which are part of its state; once they are no near start (a marginal error above 1/2, as of particles that are drawn anew
+    or far steps at a fine blur) all later steps begin with the warm-up. Potentials are found without a graph;
     derivatives are those of the envelope theorem, in closed form, once differentiable, in positions and weights of
     the particles, not in the target. The device is waited for once every 10 sweeps, to test convergence.
 

@@ -142,9 +142,8 @@ def _dual(problem: Problem, k: int, reg: Regularisation, start: Tensor | None) -
     """Return the best potentials: ``g`` the second marginal's update, and ``f`` its own."""
     new, converged = problem.best[-1], bool((problem.error <= reg.tol).all())
     if not converged:
-        problem.kernel = (
-            None  # the best potentials may be far from those that it is taken at, and its sums 0 or infinite
-        )
+        # The best potentials may be far from those that it is taken at, and its sums 0 or infinite.
+        problem.kernel = None
     f, kind = problem.precisely(new) * reg.eps, problem.kind.exponents
     return Dual(f, new * reg.eps, k, problem.error, converged, kind, start is not None, problem)
 

@@ -80,7 +80,7 @@ def s_jko(
     lr_floor : float or None
         Where a cosine over the whole run takes both; None keeps them constant.
     warmup : int, optional
-        Updates of the generator in which both grow to that, linearly from 0.
+        Updates of the generator in which both grow linearly to what they are without it.
     betas : (float, float)
         Momenta of both Adams.
     clip : float, optional
