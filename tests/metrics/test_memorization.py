@@ -317,3 +317,13 @@ def test_copies_of_a_heavy_point_are_no_neighbors_of_it(kind):
     assert Memorization(cloud(200, 2, seed=2), heavy, n=100)(light, rng(0))["coverage"] > 0.9
     with pytest.raises(BadInput, match="there are 3"):
         PrecisionRecall(kind(x[:3], log_w[:3]))
+
+
+def test_shares_of_weighted_points_are_at_most_one():
+    """The sum of the weights was another one above than below."""
+    x = cloud(40, 2, seed=0)
+    for seed in range(20):
+        law = Particles(x, cloud(40, seed=seed))
+        assert precision_recall(law, law) | {"density": 1.0} == dict.fromkeys(
+            ("precision", "recall", "density", "coverage"), 1.0
+        )

@@ -64,8 +64,8 @@ def masses(cloud: Particles) -> Tensor:
 
 
 def mean(w: Tensor, f: Tensor) -> float:
-    """Return the mean of ``f`` (n,) with weights ``w`` (n,)."""
-    return float(w @ f.to(w)) / float(w.sum())
+    """Return the mean of ``f`` (n,) with weights ``w`` (n,); of ones it is 1, since both sums are added up in one order."""
+    return float((w * f.to(w)).sum()) / float(w.sum())
 
 
 def same_kind(**clouds: Particles | Tensor) -> tuple[Particles, ...]:
