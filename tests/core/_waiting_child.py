@@ -1,6 +1,7 @@
 """What ranks do that wait for each other; ``test_waiting_ranks.py`` looks at what they leave behind."""
 
 import time
+import weakref
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,5 +47,7 @@ def work(rank: int, world: int, folder: Path) -> None:
         "afterwards": result_of(lambda: ranks.by_first(lambda: "goes on", CPU)),
     }
     _set_pg_timeout(timedelta(seconds=60), dist.group.WORLD)
-    torch.save(found, folder / f"rank-{rank}.pt")
+    waiting = weakref.ref(ranks._waiting_group())
     dist.destroy_process_group()
+    found["left"] = waiting() is not None
+    torch.save(found, folder / f"rank-{rank}.pt")

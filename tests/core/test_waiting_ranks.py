@@ -35,3 +35,8 @@ def test_a_single_process_does_it_itself() -> None:
     assert by_first(lambda: 3, CPU) == together(lambda: 3) == 3
     with pytest.raises(BadInput, match="no"):
         by_first(lambda: refuse(BadInput("no")), CPU)
+
+
+def test_the_group_that_waits_goes_with_that_of_all_ranks(ranks):
+    """Or its threads still run when the interpreter ends."""
+    assert [found["left"] for found in ranks] == [False, False]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,8 @@ from wgflow.core import errors
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=30)
-_patient: tuple[Any, Any] = (None, None)  # the group of all ranks, and the one that waits
+# The group that waits, for that of all ranks: it goes with it, or its threads would still run when the process ends.
+_patient: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def parallel() -> bool:
@@ -50,11 +52,10 @@ def _waiting_group() -> Any:
     A rank that works alone, on an evaluation or a download, may take long. One that has died still ends the wait: its
     connections close. None where PyTorch comes without gloo, that is the usual group.
     """
-    global _patient
-    if _patient[0] is not dist.group.WORLD:
-        group = dist.new_group(backend="gloo", timeout=_PATIENCE) if dist.is_gloo_available() else None
-        _patient = (dist.group.WORLD, group)
-    return _patient[1]
+    everybody = dist.group.WORLD
+    if everybody not in _patient:
+        _patient[everybody] = dist.new_group(backend="gloo", timeout=_PATIENCE) if dist.is_gloo_available() else None
+    return _patient[everybody]
 
 
 def from_first(value: T, device: torch.device) -> T:
