@@ -125,6 +125,14 @@ def test_a_penalty_may_be_lazy() -> None:
     assert float(reports[0]["critic/penalty"]) == pytest.approx(3 * 4, abs=1e-3)
 
 
+def test_a_penalty_of_some_ascents_is_told_by_all_updates() -> None:
+    critic = Critic(nn.Linear(2, 1).double(), Adam(1e-3), iters=2, r1=R1(1.0, every=2))
+    F = KL(Y, batch=3)
+    es = critic.init(F, rng(0))
+    for _ in range(2):  # the last ascent of either has none
+        assert float(critic.refine(F, lambda _: X, es, rng(1))["critic/r1"]) > 0
+
+
 class Free(KL):
     """A functional with a dual and no data."""
 

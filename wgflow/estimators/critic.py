@@ -116,7 +116,7 @@ class Critic(Estimator):
         for _ in range(self.iters):
             realised, rho = F.freeze(rng), draw(rng)
             numbers = self._numbers(F, rho, _BATCHES, rng)
-            info = self._ascend(realised, rho, es, rng, numbers)
+            info |= self._ascend(realised, rho, es, rng, numbers)  # what is not of every update too
             if isinstance(es, AugmentedState):
                 es.numbers = self._numbers(F, rho, 1, rng)
         return info
