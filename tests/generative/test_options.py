@@ -172,6 +172,22 @@ def test_the_batch_that_fits_is_found_recorded_and_gone_on_with(images, tmp_path
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        ({"accumulate": 5, "num_steps": 2, "first_iters": 8, "iters": 4}, 4),
+        ({"accumulate": 5, "num_steps": 2, "first_iters": 4, "iters": 8}, 4),
+        ({"accumulate": 9, "num_steps": 1, "first_iters": 8, "iters": 20}, 8),
+        ({"accumulate": 9, "method": "otm", "iters": 8}, 8),
+    ],
+)
+def test_gradients_that_no_time_step_gathers_are_refused(options, least):
+    data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(BadInput, match=f"a time step has {least} updates, in which no network would move"):
+        Recipe(channels=4, batch=8, **options).flow(data, CPU)
+    Recipe(channels=4, batch=8, **options | {"accumulate": least}).flow(data, CPU)
+
+
 def test_a_batch_is_tried_beyond_the_first_move_of_the_networks(monkeypatch, tmp_path):
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a, **k: (steps.append(1), step(self, *a, **k))[1])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Decay, NonNegative, Positive, checked
 from wgflow.core.typing import NetSource
 from wgflow.driver.solve import StepSize
@@ -107,6 +108,11 @@ def s_jko(
     Flow
         What ``solve`` asks for; ``.solve()`` trains it.
 
+    Raises
+    ------
+    BadInput
+        For ``accumulate`` above the updates of a time step.
+
     Examples
     --------
     The functional is KL, the solver JKO with a critic, and what moves a network's output:
@@ -126,6 +132,11 @@ def s_jko(
     coupling, gamma, steps = settings[variant]
     gamma = gamma if r1 is None else r1
     steps = steps if num_steps is None else num_steps
+    least = first_iters if steps == 1 else min(first_iters, iters)
+    if accumulate is not None and accumulate > least:
+        raise BadInput(
+            f"accumulate={accumulate}: a time step has {least} updates, in which no network would move: give at most as many"
+        )
 
     def adam(rate: float, times: int = 1) -> Adam:
         floor = rate if lr_floor is None else lr_floor
