@@ -78,8 +78,9 @@ class AutoencoderSpace(Space):
         """
         place = data.device if device is None else torch.device(device)
         pair = _frozen(pair).to(place)
-        sides = (data.images, data.images.flip(-1)) if data.flip else (data.images,)
-        codes = torch.cat([_encoded(pair, to_unit(part.to(place))) for side in sides for part in side.split(_CHUNK)])
+        mirrored = (False, True) if data.flip else (False,)
+        parts = (part.flip(-1) if m else part for m in mirrored for part in data.images.split(_CHUNK))
+        codes = torch.cat([_encoded(pair, to_unit(part.to(place))) for part in parts])
         low, high = (edge[0] for edge in (codes.amin((0, 2, 3), keepdim=True), codes.amax((0, 2, 3), keepdim=True)))
         middle, reach = (high + low) / 2, (high - low) / 2
         if not bool((middle.isfinite() & reach.isfinite()).all()):
