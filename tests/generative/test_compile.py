@@ -1,11 +1,13 @@
 """Compiled training: the numbers of eager code, whole runs to the last bit, nothing of it in files, and refusals before work starts."""
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import wgflow as wg
 from wgflow import BadInput, MissingDependency
@@ -59,6 +61,41 @@ def test_half_precision_is_compiled_too() -> None:
     (_, info), (_, told) = updated(recipe, True, 1), updated(recipe, False, 1)
     for key, value in told.items():
         torch.testing.assert_close(info[key], value, rtol=0.02, atol=1e-3, msg=key)  # bfloat16 has 3 digits
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    graphs: list[torch.Size] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(inputs[-1].shape)
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    return graphs
+
+
+def test_a_copy_is_compiled_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network with parametrizations copies all that it holds, what was compiled of it as well."""
+    graphs, x = counted(monkeypatch), torch.randn(3, 2)
+    net = compiling.mark(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 1)), True)
+    before = compiling.run(net, x).detach()
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.bias.add_(100.0)
+    assert float((compiling.run(other, x).detach() - before).min()) > 50
+    compiled = len(graphs)
+    assert float((compiling.run(other, x).detach() - before).min()) > 50
+    assert len(graphs) == compiled
+    assert float((compiling.run(other.eval(), x).detach() - before).min()) > 50
+
+
+def test_in_evaluation_mode_a_network_is_called_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, net = counted(monkeypatch), compiling.mark(nn.Linear(2, 1), True)
+    compiling.run(net, torch.randn(3, 2))
+    net.eval()
+    for n in (3, 4, 5):
+        compiling.run(net, torch.randn(n, 2))
+    assert len(graphs) == 1
 
 
 @functools.cache

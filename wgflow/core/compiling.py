@@ -6,6 +6,7 @@ a part in names of weights, checkpoints or descriptions.
 
 import functools
 import importlib.util
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -72,9 +73,13 @@ def run(net: Any, *inputs: Tensor) -> Any:
     In evaluation mode, whose batches have many sizes, it is called as it is.
     """
     how = getattr(net, MARK, False)
-    if not how or not net.training:
+    if not how:
         return net(*inputs)
-    if net._compiled_call_impl is None:
+    if not net.training:
+        return net._call_impl(*inputs)  # net(*inputs) is compiled once net.compile() was called
+    compiled = net._compiled_call_impl
+    # A network with a __deepcopy__ of its own, as parametrizations give it, may have copied that of another one.
+    if compiled is None or inspect.unwrap(compiled).__self__ is not net:
         net.compile(**_options(how))
     with _configured():
         found = net(*inputs)
