@@ -87,7 +87,7 @@ def judges(pictures: ImageSet, args: Any) -> tuple[list[Metric], dict[str, Any]]
     )
     one, other = pictures.images[LABELLED:].chunk(2)
     data, n = to_unit(pictures.images), args.points
-    energy = FunctionalValue(EnergyDistance(Particles(data[:n])), n, "energy_distance")
+    energy = FunctionalValue(replace(EnergyDistance(Particles(data[:n])), pairs="distinct"), n, "energy_distance")
     metrics: list[Metric] = [
         SinkhornMetric(ImageData(pictures.images), n=n, blur=1.0),
         energy,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wgflow import Particles
+from wgflow.generative import load_images, to_unit
 
 
 @pytest.fixture
@@ -25,6 +26,16 @@ def test_a_flow_is_stopped_at_the_step_nearest_to_the_end_of_its_time(equal_time
     assert clock.on_step(run, {}) is None
     assert clock.on_step(run, {}) == "stop"
     assert [row["seconds"] for row in clock.path] == [5.0, 9.0]
+
+
+def test_the_energy_distance_is_the_unbiased_one_of_trainings(equal_time):
+    pictures = load_images("fashion-mnist-10k")
+    metrics, _ = equal_time.judges(pictures, SimpleNamespace(quick=True, points=20))
+    x = to_unit(pictures.images[:20])
+    # At the points of the data themselves 2 S/n^2 - 2 S/n(n - 1), with S the sum of all distances.
+    expected = -2 * float(torch.cdist(x.flatten(1), x.flatten(1)).sum()) / (20 * 20 * 19)
+    found = metrics[1](Particles(x), torch.Generator())["energy_distance"]
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_every_method_is_scored(equal_time, tmp_path):
