@@ -9,7 +9,7 @@ import torch
 
 from wgflow.bench.measuring import Clock, peak_memory_mb, record, reset_peak
 
-__all__ = ["FIGURES", "RESULTS", "ROOT", "Clock", "figure", "parser", "peak_memory_mb", "reset_peak", "write"]
+__all__ = ["FIGURES", "RESULTS", "ROOT", "Clock", "figure", "held", "parser", "peak_memory_mb", "reset_peak", "write"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,6 +39,12 @@ def write(name: str, folder: Path, settings: dict[str, Any], results: dict[str, 
     path = folder / f"{name}.json"
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def held(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of a record, to go on with; empty where there is none, or one with other settings."""
+    record = json.loads(path.read_text()) if path.exists() else None
+    return record["results"] if record is not None and record["settings"] == settings else {}
 
 
 def _rounded(value: Any) -> Any:

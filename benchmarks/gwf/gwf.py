@@ -11,7 +11,6 @@ interrupted goes on.
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._record import parser, write
+from benchmarks._record import held, parser, write
 from wgflow import Diverged, Measure, Pushforward, StandardNormal, ema_decay, presets
 from wgflow.generative import FID, ImageData, ImageSet, load_images
 from wgflow.generative.metrics.features import RandomConvFeatures
@@ -90,12 +89,6 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def earlier(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the runs of a record; none if it was made with other settings."""
-    record = json.loads(path.read_text()) if path.exists() else None
-    return record["results"]["runs"] if record is not None and record["settings"] == settings else []
-
-
 def reference(pictures: ImageSet, n: int) -> ImageSet:
     """Return the images that the Fréchet distance compares with: all of them, a few in a quick run."""
     return ImageSet(pictures.images[: 20 * n], None, pictures.name)
@@ -138,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "threads": args.threads,
     }
     path, begun = args.results / "gwf.json", time.monotonic()
-    runs = earlier(path, settings)
+    runs = held(path, settings).get("runs", [])
     done = {(r["objective"], r["tau"], r["seed"]) for r in runs}
     for seed, objective, tau in itertools.product(range(args.seeds), args.objectives, TAU):
         if (objective, tau, seed) in done or time.monotonic() - begun > 60 * args.minutes:

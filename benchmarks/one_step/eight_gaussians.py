@@ -6,7 +6,6 @@ a run that was cut off goes on.
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 import wgflow as wg
-from benchmarks._record import parser, write
+from benchmarks._record import held, parser, write
 from wgflow.estimators import Estimator
 
 CENTRES = 5 * torch.stack([torch.tensor([math.cos(a), math.sin(a)]) for a in torch.arange(8) * math.pi / 4])
@@ -127,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     data = wg.GaussianMixture(CENTRES, STD)
     path = args.results / "eight_gaussians.json"
     settings = {k: getattr(args, k) for k in ("steps", "batch", "judged", "quick")}
-    found = _kept(path, settings)
+    found = held(path, settings).get("rows", {})
     floor = data.draw(10 * args.judged, torch.Generator().manual_seed(8)).x
     results: dict[str, Any] = {"exact_draws": judged(floor, data, args.judged), "rows": found}
     for name, parts in rows(data, args.batch, args.steps).items():
@@ -141,11 +140,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
             print(name, done[-1], flush=True)
             path = write("eight_gaussians", args.results, settings, results, torch.device("cpu"))
     return path
-
-
-def _kept(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    held = json.loads(path.read_text()) if path.exists() else {}
-    return held["results"]["rows"] if held and held["settings"] == settings else {}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ beside a network that has the same data and the same CPU time. Rows that a recor
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 import wgflow as wg
-from benchmarks._record import parser, write
+from benchmarks._record import held, parser, write
 from benchmarks.wasserstein_proximal._score_network import Denoised, trained
 from wgflow import presets
 from wgflow.metrics import Memorization
@@ -171,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     torch.set_num_threads(args.threads)
     settings = {k: getattr(args, k) for k in ("roll", "spirals", "iters", "reverse_steps", "judged", "quick")}
     path = args.results / "kernel_score.json"
-    results = _kept(path, settings)
+    results = held(path, settings)
     exact = 0.1 / torch.linalg.eigvalsh(NORMALS @ NORMALS.T + torch.eye(3)).flip(0).sqrt()
     results["exact_local_std"] = exact.tolist()
     runs = [("swiss_roll", "", on_the_roll), ("two_spirals", "", on_spirals)]
@@ -185,11 +184,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
             print(question, "|", label + name, {k: v for k, v in row.items() if k != "seed"}, flush=True)
         path = write("kernel_score", args.results, settings, results, torch.device("cpu"))
     return path
-
-
-def _kept(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    held = json.loads(path.read_text()) if path.exists() else {}
-    return held["results"] if held and held["settings"] == settings else {}
 
 
 if __name__ == "__main__":
