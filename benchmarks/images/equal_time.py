@@ -1,4 +1,4 @@
-"""What do four methods make of the same generator of Fashion-MNIST in the same CPU time? One seed of each; one grid for all.
+"""What do four methods make of the same generator of Fashion-MNIST in the same CPU time? Several seeds of each; one grid for all.
 
 The settings of `Recipe(method=NAME)`, without labels and with constant learning rates, each stopped when its
 CPU time is over: that of its updates, and of W-Flow's encoder, which is trained first to fill in masked patches and knows no class.
@@ -6,6 +6,8 @@ Scored by averaged generators. The Fréchet distance is in features of a small c
 measured with. It is not the FID.
 """
 
+import itertools
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,19 +104,35 @@ def judges(pictures: ImageSet, args: Any) -> tuple[list[Metric], dict[str, Any]]
     }
 
 
-def train(name: str, pictures: ImageSet, metrics: Sequence[Metric], args: Any) -> tuple[dict[str, Any], Tensor]:
+def train(
+    name: str, seed: int, pictures: ImageSet, metrics: Sequence[Metric], args: Any
+) -> tuple[dict[str, Any], Tensor]:
     """Train one method until its time is over; returns its scores, and some of its images."""
     data, begun = ImageData(pictures.images), time.process_time()
     with runtime("cpu") as here:
-        recipe = METHODS[name] | {"num_steps": 10**6} | (QUICK[name] if args.quick else {})
+        recipe = METHODS[name] | {"num_steps": 10**6, "seed": seed} | (QUICK[name] if args.quick else {})
         flow = Recipe(**recipe).flow(data, here)
         if name == "W-Flow":
             features = encoder(data, 2 if args.quick else 600)
             flow = replace(flow, functional=replace(flow.functional, encoder=features))
         clock = Clock(args.seconds, time.process_time() - begun, args.looks, metrics)
-        rho = flow.solve(seed=0, callbacks=[clock]).measure.inference()
-    row = {"method": name, "before_training": clock.before} | clock.path[-1]
+        rho = flow.solve(seed=seed, callbacks=[clock]).measure.inference()
+    row = {"method": name, "seed": seed, "before_training": clock.before} | clock.path[-1]
     return row | {"path": clock.path}, rho.draw(64, torch.Generator().manual_seed(2)).x
+
+
+def summary(runs: Sequence[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """Return a row for every name in the entry ``by``: mean and standard deviation over its seeds, for every number of a run."""
+    rows = []
+    for name in dict.fromkeys(run[by] for run in runs):
+        mine = [run for run in runs if run[by] == name]
+        row: dict[str, Any] = {by: name, "seeds": len(mine)}
+        for key in (key for key, value in mine[0].items() if isinstance(value, (int, float)) and key != "seed"):
+            values = [run[key] for run in mine]
+            row[key] = statistics.mean(values)
+            row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        rows.append(row)
+    return rows
 
 
 def draw(grids: dict[str, Tensor], path: Path) -> None:
@@ -133,25 +151,33 @@ def draw(grids: dict[str, Tensor], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("--seconds", type=float, default=480.0, help="CPU time of every method")
+    options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--looks", type=int, default=4, help="times that a method is scored")
     args = options.parse_args(argv)
     args.points = 1000
     if args.quick:
-        args.seconds, args.looks, args.points = 0.2, 2, 20
+        args.seconds, args.seeds, args.looks, args.points = 0.2, 1, 2, 20
     torch.set_num_threads(args.threads)
     pictures = load_images("fashion-mnist-10k")
     metrics, real = judges(pictures, args)
     print(real, flush=True)
-    rows, grids = [], {"data": to_unit(pictures.images[:64])}
-    for name in METHODS:
-        row, grids[name] = train(name, pictures, metrics, args)
-        rows.append(row)
+    runs, grids = [], {"data": to_unit(pictures.images[:64])}
+    for seed, name in itertools.product(range(args.seeds), METHODS):
+        row, x = train(name, seed, pictures, metrics, args)
+        grids.setdefault(name, x)
+        runs.append(row)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items() if k != "path"}, flush=True)
     draw(grids, figure(args, "equal_time.png"))
     settings = {"data": pictures.name, "methods": METHODS} | {
-        key: vars(args)[key] for key in ("seconds", "looks", "points")
+        key: vars(args)[key] for key in ("seconds", "seeds", "looks", "points")
     }
-    return write("equal_time", args.results, settings, {"rows": rows, "real": real}, torch.device("cpu"))
+    return write(
+        "equal_time",
+        args.results,
+        settings,
+        {"rows": summary(runs, "method"), "real": real, "runs": runs},
+        torch.device("cpu"),
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ A run is kept when it is done, and the same call goes on with the others.
 
 import itertools
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks._record import held, parser, write
-from benchmarks.images.equal_time import judges, scores
+from benchmarks.images.equal_time import judges, scores, summary
 from wgflow.generative import RECIPES, ImageData, Recipe, load_images, runtime
 from wgflow.metrics import Metric
 
@@ -67,20 +66,6 @@ def train(
     return {"cpu_seconds": time.process_time() - begun} | scores(metrics, rho)
 
 
-def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and standard deviation of every number over the seeds of a row."""
-    rows = []
-    for name in dict.fromkeys(run["name"] for run in runs):
-        mine = [run for run in runs if run["name"] == name]
-        row: dict[str, Any] = {"name": name, "seeds": len(mine)}
-        for key in ("frechet", "energy_distance", "sinkhorn_excess", "cpu_seconds"):
-            values = [run[key] for run in mine]
-            row[key] = statistics.mean(values)
-            row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
-        rows.append(row)
-    return rows
-
-
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("--updates", type=int, default=1600, help="of the generator, in every run")
@@ -103,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if (name, seed) not in done:
             runs.append({"name": name, "seed": seed} | train(changes, seed, data, metrics, args))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
-            results = {"rows": summary(runs), "real": real, "runs": runs}
+            results = {"rows": summary(runs, "name"), "real": real, "runs": runs}
             write("equal_updates", args.results, settings, results, torch.device("cpu"))
     return path
 

@@ -44,6 +44,14 @@ def test_every_method_is_scored(equal_time, tmp_path):
     assert [row["method"] for row in results["rows"]] == list(equal_time.METHODS)
     for row in results["rows"]:
         assert {"sinkhorn_excess", "energy_distance", "frechet", "update", "seconds"} <= row.keys()
+    assert [run["seed"] for run in results["runs"]] == [0] * 4
     assert results["rows"][0]["before_training"] > 0  # an encoder is not free
     assert results["real"].keys() >= {"classifier_accuracy", "energy_distance", "frechet"}
     assert (tmp_path / "equal_time.png").exists()
+
+
+def test_seeds_are_averaged_by_name(equal_time):
+    runs = [{"method": "a", "seed": 0, "w1": 1.0, "path": []}, {"method": "b", "seed": 0, "w1": 5.0}]
+    a, b = equal_time.summary([*runs, {"method": "a", "seed": 1, "w1": 3.0, "path": []}], "method")
+    assert (a["seeds"], a["w1"], a["w1_std"]) == (2, 2.0, 2**0.5)
+    assert (b["seeds"], b["w1"], b["w1_std"]) == (1, 5.0, None)
