@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     path = args.results / "equal_updates.json"
     runs = held(path, settings).get("runs", [])
     done = {(run["name"], run["seed"]) for run in runs}
-    first = [(name, changes, 0) for name, changes in (COMPARED | CHANGED).items()]
-    again = [(name, changes, seed) for seed in range(1, args.seeds) for name, changes in COMPARED.items()]
-    for name, changes, seed in itertools.chain(first, again):
+    compared = itertools.product(range(args.seeds), COMPARED.items())
+    changed = itertools.product([0], CHANGED.items())
+    for seed, (name, changes) in itertools.chain(compared, changed):
         if (name, seed) not in done:
             runs.append({"name": name, "seed": seed} | train(changes, seed, data, metrics, args))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
