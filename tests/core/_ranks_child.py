@@ -6,6 +6,7 @@ from typing import Any
 import _distributed_child
 import _searching_child
 import _sharing_child
+import _starting_child
 import _waiting_child
 import torch
 
@@ -14,6 +15,7 @@ CHILDREN = {
     "shared batch": _distributed_child,
     "line searches": _searching_child,
     "shared sums": _sharing_child,
+    "starts": _starting_child,
     "waiting": _waiting_child,
 }
 

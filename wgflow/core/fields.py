@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.brief import Brief
+from wgflow.core.ranks import COLLECTIVE, together
 from wgflow.core.rules import REFUSED, Range, Rule, resolved, rule_of
 
 P = ParamSpec("P")
@@ -127,18 +128,23 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             if hasattr(function, "__signature__"):  # it takes more than it says, for what it passes options on to
                 raise TypeError(f"{function.__name__}() {error}") from None
             return function(*args, **kwargs)  # Python says which argument is missing or unknown
-        given = bound.arguments
+        if hasattr(function, COLLECTIVE):
+            together(lambda: check(bound.arguments))
+        else:
+            check(bound.arguments)
+        return function(*bound.args, **bound.kwargs)
+
+    def check(given: dict[str, Any]) -> None:
         for name, rule in rules().items():
             if name not in given:
                 continue
             where = f"{name}={{}}"
             if function.__name__ == "__init__":
-                where = f"{type(args[0]).__name__}({where})"
+                where = f"{type(given['self']).__name__}({where})"
             if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
                 given[name] = tuple(rule(value, where) for value in given[name])
             else:
                 given[name] = rule(given[name], where)
-        return function(*bound.args, **bound.kwargs)
 
     return with_checked_arguments
 

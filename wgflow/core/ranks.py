@@ -16,6 +16,9 @@ import torch.distributed as dist
 from wgflow.core import errors
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+COLLECTIVE = "collective"
 
 _PATIENCE = timedelta(days=30)
 # The group that waits, for that of all ranks: it goes with it, or its threads would still run when the process ends.
@@ -44,6 +47,11 @@ def anywhere(flags: torch.Tensor) -> torch.Tensor:
     counts = flags.float()
     dist.all_reduce(counts, op=dist.ReduceOp.MAX)
     return counts.bool()
+
+
+def on_any(flag: bool, device: torch.device) -> bool:
+    """Return whether ``flag`` is set on any rank. All ranks must call it together."""
+    return bool(anywhere(torch.tensor(flag, device=device))) if parallel() else flag
 
 
 def _waiting_group() -> Any:
@@ -76,38 +84,50 @@ def from_all(value: T) -> list[T]:
     return held
 
 
+def collective(function: F) -> F:
+    """Mark a function that all ranks call together, for ``checked``: an argument that one of them has wrong is refused on all."""
+    setattr(function, COLLECTIVE, True)
+    return function
+
+
 def together(work: Callable[[], T]) -> T:
     """Return ``work()`` once all ranks have done theirs, however long it takes. All ranks must call it together.
 
-    What one of them cannot do is raised on all of them, with the same message.
+    What one of them cannot do is raised on all of them; the others say which rank it was.
     """
-    if not parallel():
-        return work()
-    result: Any = None
-    failed: Exception | None = None
-    try:
-        result = work()
-    except Exception as error:
-        failed = error
-    reasons: list[Any] = from_all(failed and (type(failed).__name__, str(failed)))
-    if failed is not None:
-        raise failed
-    for place, reason in enumerate(reasons):
-        if reason is not None:
-            raise _same_error(place, *reason)
-    return result
+    return _agreed(work, "rank {}: ")
 
 
 def by_first(work: Callable[[], T], device: torch.device) -> T:
     """Return on all ranks what the first one alone has done, or raise its error. All ranks must call it together."""
-    done: Any = together(work if rank() == 0 else lambda: None)
+    done: Any = _agreed(work if rank() == 0 else lambda: None, "")
     return from_first(done, device)
 
 
-def _same_error(place: int, name: str, message: str) -> errors.WgflowError:
+def _agreed(work: Callable[[], T], teller: str) -> T:
+    if not parallel():
+        return work()
+    result: Any = None
+    failed: Any = None
+    try:
+        result = work()
+    except Exception as error:
+        if hasattr(error, "known_to_all"):  # nobody waits to hear of it once more
+            raise
+        failed = error
+    reasons: list[Any] = from_all(failed and (type(failed).__name__, str(failed)))
+    for place, reason in enumerate(reasons):
+        if reason is not None:
+            failed = failed or _same_error(teller.format(place), place, *reason)
+            failed.known_to_all = True
+            raise failed
+    return result
+
+
+def _same_error(teller: str, place: int, name: str, message: str) -> errors.WgflowError:
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, errors.WgflowError):
-        return kind(message)
+        return kind(teller + message)
     return errors.WgflowError(f"rank {place} failed: {name}: {message}")
 
 

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
 from wgflow.core.beside import Beside
 from wgflow.core.errors import BadInput, CannotWrite, CheckpointError
 from wgflow.core.fields import Checked, Count, NonNegative
 from wgflow.core.instead import suggest
-from wgflow.core.ranks import anywhere, by_first, from_first, parallel, rank, world
+from wgflow.core.ranks import by_first, from_first, parallel, rank, together, world
 from wgflow.driver import first_format
 from wgflow.driver.earlier_batches import as_earlier, give_batches, is_earlier
 from wgflow.driver.same_run import another, describe_run, say_other_shares
@@ -133,31 +131,11 @@ class Checkpoint(Checked):
             When another process holds the folder, it holds another run or a longer one, its files cannot be read, or
             the disk has no room for the checkpoints of this run.
         """
-        device, failed = run.state.rng.device, None
+        device = run.state.rng.device
         with ExitStack() as stack:
-            if rank() == 0:
-                try:
-                    stack.enter_context(locked(self.folder))
-                    self._grown, self._writer = Growing(self.folder), Beside()
-                    self._run = describe_run(run) | {"name": self.name}
-                    self._restore(run, callbacks)
-                    self._check_room(run)
-                    remove_strays(self.folder)
-                    self._remove_old()
-                except CheckpointError as error:
-                    failed = error
-            reason, name = from_first((failed and str(failed), run.resumed_from), device)
-            if reason is not None:
-                raise failed or CheckpointError(reason)
-            if rank() != 0 and name is not None:
-                self._grown = Growing(self.folder)
-                try:
-                    self._fill(run, callbacks, read(self.folder / name), name)
-                except CheckpointError as error:
-                    failed = error
+            name = by_first(lambda: self._begin(run, callbacks, stack), device)
             # Nobody goes on, and removes the file, before all have read it.
-            if anywhere(torch.tensor(failed is not None, device=device)):
-                raise failed or CheckpointError(f"another rank could not restore {name}")
+            together(lambda: self._read_too(run, callbacks, name))
             self._last = time.monotonic()
             try:
                 yield
@@ -168,6 +146,21 @@ class Checkpoint(Checked):
                     warnings.warn(str(error), stacklevel=2)
                 raise
             by_first(self._writer.wait, device)
+
+    def _begin(self, run: "Run", callbacks: Sequence["Callback"], stack: ExitStack) -> str | None:
+        stack.enter_context(locked(self.folder))
+        self._grown, self._writer = Growing(self.folder), Beside()
+        self._run = describe_run(run) | {"name": self.name}
+        self._restore(run, callbacks)
+        self._check_room(run)
+        remove_strays(self.folder)
+        self._remove_old()
+        return run.resumed_from
+
+    def _read_too(self, run: "Run", callbacks: Sequence["Callback"], name: str | None) -> None:
+        if rank() != 0 and name is not None:
+            self._grown = Growing(self.folder)
+            self._fill(run, callbacks, read(self.folder / name), name)
 
     def _restore(self, run: "Run", callbacks: Sequence["Callback"]) -> None:
         refused: dict[Path, str] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wgflow.core.ranks import anywhere, parallel
+from wgflow.core.ranks import on_any, parallel
 
 
 class Interrupts:
@@ -44,7 +44,7 @@ class Interrupts:
         """Whether to leave now. Several ranks agree, which they can only where they wait for each other anyway."""
         if not parallel():
             return self.noted is not None
-        return looked and bool(anywhere(torch.tensor(self.noted is not None, device=device)))
+        return looked and on_any(self.noted is not None, device)
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         self._put_back()

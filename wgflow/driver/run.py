@@ -4,12 +4,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
 from wgflow.core.errors import BadInput, CheckpointError, Diverged
 from wgflow.core.fields import PositiveOrInfinite
 from wgflow.core.outputs import number_of_step
-from wgflow.core.ranks import anywhere
+from wgflow.core.ranks import on_any
 from wgflow.core.rng import Stream
 from wgflow.driver.interrupts import Interrupts
 from wgflow.driver.ledger import ADVICE, Ledger
@@ -92,7 +90,7 @@ class Run:
     def check(self) -> None:
         """Raise ``Diverged`` when a tensor of the state is not finite. All ranks must call it together."""
         where = self.nonfinite()
-        if not anywhere(torch.tensor(where is not None, device=self.state.rng.device)):
+        if not on_any(where is not None, self.state.rng.device):
             return
         where = where or "the state on another rank"
         raise Diverged(

@@ -17,7 +17,7 @@ from wgflow.core.inner import RESIDUAL, gathered
 from wgflow.core.instead import article
 from wgflow.core.parts import own_parts
 from wgflow.core.placing import tensors_in
-from wgflow.core.ranks import Shares, Sharing, check_same, shares
+from wgflow.core.ranks import Shares, Sharing, check_same, collective, on_any, shares, together
 from wgflow.core.rng import Stream, generator, mixed
 from wgflow.core.rules import resolved
 from wgflow.core.typing import Info
@@ -40,6 +40,7 @@ _LOOKED_AHEAD = 10_000
 
 @ordinary()
 @checked
+@collective
 def solve(
     F: Functional,
     solver: Solver,
@@ -115,30 +116,39 @@ def solve(
     >>> flow.measure.x
     tensor([[0.2500, 0.2500]])
     """
+    how = shares()
+    with ExitStack() as stack:
+        stack.enter_context(Sharing(Shares()))  # callbacks may be there on one rank only
+
+        settings = {"step_size": step_size, "num_steps": num_steps, "seed": seed, "save": save}
+        run = together(lambda: _begun(F, solver, initial, state, stack, **settings))
+        if how.world > 1:  # first: a rank that is refused below for its own numbers has other ones
+            check_same(tensors_in([run.state, run.F, run.state.rng.get_state()]))
+        with run.stream.turn():
+            together(lambda: _check_start(run))
+        if checkpoint is not None:
+            run.interrupts = stack.enter_context(Interrupts())
+            stack.enter_context(checkpoint.opened(run, callbacks))
+        together(lambda: check_batches(run.F.at(run.state.k, run.state.t)))  # those found in the folder of the run
+        return _drive(run, how, callbacks, checkpoint, log_every, throw)
+
+
+def _begun(
+    F: Functional, solver: Solver, initial: MovingMeasure, state: State | None, stack: ExitStack, **settings: Any
+) -> Run:
     F, solver, initial = outside_inference(F), outside_inference(solver), outside_inference(initial)
     reason = why_not(F, solver, initial)
     if reason is not None:
         raise Incompatible(reason)
-    solver = solver.suited(initial)
-    how = shares()
-    with ExitStack() as stack:
-        stack.enter_context(Sharing(Shares()))  # callbacks may be there on one rank only
-        stream = Stream(seed, initial.device)
-        stack.callback(stream.close)
-        with stream.turn():
-            start = initial if state is None else None
-            if state is None:
-                # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
-                state = solver.init(F, initial, generator(mixed(seed), initial.device))
-            run = Run(F, solver, state, step_size, num_steps, seed, save, stream, start)
-            if how.world > 1:  # first, or one that is refused below for its own numbers would leave the others waiting
-                check_same(tensors_in([state, F, state.rng.get_state()]))
-            _check_start(run)
-        if checkpoint is not None:
-            run.interrupts = stack.enter_context(Interrupts())
-            stack.enter_context(checkpoint.opened(run, callbacks))
-        check_batches(run.F.at(run.state.k, run.state.t))  # of an earlier run they may have been found in its folder
-        return _drive(run, how, callbacks, checkpoint, log_every, throw)
+    solver, seed = solver.suited(initial), settings["seed"]
+    stream = Stream(seed, initial.device)
+    stack.callback(stream.close)
+    with stream.turn():
+        start = initial if state is None else None
+        if state is None:
+            # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
+            state = solver.init(F, initial, generator(mixed(seed), initial.device))
+        return Run(F, solver, state, stream=stream, initial=start, **settings)
 
 
 def _check_start(run: Run) -> None:
@@ -197,14 +207,18 @@ def _drive(
     throw: bool,
 ) -> Solution:
     solution, started, stops = run.solution, [], []
-    try:
-        run.keep()
+
+    def start() -> None:
         for c in callbacks:
             stops.append(c.on_start(run) == Run.STOP)
             started.append(c)
+
+    try:
+        run.keep()
+        together(start)
         if checkpoint is not None and run.resumed_from is None:
             checkpoint.write(run, callbacks)
-        if any(stops) or _advance(run, how, callbacks, checkpoint, log_every):
+        if on_any(any(stops), run.state.rng.device) or _advance(run, how, callbacks, checkpoint, log_every):
             solution.status = "stopped"
         _say_unconverged(run)
     except Diverged as error:
@@ -229,9 +243,9 @@ def _advance(
     run: Run, how: Shares, callbacks: Sequence[Callback], checkpoint: Checkpoint | None, log_every: int
 ) -> bool:
     """Update until all time steps are done, ranks sharing like that; returns whether a callback has stopped the run before."""
-    ledger, solution = run.ledger, run.solution
+    ledger, solution, device = run.ledger, run.solution, run.state.rng.device
     begun = time.perf_counter()
-    stop = run.interrupts.asked(looked=True, device=run.state.rng.device)
+    stop = run.interrupts.asked(looked=True, device=device)
     while run.state.k < run.num_steps and not stop:
         k = run.state.k
         with run.stream.turn(), gathered(run.state.carried) as inner, Sharing(how):
@@ -259,7 +273,7 @@ def _advance(
         if stepped:
             row = _record(run, time.perf_counter() - begun)
             begun = time.perf_counter()
-            stop = bool(callbacks) and Run.STOP in [c.on_step(run, row) for c in callbacks]
+            stop = on_any(Run.STOP in [c.on_step(run, row) for c in callbacks], device)
             if stop:
                 for c in callbacks:
                     c.on_stop(run, row)
@@ -267,7 +281,7 @@ def _advance(
             run.metrics = {}
             solution.history.append(row)
             run.keep(last=stop or last)
-        stop = run.interrupts.asked(looked=looked or stepped, device=run.state.rng.device) or stop
+        stop = run.interrupts.asked(looked=looked or stepped, device=device) or stop
         if checkpoint is not None and checkpoint.due(run, looked=looked or stepped, last=stop or last):
             ledger.settle()
             checkpoint.write(run, callbacks, wait=stop or last)

@@ -7,7 +7,7 @@ import torch
 
 from wgflow import Flow, Labelled, Measure
 from wgflow.core.errors import BadInput, WgflowError
-from wgflow.core.ranks import anywhere, by_first
+from wgflow.core.ranks import by_first, on_any
 from wgflow.core.rng import generator
 from wgflow.generative.folder import read_record
 from wgflow.generative.methods import AUTO, METHOD, method
@@ -68,7 +68,7 @@ def _fits(recipe: Recipe, law: Measure, here: Runtime) -> bool:
         short = True
     if here.device.type == "cuda":
         torch.cuda.empty_cache()
-    return not anywhere(torch.tensor(short, device=here.device))
+    return not on_any(short, here.device)
 
 
 def _try(flow: Flow, device: torch.device, accumulate: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from wgflow import Callback, Checkpoint, Flow, JsonLog, Labelled, Particles, Progress, Solution, Streamed, solve
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, NonNegative, Whole, checked
-from wgflow.core.ranks import by_first, together
+from wgflow.core.ranks import by_first, collective, together
 from wgflow.driver.callbacks import json_numbers
 from wgflow.generative.batch import with_batch
 from wgflow.generative.data import ImageData, ImageSet, load_images
@@ -166,6 +166,7 @@ def _pictures(recipe: Recipe, here: Runtime) -> ImageSet:
 
 
 @checked
+@collective
 def fit(
     flow: Flow,
     run: str | Path,
