@@ -1,6 +1,7 @@
 """What a training says of its speed, and traces of its updates."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,17 @@ def test_a_training_says_it_in_log_and_report_and_its_numbers_stay_what_they_wer
     names = [e.get("name") for e in events]
     assert "aten::convolution_backward" in names
     assert not (tmp_path / "r" / "trace.json").exists()
+
+
+@pytest.mark.parametrize(("updates", "written"), [(1, False), (2, False), (3, True)])
+def test_the_first_updates_are_not_traced_and_a_run_of_no_others_says_so(tmp_path, updates, written):
+    F, start = wg.PotentialEnergy(lambda x: x.square().sum(1)), wg.Particles(torch.ones(1, 1))
+    said = nullcontext() if written else pytest.warns(UserWarning, match=f"had {updates} updates, and the first 2 are")
+    with said:
+        trace = Trace(tmp_path / "trace.json", 5)
+        wg.solve(F, wg.ForwardEuler(), start, step_size=0.1, num_steps=updates, callbacks=[trace])
+    assert (tmp_path / "trace.json").exists() == written
+    assert not torch.autograd.profiler._is_profiler_enabled
 
 
 def test_a_run_that_ends_before_writes_the_trace_that_there_is(images, tmp_path):

@@ -1,6 +1,7 @@
 """How fast a training is, and where its time goes: images and operations a second, memory, traces."""
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,8 @@ class _Operations(TorchDispatchMode):
 class Trace(Callback):
     """Writes what a few updates did on the processor and the GPU, as a trace for ``chrome://tracing`` or Perfetto.
 
-    The first updates of a session are left out: they choose kernels and allocate. The profiler waits for the device at its end.
+    The first updates of a session are left out: they choose kernels and allocate. Where no others follow, no file is written, with
+    a warning. The profiler waits for the device at its end.
 
     Parameters
     ----------
@@ -187,12 +189,19 @@ class Trace(Callback):
             self._write()
 
     def on_end(self, run: "Run") -> None:
-        """Write what there is of a run that ended before."""
+        """Write what there is of a run that ended before, or say that there is nothing."""
         self._write()
+        if self.done <= self.skip:
+            warnings.warn(
+                f"{self.path.name} is not written: the session has had {self.done} updates, and the first {self.skip} are not traced",
+                stacklevel=2,
+            )
 
     def _write(self) -> None:
         profiler, self.profiler = self.profiler, None
-        if profiler is not None:
-            profiler.stop()
+        if profiler is None:
+            return
+        profiler.stop()
+        if self.done > self.skip:
             with replacing(self.path) as temporary:
                 profiler.export_chrome_trace(str(temporary))
