@@ -354,6 +354,12 @@ def test_a_minimiser_goes_on_in_the_midst_of_an_accumulation():
     assert all(torch.equal(run(None), run(i)) for i in (1, 2, 3, 4, 8))
 
 
+def test_a_warmup_is_no_longer_than_the_schedule():
+    assert Cosine(8, 0.1, warmup=8)(7, 1.0) == Cosine(8, 0.1)(7, 1.0)
+    with pytest.raises(BadInput, match="warmup=9 is longer than the whole schedule of 8 updates"):
+        Cosine(8, 0.1, warmup=9)
+
+
 @pytest.mark.parametrize("wrong", [{"clip": 0.0}, {"clip": math.nan}, {"accumulate": 0}, {"accumulate": 1.5}])
 def test_bad_clips_and_counts(wrong):
     for make in (Adam, lambda **more: SGD(0.1, **more)):

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, Decay, Fraction, NonNegative, Positive
 from wgflow.core.instead import suggest
 from wgflow.optim.descent import Descent, some
@@ -29,7 +30,12 @@ class Cosine(Checked):
     floor : float
         :math:`\eta_\infty`, a learning rate (not a fraction). The learning rate itself for a constant one after the warm-up.
     warmup : int, optional
-        :math:`w`, updates until the learning rate is that of the cosine; without it all are.
+        :math:`w`, updates until the learning rate is that of the cosine, at most :math:`N`; without it all are.
+
+    Raises
+    ------
+    BadInput
+        For a warm-up that is longer than the cosine.
 
     Examples
     --------
@@ -42,6 +48,13 @@ class Cosine(Checked):
     updates: Count
     floor: NonNegative
     warmup: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.warmup is not None and self.warmup > self.updates:
+            raise BadInput(
+                f"warmup={self.warmup} is longer than the whole schedule of {self.updates} updates, and the learning rate would never "
+                f"be the one asked for: warm up in {self.updates} updates or fewer, or make more updates"
+            )
 
     def __call__(self, update: int, lr: float) -> float:
         """Learning rate of update number ``update`` (counted from 0) that starts at ``lr``."""
@@ -86,7 +99,8 @@ class Adam(Checked):
         reported as ``gradient``, behind the name of what is trained (``critic/gradient``, ``jko/gradient``).
     accumulate : int, optional
         Move the parameters once in so many updates, by the mean of their gradients: a batch of so many times the points in the
-        memory of one. It should divide the updates of a time step; schedules and averages count updates as ever.
+        memory of one; schedules and averages count updates as ever. :class:`JKO` refuses a number that does not divide the
+        updates of its time steps. Where every update is a time step, gradients of several steps are averaged.
 
     Notes
     -----
