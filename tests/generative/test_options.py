@@ -108,7 +108,7 @@ def test_methods_without_a_generator_have_no_levels():
 def test_options_of_optimizers_reach_both_networks():
     data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
     options = dict(betas=(0.0, 0.9), clip=2.0, accumulate=3, warmup=10, critic_iters=2, lr_floor=None)
-    flow = Recipe(channels=4, num_steps=2, first_iters=4, iters=3, **options).flow(data, CPU)
+    flow = Recipe(channels=4, num_steps=2, first_iters=9, iters=3, **options).flow(data, CPU)
     ours, theirs = flow.solver.optim, flow.solver.estimator.optim
     for optim, lr, times in ((ours, 1e-3, 1), (theirs, 5e-4, 2)):
         assert (optim.betas, optim.clip, optim.accumulate) == ((0.0, 0.9), 2.0, 3)
@@ -173,26 +173,38 @@ def test_the_batch_that_fits_is_found_recorded_and_gone_on_with(images, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "least"),
+    ("options", "count", "good"),
     [
-        ({"accumulate": 5, "num_steps": 2, "first_iters": 8, "iters": 4}, 4),
-        ({"accumulate": 5, "num_steps": 2, "first_iters": 4, "iters": 8}, 4),
-        ({"accumulate": 9, "num_steps": 1, "first_iters": 8, "iters": 20}, 8),
-        ({"accumulate": 9, "method": "otm", "iters": 8}, 8),
+        (
+            {"accumulate": 5, "num_steps": 2, "first_iters": 8, "iters": 5},
+            "8 updates of first_iters=8",
+            {"first_iters": 10},
+        ),
+        ({"accumulate": 8, "num_steps": 2, "first_iters": 8, "iters": 4}, "4 updates of iters=4", {"iters": 16}),
+        ({"accumulate": 9, "method": "otm", "iters": 8}, "8 updates of first_iters=8", {"accumulate": 8}),
     ],
 )
-def test_gradients_that_no_time_step_gathers_are_refused(options, least):
+def test_gradients_of_two_time_steps_are_not_averaged(options, count, good):
+    recipe = Recipe(channels=4, batch=8, **options)
     data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(BadInput, match=f"a time step has {least} updates, in which no network would move"):
-        Recipe(channels=4, batch=8, **options).flow(data, CPU)
-    Recipe(channels=4, batch=8, **options | {"accumulate": least}).flow(data, CPU)
+    with pytest.raises(BadInput, match=f"accumulate={options['accumulate']} does not divide the {count}"):
+        recipe.flow(data, CPU)
+    recipe.changed(**good).flow(data, CPU)
+
+
+def test_a_warmup_that_never_ends_is_refused():
+    data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
+    recipe = Recipe(channels=4, num_steps=2, first_iters=4, iters=2, critic_iters=3, warmup=7)
+    with pytest.raises(BadInput, match="warmup=7 is longer than the whole schedule of 6 updates"):
+        recipe.flow(data, CPU)
+    recipe.changed(warmup=6).flow(data, CPU)
 
 
 def test_a_batch_is_tried_beyond_the_first_move_of_the_networks(monkeypatch, tmp_path):
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a, **k: (steps.append(1), step(self, *a, **k))[1])
     data = ImageData(torch.zeros(40, 1, 8, 8, dtype=torch.uint8))
-    with_batch(Recipe(channels=4, batch="auto", accumulate=3), tmp_path / "r", data, CPU)
+    with_batch(Recipe(channels=4, batch="auto", accumulate=4), tmp_path / "r", data, CPU)
     assert len(steps) == 2, "both have moved, and have their moments"
 
 

@@ -318,6 +318,24 @@ def test_the_default_solves_a_step_of_particles_in_any_unit(scale, dtype):
     assert float(flow.measure.x.abs().max()) < 1e-9 * scale
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"optim": Adam(accumulate=3), "iters": 4}, {"iters": 6}),
+        ({"optim": Adam(accumulate=3), "iters": 6, "first_iters": 4}, {"first_iters": 9}),
+        ({"optim": SGD(0.1, accumulate=3), "iters": 6, "tolerance": 0.1, "look_every": 2}, {"tolerance": None}),
+        (
+            {"estimator": Critic(Quadratic, Adam(accumulate=4)), "iters": 6},
+            {"estimator": Critic(Quadratic, Adam(accumulate=4), iters=2)},
+        ),
+    ],
+)
+def test_gradients_of_two_time_steps_are_not_averaged(wrong, right):
+    with pytest.raises(BadInput, match=r"accumulate=. does not divide the . updates of"):
+        JKO(**wrong)
+    JKO(**wrong | right)
+
+
 def test_the_default_at_a_fixed_point_is_converged():
     wells = PotentialEnergy(lambda x: (x.square() - 1).square().sum(1) / 4)
     flow = solve(wells, JKO(), Particles(torch.tensor([[1.3], [-0.2]])), step_size=2.0, num_steps=60)

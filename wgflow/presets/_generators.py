@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Decay, NonNegative, Positive, checked
 from wgflow.core.typing import NetSource
 from wgflow.driver.solve import StepSize
@@ -87,7 +86,8 @@ def s_jko(
     clip : float, optional
         Largest norm of the gradient of either network.
     accumulate : int, optional
-        Updates whose gradients are averaged before a network moves: a batch of so many times the points in the memory of one.
+        Updates whose gradients are averaged before a network moves: a batch of so many times the points in the memory of one. It
+        divides ``first_iters`` and ``iters``.
     critic_iters : int
         Critic updates before each update of the generator.
     r1 : float, optional
@@ -111,7 +111,7 @@ def s_jko(
     Raises
     ------
     BadInput
-        For ``accumulate`` above the updates of a time step.
+        When ``accumulate`` does not divide ``first_iters`` and ``iters``; for a warm-up longer than the run.
 
     Examples
     --------
@@ -132,11 +132,6 @@ def s_jko(
     coupling, gamma, steps = settings[variant]
     gamma = gamma if r1 is None else r1
     steps = steps if num_steps is None else num_steps
-    least = first_iters if steps == 1 else min(first_iters, iters)
-    if accumulate is not None and accumulate > least:
-        raise BadInput(
-            f"accumulate={accumulate}: a time step has {least} updates, in which no network would move: give at most as many"
-        )
 
     def adam(rate: float, times: int = 1) -> Adam:
         floor = rate if lr_floor is None else lr_floor
@@ -145,6 +140,7 @@ def s_jko(
         schedule = None if constant else Cosine(updates, floor, None if warmup is None else times * warmup)
         return Adam(rate, betas, schedule=schedule, clip=clip, accumulate=accumulate)
 
+    moves = adam(lr[0])
     noisy = variant == "code" if instance_noise is None else instance_noise
     if noisy:
         target = Smoothed(target, decaying_noise)
@@ -152,7 +148,7 @@ def s_jko(
         functional=entropy(divergence, target, batch),
         solver=JKO(
             Critic(critic, adam(lr[1], critic_iters), critic_iters, r1=R1(gamma, r1_every) if gamma else None),
-            optim=adam(lr[0]),
+            optim=moves,
             iters=iters,
             first_iters=first_iters,
             batch=batch,

@@ -13,6 +13,7 @@ from torch import Tensor
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Fraction
 from wgflow.core.inner import report
+from wgflow.core.parts import parts_of
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.estimators import Autograd, Estimator
 from wgflow.estimators.base import with_mass
@@ -133,6 +134,12 @@ class JKO(Solver):
         Updates between such looks, reported as ``jko/imbalance``. Each takes four fresh batches, with two backward passes each,
         and waits for the device. Norms are free of the bias of the batches' noise, so a look says nothing below that noise.
 
+    Raises
+    ------
+    BadInput
+        When a minimizer that averages the gradients of several updates (``accumulate``), of the successor or of the estimator, would
+        average over the end of a time step.
+
     Notes
     -----
     Where points are moved by a minimizer with an end, a step reports ``minimiser/residual``: the largest entry of the gradient
@@ -167,6 +174,23 @@ class JKO(Solver):
     order = 1
     implicit = True
     reference = ("jordan1998variational", "choi2024scalable")
+
+    def __post_init__(self) -> None:
+        trained = [(self.optim, 1)]
+        trained += [(getattr(e, "optim", None), getattr(e, "iters", 1)) for e in parts_of(self.estimator, Estimator)]
+        counts = {
+            "first_iters": self.first_iters,
+            "iters": self._counted().iters,
+            "look_every": None if self.tolerance is None else self.look_every,
+        }
+        for optim, times in trained:
+            group = getattr(optim, "accumulate", None) or 1
+            for name, count in counts.items():
+                if count is not None and count * times % group:
+                    raise BadInput(
+                        f"accumulate={group} does not divide the {count * times} updates of {name}={count}, and the gradients of two time "
+                        "steps would be averaged: take numbers that divide each other"
+                    )
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse a minimizer that compares values with an estimator that has a gradient only."""
