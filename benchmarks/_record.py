@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,31 @@ RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "figures"
 
 
+class _Options(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if "results" not in found:
+            trial = found.quick or getattr(found, "dry", False)
+            found.results = Path(tempfile.mkdtemp(prefix="wgflow-")) if trial else RESULTS
+            if trial:
+                print(f"a trial: what it writes is in {found.results}", file=sys.stderr)
+        return found, rest
+
+
 def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Return a parser with the options that all benchmarks have; a trial does not write over the records of the repository."""
+    options = _Options(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    options.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON records")
+    where = "folder of the JSON records; benchmarks/results by default, and a new temporary one for --quick"
+    options.add_argument("--results", type=Path, default=argparse.SUPPRESS, help=where)
     options.add_argument("--quick", action="store_true", help="seconds, for tests: the numbers mean nothing")
     return options
 
 
 def figure(args: argparse.Namespace, name: str) -> Path:
     """Return where the figure goes: into the docs with the repository's record, else beside the record."""
-    return (FIGURES if args.results == RESULTS and not args.quick else args.results) / name
+    return (FIGURES if args.results == RESULTS else args.results) / name
 
 
 def write(name: str, folder: Path, settings: dict[str, Any], results: dict[str, Any], device: torch.device) -> Path:

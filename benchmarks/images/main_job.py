@@ -23,7 +23,6 @@ from benchmarks import _record
 def main(argv: list[str] | None = None) -> Path:
     p = _record.parser(__doc__.partition("\n")[0])
     p.set_defaults(threads=torch.get_num_threads())
-    p.add_argument("--figures", type=Path, default=_record.ROOT / "docs" / "figures", help="folder of the pictures")
     o = p.parse_args(argv)
     device = torch.device(o.device)
     command = [sys.executable, "-m", "wgflow", "train", "fashion-mnist", "--device", o.device]
@@ -37,10 +36,10 @@ def main(argv: list[str] | None = None) -> Path:
         with open(run / "metrics.csv") as file:
             rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         report = json.loads((run / "report.json").read_text())
-        o.figures.mkdir(parents=True, exist_ok=True)
+        o.results.mkdir(parents=True, exist_ok=True)
         last = sorted((run / "samples").glob("*.png"))[-1]
-        shutil.copy(last, o.figures / "fashion_mnist_grid.png")
-        shutil.copy(run / "curves.png", o.figures / "fashion_mnist_curves.png")
+        shutil.copy(last, _record.figure(o, "fashion_mnist_grid.png"))
+        shutil.copy(run / "curves.png", _record.figure(o, "fashion_mnist_curves.png"))
         settings = json.loads((run / "recipe.json").read_text())
     first, end = rows[0], rows[-1]
     results = {

@@ -21,6 +21,22 @@ def test_every_script_has_the_common_options(name, script, capsys):
     assert all(option in printed for option in ("--device", "--threads", "--results", "--quick"))
 
 
+@pytest.mark.parametrize("trial", ["--quick", "--dry"])
+def test_a_trial_leaves_the_records_of_the_repository_as_they_are(trial, script, tmp_path, capsys):
+    record = script("_record")
+    options = record.parser("A benchmark.")
+    options.add_argument("--dry", action="store_true")
+    args = options.parse_args([trial])
+    assert args.results.is_dir()
+    assert list(args.results.iterdir()) == []
+    assert str(args.results) in capsys.readouterr().err
+    assert record.figure(args, "a.png") == args.results / "a.png"
+    assert options.parse_args([trial, "--results", str(tmp_path)]).results == tmp_path
+    args = options.parse_args([])
+    assert args.results == record.RESULTS
+    assert record.figure(args, "a.png") == record.FIGURES / "a.png"
+
+
 def test_a_script_is_called_by_its_path_from_anywhere(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "discretizations" / "discretizations.py"), "--help"]
     assert "--quick" in subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
