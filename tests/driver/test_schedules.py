@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +12,14 @@ from _exact import double
 
 from wgflow import (
     BadInput,
+    Callback,
     Checkpoint,
     EnergyDistance,
     Evaluate,
     ForwardEuler,
     Geometric,
     Halving,
+    Measure,
     Particles,
     Piecewise,
     PotentialEnergy,
@@ -204,3 +207,42 @@ def test_a_noisy_run_that_has_stopped_stops_again_at_once(tmp_path):
     first, again = go(), go()
     assert first.status == again.status == "stopped"
     assert first.state.k == again.state.k < 500
+
+
+@dataclass(frozen=True, eq=False)
+class Listed(Measure):
+    """A law for each of two time steps."""
+
+    k: int = 0
+    event_shape = torch.Size([1])
+
+    def at(self, k, t):
+        return replace(self, k=(0, 1)[k])
+
+    def draw(self, n, rng):
+        return Particles(torch.full((n, 1), float(self.k)))
+
+
+@pytest.mark.parametrize(
+    ("short", "message"),
+    [
+        ({"step_size": lambda k: (0.1, 0.2)[k]}, "step_size at step 2: the function given has failed, IndexError"),
+        ({"step_size": lambda k: 0.2 - 0.1 * k}, r"step_size=0\.0 at step 2: expected a positive number"),
+        ({"F": EnergyDistance(Listed())}, r"Listed\.at\(3, 0\.4\) fails, IndexError"),
+    ],
+)
+def test_what_is_there_for_fewer_steps_is_refused_before_the_first_and_serves_those(short, message):
+    class Stop(Callback):
+        def on_step(self, run, row):
+            return run.STOP
+
+    settings = {
+        "F": V,
+        "solver": ForwardEuler(),
+        "initial": Particles(torch.ones(2, 1)),
+        "step_size": 0.1,
+        "callbacks": [Stop()],
+    }
+    with pytest.raises(BadInput, match=message + r".*The last one of num_steps=4 is step 3"):
+        solve(**settings | short, num_steps=4)
+    assert solve(**settings | short, num_steps=2).status == "stopped"

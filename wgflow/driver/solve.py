@@ -1,41 +1,32 @@
 """The one driver: it starts, advances, saves, checks and stops, and knows nothing of any method."""
 
-import inspect
-import math
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor
-
 from wgflow.core.context import ordinary, outside_inference
-from wgflow.core.errors import BadInput, Diverged, Incompatible, NotConverged
+from wgflow.core.errors import Diverged, Incompatible, NotConverged
 from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.inner import RESIDUAL, gathered
-from wgflow.core.instead import article
-from wgflow.core.parts import own_parts
 from wgflow.core.placing import tensors_in
 from wgflow.core.ranks import Shares, Sharing, check_same, collective, on_any, shares, together
 from wgflow.core.rng import Stream, generator, mixed
-from wgflow.core.rules import resolved
 from wgflow.core.typing import Info
 from wgflow.driver.callbacks import Callback
 from wgflow.driver.checkpoint import Checkpoint
-from wgflow.driver.compatibility import same_points, why_not
+from wgflow.driver.compatibility import why_not
 from wgflow.driver.crossings import report_crossings
 from wgflow.driver.interrupts import Interrupts
 from wgflow.driver.run import Run, StepSize
 from wgflow.driver.solution import Save, Solution
-from wgflow.driver.undefined import nonfinite_entry, outside, undefined
+from wgflow.driver.start import check_start
+from wgflow.driver.undefined import undefined
 from wgflow.functionals import Functional
 from wgflow.functionals.base import check_batches
 from wgflow.measures import MovingMeasure
 from wgflow.solvers import Solver, State
-
-_LOOKED_AHEAD = 10_000
-"""Time steps whose sizes are asked for before the first one."""
 
 
 @ordinary()
@@ -125,7 +116,7 @@ def solve(
         if how.world > 1:  # first: a rank that is refused below for its own numbers has other ones
             check_same(tensors_in([run.state, run.F, run.state.rng.get_state()]))
         with run.stream.turn():
-            together(lambda: _check_start(run))
+            together(lambda: check_start(run))
         if checkpoint is not None:
             run.interrupts = stack.enter_context(Interrupts())
             stack.enter_context(checkpoint.opened(run, callbacks))
@@ -149,53 +140,6 @@ def _begun(
             # Mixed: a start that was drawn from manual_seed(seed) would be the noise of the first step as well.
             state = solver.init(F, initial, generator(mixed(seed), initial.device))
         return Run(F, solver, state, stream=stream, initial=start, **settings)
-
-
-def _check_start(run: Run) -> None:
-    k = run.state.k
-    if any(isinstance(part, Tensor) and part.requires_grad for part in own_parts(run.initial)):
-        raise BadInput(
-            "solve passes no gradients back to its start, and a tensor of it requires them: give x.detach(). What can be differentiated "
-            "is said in the documentation, under 'Derivatives of a flow'"
-        )
-    if k > run.num_steps:
-        raise BadInput(f"num_steps={run.num_steps} counts all time steps, and the state passed has completed {k}")
-    init = type(run.solver).init
-    kind = resolved(inspect.get_annotations(init).get("return", State), init.__module__)
-    if isinstance(kind, type) and not isinstance(run.state, kind):
-        raise BadInput(
-            f"{type(run.solver).__name__} goes on from {article(kind)}, not from {article(type(run.state))}: start from its measure, "
-            "solve(F, solver, state.measure, ...)"
-        )
-    end = _end(run)
-    for target in run.F.targets():
-        reason = same_points(target, run.state.measure)
-        if reason is not None:
-            raise Incompatible(reason)
-        if k < run.num_steps and math.isfinite(end):
-            target.at(run.num_steps - 1, end)  # a law that there is until some time refuses a later one
-    where = run.nonfinite()
-    if where is not None:
-        first = nonfinite_entry(run.state, "state") or "in a network or an optimizer"
-        raise BadInput(f"the flow cannot start: {where} has entries that are not finite, the first is {first}")
-    for part, name in ((run.F, "F"), (run.solver, "solver"), (run.state.measure, "initial")):
-        entry = nonfinite_entry(part, name)
-        if entry is not None:
-            raise BadInput(f"the flow cannot start: {entry} is not finite")
-    if k < run.num_steps:
-        reason = outside(run.F.at(k, run.state.t), run.solver, run.state.measure)
-        if reason is not None:
-            raise BadInput(f"the flow cannot start: {reason}")
-
-
-def _end(run: Run) -> float:
-    """Return the time at which the steps end, whose sizes are asked for; infinite where they follow from the run, or are too many."""
-    k, t = run.state.k, run.state.t
-    if not callable(run.step_size):
-        return t + (run.num_steps - k) * run.h(k)
-    sizes = [run.h(step) for step in range(k, min(run.num_steps, k + _LOOKED_AHEAD))]
-    known = k + len(sizes) == run.num_steps and not isinstance(run.step_size, Callback)
-    return t + sum(sizes) if known else math.inf
 
 
 def _drive(
