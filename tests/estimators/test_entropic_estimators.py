@@ -23,10 +23,11 @@ from wgflow import (
     Unnormalised,
     solve,
 )
+from wgflow.estimators import Estimator, Stein
 from wgflow.estimators.entropic import Blob, KDEScore, LearnedScore
 from wgflow.estimators.proximal_score import ProximalScore
 from wgflow.functionals.energies import Entropy, InteractionEnergy
-from wgflow.kernels import RBF, PowerLaw
+from wgflow.kernels import RBF, InverseMultiquadric, PowerLaw
 from wgflow.optim import Adam, Cosine
 from wgflow.solvers import ForwardEuler
 from wgflow.storage.describe import describe
@@ -307,3 +308,18 @@ def test_gaussian_target_by_its_density():
     V = PotentialEnergy(lambda x: -target.log_prob(x))
     for estimator in DETERMINISTIC.values():
         torch.testing.assert_close(velocity(KL(target), rho, estimator), velocity(V + Entropy(), rho, estimator))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [41, 49])  # n times 1/n is not 1: in float32, in float64
+@pytest.mark.parametrize(
+    "estimator", [Stein(RBF(1.0)), Stein(InverseMultiquadric(1.0)), ProximalScore(0.1, lambda y: y[:, 0])]
+)
+def test_a_known_slope_gives_the_velocity_of_its_surrogate_to_the_last_bit(estimator, n, dtype):
+    """Runs that were saved when velocities were differentiated go on with the same numbers."""
+    log_w = randn(n, seed=1).to(dtype)
+    log_w[0], log_w[1] = -math.inf, -200.0
+    F = KL(Unnormalised(lambda x: -0.5 * x.square().sum(1), 2))
+    for weights in (None, log_w):
+        rho = Particles(randn(n, 2).to(dtype), weights)
+        assert torch.equal(estimator.velocity(F, rho, None), Estimator.velocity(estimator, F, rho, None))

@@ -10,14 +10,18 @@ from wgflow.measures import Measure, Particles
 from wgflow.solvers import Solver, WithReaction
 
 
-def report_crossings(F: Functional, solver: Solver, before: Measure, after: Measure) -> None:
-    """Report how many neighbors on a line have passed each other, where :class:`Spacings` models the density.
+def keeps_order(F: Functional, solver: Solver, measure: Measure) -> bool:
+    """Whether neighbors on a line must not pass each other: where :class:`Spacings` models the density of particles.
 
     No flow of such an energy lets them: its gaps would have to close. A reaction may put particles elsewhere.
     """
+    on_a_line = isinstance(measure, Particles) and measure.event_shape.numel() == 1
+    return on_a_line and not isinstance(solver, WithReaction) and _held(F, solver)
+
+
+def report_crossings(before: Measure, after: Measure) -> None:
+    """Report how many neighbors on a line have passed each other in a time step."""
     if not (isinstance(before, Particles) and isinstance(after, Particles)) or before.x.shape != after.x.shape:
-        return
-    if before.event_shape.numel() != 1 or isinstance(solver, WithReaction) or not _held(F, solver):
         return
     order = before.x.flatten().argsort()
     crossed = (after.x.flatten()[order].diff() < 0).sum()

@@ -17,7 +17,7 @@ from wgflow.core.typing import Info
 from wgflow.driver.callbacks import Callback
 from wgflow.driver.checkpoint import Checkpoint
 from wgflow.driver.compatibility import why_not
-from wgflow.driver.crossings import report_crossings
+from wgflow.driver.crossings import keeps_order, report_crossings
 from wgflow.driver.interrupts import Interrupts
 from wgflow.driver.run import Run, StepSize
 from wgflow.driver.solution import Save, Solution
@@ -188,6 +188,7 @@ def _advance(
 ) -> bool:
     """Update until all time steps are done, ranks sharing like that; returns whether a callback has stopped the run before."""
     ledger, solution, device = run.ledger, run.solution, run.state.rng.device
+    ordered = keeps_order(run.F, run.solver, run.state.measure)
     begun = time.perf_counter()
     stop = run.interrupts.asked(looked=True, device=device)
     while run.state.k < run.num_steps and not stop:
@@ -195,7 +196,8 @@ def _advance(
         with run.stream.turn(), gathered(run.state.carried) as inner, Sharing(how):
             before = run.state.measure
             run.state, info = run.solver.update(run.F, run.state, run.h(k))
-            report_crossings(run.F, run.solver, before, run.state.measure)
+            if ordered:
+                report_crossings(before, run.state.measure)
         run.state.carried = inner.found
         info |= inner.info()
         run.advice |= inner.advice

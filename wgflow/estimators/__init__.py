@@ -2,7 +2,7 @@
 
 from wgflow.estimators.augmentation import Augmentation
 from wgflow.estimators.autograd import Autograd
-from wgflow.estimators.base import ESTIMATORS, Estimator, register_estimator
+from wgflow.estimators.base import ESTIMATORS, Estimator, SlopeEstimator, register_estimator
 from wgflow.estimators.bounded import Clipped, spectral_norm
 from wgflow.estimators.combined import Total, UnitSpeed
 from wgflow.estimators.critic import Critic, CriticState
@@ -37,6 +37,7 @@ __all__ = [
     "MixedNegatives",
     "Penalty",
     "ProximalScore",
+    "SlopeEstimator",
     "Stein",
     "Total",
     "TwoBatch",

@@ -199,6 +199,47 @@ def _per_mass(derivative: Tensor, rho: Particles, sign: float = 1.0) -> Tensor:
     return derivative * inverse.view(-1, *[1] * (derivative.dim() - 1))
 
 
+class SlopeEstimator(Estimator):
+    r"""An estimator that computes what stands for :math:`\nabla\frac{\delta F}{\delta\rho}` itself, and no scalar.
+
+    Its surrogate is the linear function with that slope, and nothing is differentiated for a velocity.
+
+    Examples
+    --------
+    Of :math:`\tfrac12E|x|^2` the slope is :math:`x`:
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> @dataclass(frozen=True)
+    ... class Position(wg.estimators.SlopeEstimator):
+    ...     def slope(self, F, rho, es):
+    ...         return rho.x
+    >>> F = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> Position().velocity(F, wg.Particles(torch.tensor([[1.0], [3.0]])), None).flatten()
+    tensor([-1., -3.])
+    """
+
+    gives_potential = False
+    is_function = False
+
+    @abstractmethod
+    def slope(self, F: Functional, rho: Particles, es: Any) -> Points:
+        r"""Return what stands for :math:`\nabla\frac{\delta F}{\delta\rho}` at the particles, (n, \*event), without gradient."""
+
+    def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
+        """Return the linear function with this slope; its value is 0."""
+        return linear(rho, self.slope(F, rho, es))
+
+    def velocity(self, F: Functional, rho: Particles, es: Any) -> Points:
+        r"""Return minus the slope, shape (n, \*event), in the bits that differentiating the surrogate has; 0 without mass."""
+        rho = replace(with_mass(rho), x=rho.x.detach())
+        slope = self.slope(F, rho, es).contiguous()
+        if rho.log_w is None:
+            return slope * (rho.w[:1] * -len(rho))
+        return _per_mass(slope * rho.w.detach().view(-1, *[1] * (slope.dim() - 1)), rho, -1.0)
+
+
 def build_pointwise(net: NetSource, rng: torch.Generator, what: str) -> nn.Module:
     """Build a network that stands for a function of one point; warns of batch normalization, which makes it one of the batch."""
     built = build(net, rng)

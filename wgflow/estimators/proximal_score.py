@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from wgflow.core.fields import Count, Positive
-from wgflow.core.typing import Info, Points, Scalar
-from wgflow.estimators.base import Draw, Estimator, energy_slope, linear, register_estimator
+from wgflow.core.typing import Info, Points
+from wgflow.estimators.base import Draw, SlopeEstimator, energy_slope, register_estimator
 from wgflow.functionals import Functional
 from wgflow.functionals.linear import linear_part
 from wgflow.measures import (
@@ -35,7 +35,7 @@ class ProximalState:
 
 @register_estimator("proximal_score")
 @dataclass(frozen=True, eq=False)
-class ProximalScore(Estimator):
+class ProximalScore(SlopeEstimator):
     r"""The score of the regularized Wasserstein proximal of the particles: one step ahead, in closed form (BRWP).
 
     For :math:`F=\int V\,d\rho+\tau\int\rho\log\rho` let :math:`\rho_T` be the regularized Wasserstein proximal of :math:`\rho` over a time
@@ -84,8 +84,6 @@ class ProximalScore(Estimator):
     metric: Tensor | None = None
 
     splits_entropy = True
-    gives_potential = False
-    is_function = False
     reference = ("tan2024noise", "tan2025preconditioned", "li2023kernel")
 
     def __post_init__(self) -> None:
@@ -129,8 +127,8 @@ class ProximalScore(Estimator):
             es.noise = normalizer.noise(draw(rng).x[:1], rng)
         return {}
 
-    def surrogate(self, F: Functional, rho: Particles, es: ProximalState) -> Scalar:
-        """Return the linear function with this velocity."""
+    def slope(self, F: Functional, rho: Particles, es: ProximalState) -> Points:
+        r"""Return :math:`-v`."""
         energy, temperature = F.split_entropy()
         assert energy is not None, "why_not() asks for a potential energy"
         step, x = self._step(energy, temperature), rho.x.detach()
@@ -138,7 +136,7 @@ class ProximalScore(Estimator):
             log_mean = step.log_mean(x, es.noise if step.rule.draws else None)
             pull = (step.pulls(x, rho, log_mean) / (2 * self.time)).to(x.dtype)
         slope, M = energy_slope(energy, rho), self._metric
-        return linear(rho, 0.5 * (slope if M is None else M.apply(slope)) - pull)
+        return 0.5 * (slope if M is None else M.apply(slope)) - pull
 
     def _normalizer(self, temperature: float) -> Normalizer:
         given = self.log_normaliser

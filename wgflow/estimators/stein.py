@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wgflow.core.typing import Scalar
-from wgflow.estimators.base import Estimator, energy_slope, linear, register_estimator
+from wgflow.core.typing import Points
+from wgflow.estimators.base import SlopeEstimator, energy_slope, register_estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import RBF, Kernel
 from wgflow.kernels.stein_sums import stein_sums
@@ -13,7 +13,7 @@ from wgflow.measures import Particles
 
 @register_estimator("stein")
 @dataclass(frozen=True)
-class Stein(Estimator):
+class Stein(SlopeEstimator):
     r"""The gradient in the Stein metric, :math:`\int k(x,y)\,\nabla\frac{\delta F}{\delta\rho}(y)\,d\rho(y)`.
 
     With :math:`F=E+T\int\rho\log\rho` the entropy is integrated by parts, so that no density is needed:
@@ -48,17 +48,15 @@ class Stein(Estimator):
     kernel: Kernel
 
     splits_entropy = True
-    gives_potential = False
-    is_function = False
 
     @classmethod
     def example(cls) -> "Stein":
         """Return a tiny instance."""
         return cls(RBF(1.0))
 
-    def surrogate(self, F: Functional, rho: Particles, es: Any) -> Scalar:
-        r"""Return :math:`-\sum_iw_i\langle v_i,x_i\rangle` with :math:`v` held fixed."""
+    def slope(self, F: Functional, rho: Particles, es: Any) -> Points:
+        r"""Return :math:`-v`."""
         energy, temperature = F.split_entropy()
         slope = energy_slope(energy, rho)
         kernel = self.kernel.fit(rho.x, rho.log_w)
-        return linear(rho, stein_sums(kernel, rho.x, rho.w.detach(), slope, temperature))
+        return stein_sums(kernel, rho.x, rho.w.detach(), slope, temperature)

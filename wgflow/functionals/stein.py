@@ -79,9 +79,9 @@ class SquaredKSD(Functional):
             return kernel.profile(r2) * (s_x @ s_y.T) - 2 * slope * (along + x.shape[1]) - 4 * r2 * kernel.curvature(r2)
 
         x = rho.x.flatten(1)
-        # Double precision where squares need it.
-        parts = [t.to(Distances(x, x, kernel.smooth).dtype) for t in (x, s.flatten(1))]
-        w = rho.w.to(parts[0].dtype)
+        dtype = Distances(x, x, kernel.smooth).dtype  # double precision where squares need it
+        parts = [t.to(dtype) for t in (x, s.flatten(1))]
+        w = rho.w.to(dtype)
         return pair_energy(block, parts, w, parts, w).to(rho.x.dtype)
 
     def freeze(self, rng: torch.Generator) -> Self:

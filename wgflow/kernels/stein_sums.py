@@ -25,9 +25,11 @@ def stein_sums(kernel: "Kernel", x: Points, w: Tensor, g: Points, temperature: f
     with torch.no_grad():
         between = Distances(x, x, kernel.smooth)
         w, g = w.to(between.dtype), g.to(between.dtype).flatten(1)
-        k, q, c = kernel.evaluate(w.new_ones(1, 1))
-        if k is q and not between.direct:
-            return _stein_in_one(kernel, between, w, g, 2 * c * temperature, x)
+        c: float | Tensor = 1.0
+        if not between.direct:
+            k, q, c = kernel.evaluate(w.new_ones(1, 1))
+            if k is q:
+                return _stein_in_one(kernel, between, w, g, 2 * c * temperature, x)
         G = torch.empty_like(g.T, memory_format=torch.contiguous_format)
         torch.mul(g.T, w, out=G)
         pull, smoothed, share = Pull(between.x, between.x, w), torch.zeros_like(G), shares()

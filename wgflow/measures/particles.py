@@ -63,7 +63,7 @@ class Particles(MovingMeasure, checks=False):
             raise BadInput(f"particles need positions of shape (n, *event) with n >= 1, got {shape}")
         if not x.is_floating_point():
             raise BadInput(f"particles need floating-point positions, got {x.dtype}: convert with x.float()")
-        if not isinstance(self.source, Measure | None):
+        if self.source is not None and not isinstance(self.source, Measure):
             raise BadInput(
                 f"source={shown(self.source)}: expected the Measure that these particles are a draw of, or None"
             )

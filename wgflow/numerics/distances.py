@@ -74,8 +74,8 @@ class Cloud:
 
     def in_range(self) -> bool:
         """Whether single precision holds the squares."""
-        least, most = self.x.aminmax()  # the norm of this name takes many times as long
-        largest = float(torch.maximum(-least, most))
+        least, most = map(float, self.x.aminmax())  # the norm of this name takes many times as long
+        largest = max(-least, most)
         # All points may be at one place, and what is not finite stays so.
         return SMALLEST < largest**2 < LARGEST / self.x.shape[1] or largest == 0 or not math.isfinite(largest)
 
