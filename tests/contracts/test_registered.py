@@ -39,6 +39,8 @@ SKIPPED_KERNELS = {
     "riesz": (NO_RULE, NO_DENSITY, NO_CURVATURE),
     "logarithmic": (NO_RULE, NO_DENSITY, NO_CURVATURE, CONDITIONAL, "wrong_arguments_are_refused"),
     "power_law": (NO_RULE, NO_DENSITY, NO_CURVATURE, CONDITIONAL),
+    "random_fourier": (NO_RULE,),
+    "nystrom": (NO_RULE,),
 }
 MOVES = (
     *("follows_a_move", "a_successor_starts_where_the_measure_is", "a_coupling_can_be_evaluated_again"),

@@ -36,6 +36,8 @@ FLOWS: dict[str, dict[str, Any]] = {
     "mmd": {"F": 0.5 * wg.SquaredMMD(TARGET, wg.RBF(1.0))},
     "mmd, weights": {"F": wg.SquaredMMD(WEIGHTED, wg.RBF(1.0)), "initial": cloud(N, 2, 0, weights=True)},
     "mmd, 30 coordinates": {"F": wg.SquaredMMD(WIDE, wg.RBF(6.0)), "initial": cloud(N, 30, 0)},
+    "random features": {"F": wg.SquaredMMD(WEIGHTED, wg.RandomFourierFeatures(wg.RBF(1.0), 600))},
+    "nystrom": {"F": wg.SquaredMMD(TARGET, wg.Nystrom(wg.RBF(1.0), TARGET.x[:20]))},
     "energy distance": {"F": wg.EnergyDistance(TARGET)},
     "interaction": {"F": V + wg.InteractionEnergy(wg.Logarithmic())},
     "interaction, a function": {"F": wg.InteractionEnergy(lambda z: z.square().sum(-1).sin())},

@@ -30,6 +30,7 @@ from wgflow import (
     Particles,
     PotentialEnergy,
     Pushforward,
+    RandomFourierFeatures,
     Regression,
     Reweight,
     SquaredMMD,
@@ -43,6 +44,8 @@ from wgflow.optim import LBFGS
 
 V = PotentialEnergy(lambda x: x.square().sum(1) / 2)
 WEIGHTED = Particles(torch.randn(50, 2, generator=rng(2)), torch.randn(50, generator=rng(3)))
+RANDOM = RandomFourierFeatures(RBF(1.0), 20)
+RANDOM.drawn(WEIGHTED.x)  # what it keeps must not be fake for the tests after this one
 F, BLOB = V + Entropy(), Blob(KernelDensity(RBF(0.5)))
 FREE = {
     "forward euler": (V, ForwardEuler()),
@@ -58,6 +61,7 @@ FREE = {
     "adams-bashforth": (V, AdamsBashforth()),
     "critic of w1": (W1(WEIGHTED, batch=10), ForwardEuler(Critic(nn.Linear(2, 1), SGD(0.1), iters=2))),
     "critic of w2": (SquaredW2(WEIGHTED, batch=10), ForwardEuler(Critic(nn.Linear(2, 1), SGD(0.1)))),
+    "random features": (0.5 * SquaredMMD(WEIGHTED, RANDOM, batch=10), ForwardEuler()),
     "batches of a weighted target": (0.5 * SquaredMMD(WEIGHTED, RBF(1.0), batch=10), ForwardEuler()),
 }
 WAITS = {"ode": (V, ODE()), "jko by lbfgs": (V, JKO(optim=LBFGS(), iters=1))}

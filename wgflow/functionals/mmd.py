@@ -11,6 +11,7 @@ from wgflow.core.fields import Count, checked
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel, Riesz
+from wgflow.kernels.features import by_features
 from wgflow.kernels.stacked import stacked_energy
 from wgflow.kernels.sums import kernel_discrepancy, kernel_energy, kernel_sums
 from wgflow.measures import Measure, Particles, Stack, StandardNormal
@@ -32,6 +33,7 @@ class SquaredMMD(Functional):
     kernel : Kernel
         Characteristic: ``RBF``, sums of several of them, ``Laplace``, ``InverseMultiquadric``, ``Matern``, ``Riesz``. A rule
         (``MedianRBF()``) is evaluated at the particles, so the functional then changes along the flow; an implicit step holds it.
+        Up to a stated error ``RandomFourierFeatures`` and ``Nystrom`` stand for one at a cost linear in the points.
     batch : int, optional
         Target points in one realization, drawn anew in every step, by weight. By default all of a finite target and 256 draws of one with
         infinitely many (:class:`Functional`).
@@ -50,7 +52,7 @@ class SquaredMMD(Functional):
     Raises
     ------
     BadInput
-        For a kernel whose MMD is not a distance; for distinct pairs of a single point.
+        For a kernel whose MMD is not a distance; for distinct pairs of a single point, or with a kernel of features.
 
     Examples
     --------
@@ -75,6 +77,8 @@ class SquaredMMD(Functional):
                 f"kernel={self.kernel}: its MMD is not a distance. Use RBF, Laplace, InverseMultiquadric, Matern or Riesz, or "
                 "sums of them with positive factors."
             )
+        if self.pairs is not None and by_features(self.kernel):
+            raise BadInput(f"pairs='distinct' needs a kernel of the distance, and {self.kernel} is one of features")
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`\sum w_iw_{i'}k(x_i,x_{i'})-2\sum w_ib_jk(x_i,y_j)+\sum b_jb_{j'}k(y_j,y_{j'})`."""
@@ -83,9 +87,10 @@ class SquaredMMD(Functional):
         def target_term() -> Scalar:
             return kernel_energy(k, nu.x, nu.w)
 
-        own = remember(k, (nu.x, nu.log_w), target_term) if k is self.kernel else target_term()
+        known_by = (nu.x, nu.log_w) if k is self.kernel else None
+        own = target_term() if known_by is None else remember(k, known_by, target_term)
         if self.pairs is None:
-            return (kernel_discrepancy(k, rho.x, rho.w, nu.x, nu.w) + own).to(rho.x.dtype)
+            return (kernel_discrepancy(k, rho.x, rho.w, nu.x, nu.w, known_by) + own).to(rho.x.dtype)
         across = kernel_energy(k, rho.x, rho.w, nu.x, nu.w)
         ours, theirs = _distinct(k, kernel_energy(k, rho.x, rho.w), rho), _distinct(k, own, nu)
         return (ours - 2 * across + theirs).to(rho.x.dtype)

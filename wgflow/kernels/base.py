@@ -107,6 +107,22 @@ class Kernel(Checked, Placed, Linear, ABC):
         r"""Return :math:`\log\int k(x,0)\,dx` in :math:`d` dimensions, which makes the kernel a density."""
         raise Unsupported(f"{self} is not used as a density: take RBF, whose integral is known")
 
+    def frequency_scales(self, normals: Tensor) -> float | Tensor:
+        r"""Return m positive numbers :math:`\tau_j` with :math:`\kappa(s)=\kappa(0)\,E\,e^{-\tau^2s/2}`, made of standard normals (m, 6).
+
+        So :math:`\tau_j` times a normal vector has the law whose characteristic function is :math:`\kappa/\kappa(0)`, a random
+        frequency of the kernel. Of finite variance, or forces would have none.
+
+        Raises
+        ------
+        Unsupported
+            For a kernel that is no such mixture, or does not say of which.
+        """
+        raise Unsupported(
+            f"{self} has no random frequencies of finite variance: take RBF, Matern, InverseMultiquadric or a sum of these, or "
+            "Nystrom(kernel, landmarks) of any positive definite kernel"
+        )
+
     def fit(self, x: Points, log_w: Tensor | None = None) -> "Kernel":
         """Return the kernel for these points, with these logarithms of weights: itself, unless its bandwidth is a rule."""
         return self
@@ -209,6 +225,17 @@ class KernelSum(Kernel):
         if not known:
             return math.log(sum(math.exp(x - max(logs)) for x in logs)) + max(logs)
         return torch.logsumexp(torch.stack([torch.as_tensor(x).to(known[0]) for x in logs]), 0)
+
+    def frequency_scales(self, normals: Tensor) -> Tensor:
+        """Return those of the terms, each with the probability of its share of the value at 0, which the last normal decides."""
+        if any(c <= 0 for c, _ in self.terms):
+            raise Unsupported(f"{self} draws no frequencies: it needs positive factors")
+        each = [normals.new_ones(()) * k.frequency_scales(normals) for _, k in self.terms]
+        zero = normals.new_zeros(())
+        shares = torch.stack([c * k.profile(zero) for c, k in self.terms]).cumsum(0)
+        chosen = torch.searchsorted(shares, torch.special.ndtr(normals[:, -1]) * shares[-1])
+        scales = torch.stack([t.expand(len(normals)) for t in each])
+        return scales.gather(0, chosen.clamp_(max=len(each) - 1)[None])[0]
 
     def fit(self, x: Points, log_w: Tensor | None = None) -> "Kernel":
         """Fit every term; itself where no term has a rule."""

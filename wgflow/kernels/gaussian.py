@@ -69,6 +69,10 @@ class RBF(Kernel):
         k = exp_(s.mul_(c))
         return k, k, c
 
+    def frequency_scales(self, normals: Tensor) -> float | Tensor:
+        r"""Return :math:`1/\sigma`."""
+        return 1 / self.bandwidth
+
     def log_integral(self, d: int) -> float | Tensor:
         r"""Return :math:`\frac d2\log(2\pi\sigma^2)`."""
         log = math.log(self.bandwidth) if not isinstance(self.bandwidth, Tensor) else self.bandwidth.log()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from wgflow.core.context import full_precision, without_autocast
 from wgflow.core.typing import Points
+from wgflow.kernels.features import by_features
+from wgflow.kernels.sums import kernel_energy
 from wgflow.numerics.distances import stacked_squares
 from wgflow.numerics.once import Derivatives, differentiable_once
 
@@ -31,6 +33,9 @@ def stacked_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor)
     -----
     Memory B n m, for many clouds of few points; :func:`wgflow.kernels.sums.kernel_energy` is for one cloud of many.
     """
+    if by_features(kernel):
+        each = [kernel_energy(kernel, *cloud) for cloud in zip(x, a, y, b, strict=True)]
+        return torch.stack(each).to(x.dtype)
     return _Stacked.apply(kernel, x, a, y, b)
 
 

@@ -4,8 +4,9 @@ Derivatives come out of the same sweep as values, in closed form for radial kern
 is kept for a backward pass. Everything here is differentiable once.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -13,24 +14,40 @@ from torch import Tensor
 from wgflow.core.context import without_autocast
 from wgflow.core.ranks import shares
 from wgflow.core.typing import Points, Scalar
+from wgflow.kernels.base import Kernel, KernelSum
+from wgflow.kernels.features import FeatureKernel, by_features
+from wgflow.numerics.cache import remember
 from wgflow.numerics.distances import Cloud, Distances, check_same_points, tiles
 from wgflow.numerics.once import Derivatives, differentiable_once
 
-if TYPE_CHECKING:
-    from wgflow.kernels import Kernel
+P = ParamSpec("P")
+Sums = Callable[Concatenate[Kernel, P], Tensor]
 
 # From so many coordinates on weights are put into a block of slopes, and one product takes the place of two.
 WEIGHED = 24
 
 
+def by_terms(sums: Sums[P]) -> Sums[P]:
+    """Take a sum of kernels, one of features among them, term by term."""
+
+    @wraps(sums)
+    def of(kernel: Kernel, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if isinstance(kernel, KernelSum) and by_features(kernel):
+            return torch.stack([c * sums(k, *args, **kwargs) for c, k in kernel.terms]).sum(0)
+        return sums(kernel, *args, **kwargs)
+
+    return of
+
+
+@by_terms
 @without_autocast()
-def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = None, b: Tensor | None = None) -> Scalar:
+def kernel_energy(kernel: Kernel, x: Points, a: Tensor, y: Points | None = None, b: Tensor | None = None) -> Scalar:
     r"""Return :math:`\sum_{ij}a_ib_j\,k(x_i,y_j)`, over :math:`x` with itself when ``y`` is None, in double precision.
 
     Parameters
     ----------
     kernel : Kernel
-        Radial.
+        Radial, or one of features.
     x, y : Tensor, shapes (n, \*event) and (m, \*event)
         Differentiable once, as are the weights.
     a, b : Tensor, shapes (n,) and (m,)
@@ -38,9 +55,13 @@ def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = Non
 
     Notes
     -----
-    One sweep gives the value and all derivatives: n m kernel values (half as many for one cloud), memory O(n + m). The
-    value is a double, since discrepancies are small differences of such values.
+    One sweep gives the value and all derivatives: n m kernel values (half as many for one cloud), memory O(n + m). Of a kernel
+    of features it is the product of two sums over points. The value is a double, since discrepancies are small differences of
+    such values.
     """
+    if isinstance(kernel, FeatureKernel):
+        u = kernel.embedding(x, a)
+        return u @ (u if y is None or b is None else kernel.embedding(y, b))
     if _on_a_line(kernel, x):  # k = -r
         return _LineEnergy.apply(x, a, x if y is None else y, a if b is None else b)
     if y is None or b is None:
@@ -48,26 +69,39 @@ def kernel_energy(kernel: "Kernel", x: Points, a: Tensor, y: Points | None = Non
     return _both(kernel, x, a, y, b, own=False)
 
 
+@by_terms
 @without_autocast()
-def kernel_discrepancy(kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
-    r"""Return :math:`\sum_{ii'}a_ia_{i'}\,k(x_i,x_{i'})-2\sum_{ij}a_ib_j\,k(x_i,y_j)` as :func:`kernel_energy` does, in one sweep."""
+def kernel_discrepancy(
+    kernel: Kernel, x: Points, a: Tensor, y: Points, b: Tensor, known_by: tuple[Tensor | None, ...] | None = None
+) -> Scalar:
+    r"""Return :math:`\sum_{ii'}a_ia_{i'}\,k(x_i,x_{i'})-2\sum_{ij}a_ib_j\,k(x_i,y_j)` as :func:`kernel_energy` does, in one sweep.
+
+    Features of ``y`` are summed once as long as the tensors ``known_by``, from which ``y`` and ``b`` follow, stay what they are.
+    """
+    if isinstance(kernel, FeatureKernel):
+        check_same_points(x, y)
+        u, other = kernel.embedding(x, a), partial(kernel.embedding, y, b)
+        return u @ (u - 2 * (other() if known_by is None else remember((kernel, "embedding"), known_by, other)))
     if _on_a_line(kernel, x):
         return kernel_energy(kernel, x, a) - 2 * kernel_energy(kernel, x, a, y, b)
     return _both(kernel, x, a, y, -b, own=True)
 
 
-def _both(kernel: "Kernel", x: Points, a: Tensor, y: Points, b: Tensor, own: bool) -> Scalar:
+def _both(kernel: Kernel, x: Points, a: Tensor, y: Points, b: Tensor, own: bool) -> Scalar:
     check_same_points(x, y)
     wants_y = y.requires_grad or b.requires_grad
     return _Energy.apply(kernel, torch.cat([x, y]), torch.cat([a, b]), len(x), own, wants_y)
 
 
+@by_terms
 @without_autocast()
-def kernel_sums(kernel: "Kernel", x: Points, y: Points, b: Tensor) -> Tensor:
+def kernel_sums(kernel: Kernel, x: Points, y: Points, b: Tensor) -> Tensor:
     r"""Return :math:`u_i=\sum_jb_j\,k(x_i,y_j)`, shape (n,); differentiable once in ``x``, ``y`` and ``b``.
 
     n m kernel values, and as many again for the derivatives; memory O(n + m).
     """
+    if isinstance(kernel, FeatureKernel):
+        return kernel.at(x, kernel.embedding(y, b))
     itself = y is x and x[0].numel() >= WEIGHED
     return _Sums.apply(kernel, x, None if itself else y, b)
 
@@ -139,7 +173,7 @@ def add_block(
         to_y.add(j, i, q.T)
 
 
-def _on_a_line(kernel: "Kernel", x: Points) -> bool:
+def _on_a_line(kernel: Kernel, x: Points) -> bool:
     return kernel.sorts and x[0].numel() == 1
 
 
@@ -164,7 +198,7 @@ class _Energy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, kernel: "Kernel", z: Points, w: Tensor, n: int, own: bool, wants_y: bool) -> Scalar:
+    def forward(ctx: Any, kernel: Kernel, z: Points, w: Tensor, n: int, own: bool, wants_y: bool) -> Scalar:
         between, inputs = Distances(z, z, kernel.smooth), (z, w)
         w = w.to(between.dtype)
         _, wants_z, wants_w, *_ = ctx.needs_input_grad
@@ -223,7 +257,7 @@ class _Sums(torch.autograd.Function):
     """Sums over y; over x itself where that is None, with the derivatives by both in one product."""
 
     @staticmethod
-    def forward(ctx: Any, kernel: "Kernel", x: Points, y: Points | None, b: Tensor) -> Tensor:
+    def forward(ctx: Any, kernel: Kernel, x: Points, y: Points | None, b: Tensor) -> Tensor:
         ctx.kernel, ctx.weighted = kernel, y is None
         y = x if y is None else y
         ctx.save_for_backward(x, y, b)

@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from wgflow import Estimator, Functional, Kernel, Measure, MovingMeasure, Solver
+from wgflow import Estimator, FeatureKernel, Functional, Kernel, Measure, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
 from wgflow.maps import TransportMap
 from wgflow.testing import _duality, _orders  # noqa: F401  their checks join those of functionals and solvers
 from wgflow.testing._checks import Check, Report, Suite, run_all
 from wgflow.testing._estimators import ESTIMATOR, EstimatorCase
+from wgflow.testing._feature_kernels import FEATURE_KERNEL
 from wgflow.testing._functionals import FUNCTIONAL, FunctionalCase
 from wgflow.testing._kernels import KERNEL, KernelCase
 from wgflow.testing._maps import MAP, MapCase
@@ -37,6 +38,7 @@ _KINDS: dict[type, tuple[type, Suite]] = {
     Functional: (FunctionalCase, FUNCTIONAL),
     Estimator: (EstimatorCase, ESTIMATOR),
     Solver: (SolverCase, SOLVER),
+    FeatureKernel: (KernelCase, FEATURE_KERNEL),
     Kernel: (KernelCase, KERNEL),
     TransportMap: (MapCase, MAP),
     Measure: (MeasureCase, MEASURE),
@@ -215,7 +217,8 @@ def check_kernel(kernel: Kernel, *, excused: Excused = None) -> Report:
     """Check a kernel: slope and curvature against differences, ``evaluate``, what happens at 0, and what it declares.
 
     ``smooth`` is held against the slope near 0, ``characteristic`` against the energies of differences of laws, ``log_integral``
-    against a quadrature. A rule such as ``MedianRBF`` is fitted to points first, and must look at their law alone.
+    against a quadrature. A rule such as ``MedianRBF`` is fitted to points first, and must look at their law alone. Of a
+    :class:`~wgflow.FeatureKernel` the sums over pairs are held against its matrix, and their derivatives against differences.
 
     Parameters
     ----------

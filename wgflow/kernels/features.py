@@ -1,0 +1,118 @@
+"""What a kernel with finitely many features is: sums over pairs of points become sums over points."""
+
+from abc import abstractmethod
+from copy import copy
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.typing import Points
+from wgflow.kernels.base import Kernel, KernelSum
+
+
+class FeatureKernel(Kernel):
+    r"""A kernel of features, :math:`k(x,y)=\langle\varphi(x),\varphi(y)\rangle`, that stands for a radial one up to an error.
+
+    It goes where kernels are summed over pairs of points: :class:`SquaredMMD`, :class:`MMD`, :class:`InteractionEnergy`,
+    :class:`KALE`. With m features n² kernel values become n m numbers, formed block by block. It is no function of the distance, so
+    what needs one (``Stein``, kernel densities, mean shifts) raises :class:`Unsupported`.
+
+    A subclass is a dataclass with a field ``kernel``, the radial one, and gives :meth:`features`, :meth:`embedding` and :meth:`at`.
+
+    Raises
+    ------
+    BadInput
+        For a ``kernel`` that is not positive definite.
+
+    Examples
+    --------
+    The Gaussian on the line to second order in the distance, by the features :math:`e^{-x^2/2}(1,x,x^2/\sqrt2)`:
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> @dataclass(frozen=True)
+    ... class Taylor(wg.FeatureKernel):
+    ...     kernel: wg.Kernel = wg.RBF(1.0)
+    ...
+    ...     def features(self, x):
+    ...         return (-x.square() / 2).exp() * torch.cat([torch.ones_like(x), x, x.square() / 2**0.5], 1)
+    ...
+    ...     def embedding(self, x, a):
+    ...         return (a @ self.features(x)).double()
+    ...
+    ...     def at(self, x, u):
+    ...         return self.features(x) @ u.to(x.dtype)
+    >>> x, y = torch.tensor([[0.5]]), torch.tensor([[-0.5]])
+    >>> Taylor()(x, y), wg.RBF(1.0)(x, y)
+    (tensor([[0.6084]]), tensor([[0.6065]]))
+    >>> wg.SquaredMMD(wg.Particles(x), Taylor()).value(wg.Particles(y))  # 2 k(x, x) - 2 k(x, y)
+    tensor(0.7788)
+    """
+
+    kernel: Kernel
+
+    def __post_init__(self) -> None:
+        at_zero = self._at_one_place().profile(torch.zeros(()))
+        if not self.kernel.characteristic or not at_zero > 0:
+            raise BadInput(
+                f"{type(self).__name__}(kernel={self.kernel}): expected a positive definite kernel, such as RBF, Laplace or Matern. "
+                "For the energy distance of many points use SlicedEnergyDistance"
+            )
+
+    def _at_one_place(self) -> Kernel:
+        """Return the kernel, a rule with some bandwidth."""
+        return self.kernel.fit(torch.zeros(1, 1))
+
+    @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """Whether the kernel that it stands for is."""
+        return self.kernel.smooth
+
+    @property
+    def characteristic(self) -> bool:  # type: ignore[override]
+        """Whether the kernel that it stands for is: with finitely many features the MMD is 0 for some laws that differ."""
+        return self.kernel.characteristic
+
+    @abstractmethod
+    def features(self, x: Points) -> Tensor:
+        r"""Return :math:`\varphi(x_i)`, shape (n, m), without gradient; memory n m."""
+
+    @abstractmethod
+    def embedding(self, x: Points, a: Tensor) -> Tensor:
+        r"""Return :math:`\sum_ia_i\varphi(x_i)`, shape (m,), in double precision; differentiable once in ``x`` and ``a``."""
+
+    @abstractmethod
+    def at(self, x: Points, u: Tensor) -> Tensor:
+        r"""Return :math:`\langle\varphi(x_i),u\rangle`, shape (n,), for ``u`` (m,); differentiable once in ``x`` and ``u``."""
+
+    def __call__(self, x: Points, y: Points) -> Tensor:
+        """Return the dense matrix of products of features, shape (n, m), without gradient."""
+        with torch.no_grad():
+            return self.features(x) @ self.features(y).T
+
+    def fit(self, x: Points, log_w: Tensor | None = None) -> Self:
+        """Return the one of the fitted kernel; itself where that has no rule."""
+        kernel = self.kernel.fit(x, log_w)
+        if kernel is self.kernel:
+            return self
+        fitted = copy(self)  # not replace(): its checks of the kernel would wait for the device in every step
+        object.__setattr__(fitted, "kernel", kernel)
+        return fitted
+
+    def profile(self, s: Tensor) -> Tensor:
+        """Raise: the kernel is no function of the distance."""
+        raise Unsupported(
+            f"{self} is no function of the distance, which is asked for here. It serves SquaredMMD, MMD, InteractionEnergy and KALE; "
+            f"elsewhere take {self.kernel}"
+        )
+
+    slope = profile
+
+
+def by_features(kernel: Kernel) -> bool:
+    """Whether a kernel is one of features, or a sum with one among its terms."""
+    terms = kernel.terms if isinstance(kernel, KernelSum) else ((1.0, kernel),)
+    return any(isinstance(k, FeatureKernel) for _, k in terms)
