@@ -174,7 +174,7 @@ def _as_written_before(folder: Path) -> None:
     saved = torch.load(path, weights_only=True)
     assert saved["run"]["version"] == 3
     saved["run"] |= {"version": 2}
-    update = store.update_of(path)
+    update = int(path.name.split("-")[1])
     for old in store.files(folder):
         old.unlink()
     store.write(saved, folder, update)

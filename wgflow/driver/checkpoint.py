@@ -19,7 +19,7 @@ from wgflow.driver import first_format
 from wgflow.driver.earlier_batches import as_earlier, give_batches, is_earlier
 from wgflow.driver.same_run import another, describe_run, say_other_shares
 from wgflow.storage.describe import describe, differences
-from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, update_of, write
+from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, write
 from wgflow.storage.growing import LISTS, Growing
 from wgflow.storage.state import first_nonfinite, load_state, on_host, plain, state_dict, tensors
 
@@ -295,7 +295,7 @@ class Checkpoint(Checked):
         for old in [p for p in files(self.folder) if p not in self._refused][self.keep :]:
             with suppress(OSError):  # it is tried again next time
                 old.unlink()
-        self._grown.remove_old(map(update_of, files(self.folder)))
+        self._grown.remove_old(files(self.folder))
 
 
 suggest(Checkpoint, ((str, Path), "Wrap the folder: Checkpoint({value})"))

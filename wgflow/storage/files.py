@@ -175,12 +175,6 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def update_of(path: Path) -> int:
-    """Count of updates in the name of a checkpoint file; 0 for another name."""
-    match = _NAME.fullmatch(path.name)
-    return 0 if match is None else int(match[1])
-
-
 def files(directory: Path) -> list[Path]:
     """Checkpoint files of a folder, the newest first."""
     return sorted(directory.glob("update-*.pt"), reverse=True)
@@ -209,6 +203,25 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(saved, dict) or saved.get("wgflow_checkpoint") not in _READABLE or not saved.keys() >= _ENTRIES:
         raise CheckpointError(f"{path.name} is not a checkpoint of this version of wgflow (format {FORMAT})")
     return saved
+
+
+def glanced(path: Path) -> dict[str, Any]:
+    """Return the entries of a checkpoint file as they are, without reading its tensors; empty where it has none that can be read.
+
+    Raises
+    ------
+    OSError
+        When the file system refuses.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception:  # of whatever the file is
+        return {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def check_held(directory: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from wgflow.core.errors import CannotWrite, CheckpointError
 from wgflow.measures import Particles
-from wgflow.storage.files import flush, reason
+from wgflow.storage.files import flush, glanced, reason
 from wgflow.storage.state import plain
 
 LISTS = ("history", "times", "saved")
@@ -30,6 +30,7 @@ class Growing:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files: dict[str, Path | None] = {}
         self._begin(None)
 
     def _begin(self, path: Path | None) -> None:
@@ -134,14 +135,21 @@ class Growing:
                 lists.setdefault(name, []).extend(entries)
         return lists
 
-    def remove_old(self, updates: Iterable[int]) -> None:
-        """Remove the files that no checkpoint at one of ``updates`` needs: each needs the newest that was there."""
-        begun = {int(match[1]): p for p in self.folder.glob("saved-*.states") if (match := _NAME.fullmatch(p.name))}
-        needed = {max((b for b in begun if b <= u), default=None) for u in updates}
-        for update, path in begun.items():
-            if update not in needed and path != self.path:
-                with suppress(OSError):  # it is tried again next time
+    def remove_old(self, checkpoints: Iterable[Path]) -> None:
+        """Remove the files that none of the checkpoints says that its lists are in."""
+        with suppress(OSError):  # what is refused is tried again next time
+            needed = {self.path, *map(self._needed, checkpoints)}
+            for path in self.folder.glob("saved-*.states"):
+                if path not in needed and _NAME.fullmatch(path.name):
                     path.unlink()
+
+    def _needed(self, checkpoint: Path) -> Path | None:
+        """Return the file of a checkpoint; None for one that cannot be read, which no run goes on with, or has none."""
+        name = checkpoint.name  # it holds the digest
+        if name not in self._files:
+            saved = glanced(checkpoint).get("saved")
+            self._files[name] = self.folder / str(saved.get("file")) if isinstance(saved, dict) else None
+        return self._files[name]
 
 
 def _parts(content: bytes) -> Iterator[bytes]:
