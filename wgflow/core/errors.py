@@ -162,6 +162,22 @@ class NotConverged(RuntimeWarning):
     """
 
 
+class EfficiencyWarning(RuntimeWarning):
+    """A flow has begun that would spend hours on sums over pairs of points; the message says how many and what is cheaper.
+
+    :func:`solve` gives it once, in the first update, when it has timed such sums for a second and all updates together would take more
+    than an hour at that rate. On a GPU, where work is queued, it may come late.
+
+    Examples
+    --------
+    It is a warning: the flow goes on. As an error, ``warnings.simplefilter("error", wg.EfficiencyWarning)``, it ends such a flow
+    where it begins.
+
+    >>> issubclass(EfficiencyWarning, RuntimeWarning)
+    True
+    """
+
+
 for _kind in list(vars().values()):
     if isinstance(_kind, type) and _kind.__module__ == __name__:
         _kind.__module__ = "wgflow"  # tracebacks show the name that people import

@@ -26,6 +26,7 @@ from wgflow.driver.undefined import undefined
 from wgflow.functionals import Functional
 from wgflow.functionals.base import check_batches
 from wgflow.measures import MovingMeasure
+from wgflow.numerics.pair_clock import PairClock
 from wgflow.solvers import Solver, State
 
 
@@ -97,6 +98,11 @@ def solve(
         ``solution`` holds what was saved until then and, for particles, the last finite law.
     CheckpointError
         When the folder holds another run, or no readable checkpoint among those it has.
+
+    Warns
+    -----
+    EfficiencyWarning
+        In the first update, when the sums over pairs of points would take more than an hour in all.
 
     Examples
     --------
@@ -189,11 +195,11 @@ def _advance(
     """Update until all time steps are done, ranks sharing like that; returns whether a callback has stopped the run before."""
     ledger, solution, device = run.ledger, run.solution, run.state.rng.device
     ordered = keeps_order(run.F, run.solver, run.state.measure)
-    begun = time.perf_counter()
+    begun, clock = time.perf_counter(), PairClock(run.total_updates - run.updates)
     stop = run.interrupts.asked(looked=True, device=device)
     while run.state.k < run.num_steps and not stop:
         k = run.state.k
-        with run.stream.turn(), gathered(run.state.carried) as inner, Sharing(how):
+        with run.stream.turn(), gathered(run.state.carried) as inner, Sharing(how), clock:
             before = run.state.measure
             run.state, info = run.solver.update(run.F, run.state, run.h(k))
             if ordered:

@@ -16,6 +16,7 @@ from torch import Tensor
 from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput
 from wgflow.core.typing import Points
+from wgflow.numerics.pair_clock import timed
 
 # Entries of one block: on a CPU it and its temporaries stay in the cache of a core; a GPU wants large ones.
 BLOCK_CPU, BLOCK_CUDA = 2**18, 2**25
@@ -36,14 +37,18 @@ SMALLEST, LARGEST = 1e-20, 1e34
 
 def tiles(n: int, m: int, device: torch.device, symmetric: bool = False) -> Iterator[tuple[slice, slice]]:
     """Cut an (n, m) rectangle into blocks of bounded size; of a square its upper half only, if asked. Holds TF32 off."""
+    with full_precision(device):
+        yield from timed(_blocks(n, m, device, symmetric), n, m, symmetric)
+
+
+def _blocks(n: int, m: int, device: torch.device, symmetric: bool) -> Iterator[tuple[slice, slice]]:
     block = BLOCK_CUDA if device.type == "cuda" else BLOCK_CPU
     side = max(1, int(block**0.5))
     rows = min(n, side)
     columns = rows if symmetric else max(side, block // rows)
-    with full_precision(device):
-        for i in range(0, n, rows):
-            for j in range(i if symmetric else 0, m, columns):
-                yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
+    for i in range(0, n, rows):
+        for j in range(i if symmetric else 0, m, columns):
+            yield slice(i, min(i + rows, n)), slice(j, min(j + columns, m))
 
 
 def readable(t: Tensor) -> bool:

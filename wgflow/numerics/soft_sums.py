@@ -15,6 +15,7 @@ from wgflow.core.ranks import Shares, shares
 from wgflow.core.typing import Points
 from wgflow.numerics.distances import Distances
 from wgflow.numerics.once import Derivatives, differentiable_once
+from wgflow.numerics.pair_clock import timed
 from wgflow.numerics.softmin import exp_
 
 # Entries of a block of whole rows, and rows at most.
@@ -27,9 +28,9 @@ def _entries(between: Distances, bias: Tensor, width: float, n: int, share: Shar
     rows = max(1, BLOCK_CUDA // m if device.type == "cuda" else min(ROWS, BLOCK_CPU // m))
     bias = bias.to(between.dtype)
     with full_precision(device):
-        for start in share.of(range(0, n, rows)):
-            i = slice(start, min(start + rows, n))
-            yield i, bias - between.block(i, slice(0, m)).div_(width)
+        blocks = ((slice(i, min(i + rows, n)), slice(0, m)) for i in range(0, n, rows))
+        for i, j in share.of(timed(blocks, n, m)):
+            yield i, bias - between.block(i, j).div_(width)
 
 
 def log_sums(x: Points, y: Points, bias: Tensor, width: float) -> Tensor:

@@ -4,13 +4,14 @@ Exponents are those of 2: on a CPU PyTorch's ``exp2`` is faster than ``exp``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wgflow.core.ranks import shares
+from wgflow.numerics.pair_clock import timed
 
 # Entries of a block of pairs: what a core's cache holds, or enough to fill a GPU.
 BLOCK_CPU, BLOCK_CUDA = 2**17, 2**25
@@ -51,11 +52,12 @@ class Pairs:
         return Pairs(self.products.mT, self.columns, self.rows)
 
 
-def rows(x: Tensor, m: int) -> list[slice]:
+def rows(x: Tensor, m: int) -> Iterator[slice]:
     """Cut the points of every problem into ranges of bounded numbers of pairs with ``m`` others."""
     block = BLOCK_CUDA if x.device.type == "cuda" else BLOCK_CPU
     size = max(16, block // (len(x) * m))
-    return [slice(i, i + size) for i in range(0, x.shape[1], size)]
+    blocks = ((slice(i, i + size), slice(0, m)) for i in range(0, x.shape[1], size))
+    return (i for i, _ in timed(blocks, x.shape[1], m))
 
 
 def logits(
