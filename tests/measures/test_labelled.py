@@ -97,6 +97,10 @@ def test_labels_change_no_draw_of_the_points_alone() -> None:
         (lambda: Labelled(StandardNormal(2)), "its points have no labels"),
         (lambda: Labelled(Dataset(X, torch.zeros(6), Y)), "weights"),
         (lambda: Labelled(Dataset(X, labels=Y + (Y == 1))), "no point of class 1"),
+        (
+            lambda: Labelled(Dataset(X, labels=Y + 10**15 * (Y == 2))),
+            r"classes 0 to 1000000000000002 and no point of class 2, 3, .*, \.\.\.: number",
+        ),
         (lambda: Labelled(Dataset(X, labels=Y - 1)), "a label -1"),
         (lambda: Dataset(X, labels=Y[:5]), r"int64 of shape \(6,\), one a point"),
         (lambda: Dataset(X, labels=Y.float()), r"int64 of shape \(6,\), one a point, got torch.float32"),

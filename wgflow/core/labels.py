@@ -5,6 +5,9 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 
+_FEW = 12
+"""Numbers that a message names."""
+
 
 def check_labels(labels: Tensor, n: int, one: str) -> None:
     """Raise ``BadInput`` unless labels are int64 (n,): one a point, which the message calls ``one``."""
@@ -29,15 +32,17 @@ def counts_of(labels: Tensor, who: str) -> list[int]:
     least = int(labels.min())
     if least < 0:
         raise BadInput(f"{who} has a label {least}: classes are numbered from 0")
-    counts: list[int] = labels.bincount().tolist()
-    empty = [label for label, count in enumerate(counts) if not count]
-    if empty:
+    found, counts = labels.unique(return_counts=True)
+    largest = int(found[-1])
+    if len(found) <= largest:  # names of things may be as large as they like
+        there = set(found.tolist())
+        empty = [label for label in range(min(largest, len(there) + _FEW + 1)) if label not in there]
         raise BadInput(
-            f"{who} has classes 0 to {len(counts) - 1} and no point of class {_few(empty)}: number the classes without gaps, "
+            f"{who} has classes 0 to {largest} and no point of class {_few(empty)}: number the classes without gaps, "
             "or add points of the empty one"
         )
-    return counts
+    return counts.tolist()
 
 
 def _few(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "")
+    return ", ".join(map(str, numbers[:_FEW])) + (", ..." if len(numbers) > _FEW else "")
