@@ -65,7 +65,7 @@ def kernel_energy(kernel: Kernel, x: Points, a: Tensor, y: Points | None = None,
     if _on_a_line(kernel, x):  # k = -r
         return _LineEnergy.apply(x, a, x if y is None else y, a if b is None else b)
     if y is None or b is None:
-        return _Energy.apply(kernel, x, a, len(x), True, False)
+        return _Energy.apply(kernel, x, a, None, None, True)
     return _both(kernel, x, a, y, b, own=False)
 
 
@@ -89,8 +89,7 @@ def kernel_discrepancy(
 
 def _both(kernel: Kernel, x: Points, a: Tensor, y: Points, b: Tensor, own: bool) -> Scalar:
     check_same_points(x, y)
-    wants_y = y.requires_grad or b.requires_grad
-    return _Energy.apply(kernel, torch.cat([x, y]), torch.cat([a, b]), len(x), own, wants_y)
+    return _Energy.apply(kernel, x, a, y, b, own)
 
 
 @by_terms
@@ -122,7 +121,10 @@ class Pull:
     def __init__(self, x: Cloud, y: Cloud, w: Tensor) -> None:
         self.x, self.y, self.w = x, y, w.view(-1, w.shape[-1])
         # [w y, w] for every row of weights.
-        self.moments = (y.lifted * self.w[:, None]).flatten(0, 1)
+        moments = w.new_empty(len(self.w), y.x.shape[1] + 1, len(y.x))
+        torch.mul(y.x.T, self.w[:, None], out=moments[:, :-1])
+        moments[:, -1] = self.w
+        self.moments = moments.flatten(0, 1)
         self.sums = w.new_zeros(self.moments.shape[0], x.points.shape[0])
         self.near: Tensor | None = None
 
@@ -140,15 +142,16 @@ class Pull:
             near[i] += (x * forces.sum(1, keepdim=True) - forces @ y).to(near.dtype)
 
     def result(self, factor: Tensor | float, like: Points, k: int = 0) -> Points:
-        """Return the sums by the k-th weights, times a factor or one for every point, shape (n, 1)."""
-        sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k]
+        """Return the sums at the first points, as many as ``like`` has, by the k-th weights, times a factor or one each, shape (n, 1)."""
+        n = len(like)
+        sums = self.sums.view(len(self.w), -1, self.sums.shape[1])[k, :, :n]
         moved, weights = sums[:-1].T, sums[-1, :, None]
         if len(sums) > WEIGHED:  # of many coordinates the transpose is what takes the time
-            pull = moved.contiguous().addcmul_(self.x.x, weights, value=-1)
+            pull = moved.contiguous().addcmul_(self.x.x[:n], weights, value=-1)
         else:
-            pull = torch.addcmul(moved, self.x.x, weights, value=-1)
+            pull = torch.addcmul(moved, self.x.x[:n], weights, value=-1)
         if self.near is not None:
-            pull -= self.near[k]
+            pull -= self.near[k, :n]
         return pull.mul_(-factor).to(like.dtype).view_as(like)
 
 
@@ -192,42 +195,47 @@ def _distance_sums(x: Points, y: Points, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Energy(torch.autograd.Function):
-    r"""Of points z, the first n of them x and the others y, with weights w: sums over x with itself, if ``own``, and over x and y.
+    r"""Of points x and y with weights a and b: sums over x with itself, if ``own``, and over x and y, if there is a y.
 
     With ``own`` those over x and y count twice, as in the square of a signed measure.
     """
 
     @staticmethod
-    def forward(ctx: Any, kernel: Kernel, z: Points, w: Tensor, n: int, own: bool, wants_y: bool) -> Scalar:
-        between, inputs = Distances(z, z, kernel.smooth), (z, w)
+    def forward(
+        ctx: Any, kernel: Kernel, x: Points, a: Tensor, y: Points | None, b: Tensor | None, own: bool
+    ) -> Scalar:
+        n, (_, wants_x, wants_a, wants_y, wants_b, _) = len(x), ctx.needs_input_grad
+        z, w = (x, a) if y is None or b is None else (torch.cat([x, y]), torch.cat([a, b]))
+        between = Distances(z, z, kernel.smooth)
         w = w.to(between.dtype)
-        _, wants_z, wants_w, *_ = ctx.needs_input_grad
-        pull = Pull(between.x, between.x, w) if wants_z else None
+        pull = Pull(between.x, between.x, w) if wants_x or wants_y else None
         u, v = torch.zeros_like(w), torch.zeros_like(w)  # sums of kernel values with x and with y
         c: float | Tensor = 0.0
         share = shares()
         for i, j in share.of(_pairs(n, len(w), z.device, own)):
-            s, near = between.visit(i, j) if wants_z else (between.block(i, j), None)
+            s, near = between.visit(i, j) if pull is not None else (between.block(i, j), None)
             k, q, c = kernel.evaluate(s)
             across = j.start >= n
-            mirrored = wants_y if across else i.start != j.start  # the transpose is not visited
+            mirrored = wants_y or wants_b if across else i.start != j.start  # the transpose is not visited
             (v if across else u)[i].addmv_(k, w[j])
             if mirrored:
                 u[j].addmv_(k.T, w[i])
             add_block(between, pull, pull if mirrored else None, i, j, q, near)
-        both = 1 + own
+        both, moving = 1 + own, z if wants_y else x
         value = w[:n].double() @ torch.add(u, v, alpha=both)[:n].double()
-        dz = None if pull is None else pull.result((2 * both * c * w)[:, None], z)
-        dw = (u + v).mul_(both).to(z.dtype) if wants_w else None
+        dz = None if pull is None else pull.result((2 * both * c * w[: len(moving)])[:, None], moving)
+        dw = (u + v).mul_(both).to(z.dtype) if wants_a or wants_b else None
         value, dz, dw = share.added(value, dz, dw)
-        if wants_z or wants_w:
-            ctx.save_for_backward(*inputs, dz, dw)
+        ctx.save_for_backward(x, a, y, b, dz, dw)
         return value
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, g: Tensor) -> Derivatives:
-        return None, *(None if t is None else g * t for t in ctx.saved_tensors[2:]), None, None, None
+        x, *_, dz, dw = ctx.saved_tensors
+        n, found = len(x), [None if t is None else g * t for t in (dz, dw)]
+        parts = [t if t is None else t[half] for half in (slice(0, n), slice(n, None)) for t in found]
+        return None, *(t if wanted else None for t, wanted in zip(parts, ctx.needs_input_grad[1:5], strict=True)), None
 
 
 def _pairs(n: int, total: int, device: torch.device, own: bool) -> Iterator[tuple[slice, slice]]:
@@ -283,11 +291,13 @@ class _Sums(torch.autograd.Function):
             return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
         between = ctx.between
         b, g = b.to(between.dtype), g.to(between.dtype)
+        left: Tensor | None = None
         if between.one:
             # Both sums are over the same symmetric matrix: one product, and half of the blocks.
             right = torch.stack([b, g])
-            left = right.flip(0).T.contiguous()
-            w = torch.ones_like(b) if ctx.weighted else right
+            if ctx.weighted:
+                left = right.flip(0).T.contiguous()
+            w = right if left is None else torch.ones_like(b)
             to_x = to_y = Pull(between.x, between.x, w) if wants_x else None
         else:
             to_x = Pull(between.x, between.y, b) if wants_x else None
@@ -301,7 +311,7 @@ class _Sums(torch.autograd.Function):
                 v[j].addmv_(k.T, g[i])
                 if mirrored:
                     v[i].addmv_(k, g[j])
-            if ctx.weighted:
+            if left is not None:
                 q = q.mul_(left[i] @ right[:, j])
             add_block(between, to_x, to_y if mirrored or not between.one else None, i, j, q, near)
         dx = None if to_x is None else to_x.result(2 * c if ctx.weighted else (2 * c * g)[:, None], x)

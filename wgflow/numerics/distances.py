@@ -105,11 +105,6 @@ class Cloud:
         return columns
 
     @cached_property
-    def lifted(self) -> Tensor:
-        """Coordinates from the center and a last row of ones, shape (d + 1, n)."""
-        return torch.cat([self.x.T, self.one.T])
-
-    @cached_property
     def coordinates(self) -> tuple[Tensor, ...]:
         """The points' own coordinates, each of shape (n, 1)."""
         return self.points.T.contiguous().unsqueeze(2).unbind()
