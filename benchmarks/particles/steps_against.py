@@ -130,7 +130,10 @@ def main(argv: list[str] | None = None) -> Path:
         if min(r["ratio"], r["ratio_of_least"]) > LIMIT
     ]
     print(f"slower than {LIMIT}:", ", ".join(slower) or "none")
-    settings = {"seconds": args.seconds, "quick": args.quick, "limit": LIMIT, "clock": "CPU time of the process"}
+    asked = ["git", "-C", str(args.other), "rev-parse", "HEAD"]
+    against = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    settings = {"seconds": args.seconds, "quick": args.quick, "limit": LIMIT, "against": against}
+    settings["clock"] = "CPU time of the process"
     return write(args.name, args.results, settings, {"steps": rows, "slower": slower}, torch.device("cpu"))
 
 
