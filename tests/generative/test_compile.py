@@ -30,11 +30,15 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
 
 
-def updated(recipe: Recipe, compile: bool, updates: int = 3) -> tuple[Any, dict[str, torch.Tensor]]:
+def started(recipe: Recipe, compile: bool) -> tuple[Any, Any]:
     pixels = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     flow = recipe.flow(ImageData(pixels, flip=True), Runtime(CPU, recipe.precision, compile=compile))
     torch.manual_seed(0)
-    state = flow.solver.init(flow.functional, flow.initial, torch.Generator().manual_seed(0))
+    return flow, flow.solver.init(flow.functional, flow.initial, torch.Generator().manual_seed(0))
+
+
+def updated(recipe: Recipe, compile: bool, updates: int = 3) -> tuple[Any, dict[str, torch.Tensor]]:
+    flow, state = started(recipe, compile)
     for _ in range(updates):
         state, info = flow.solver.update(flow.functional, state, flow.step_size)
     return state, info
@@ -72,6 +76,23 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
     monkeypatch.setattr(compiling, "BACKEND", backend)
     return graphs
+
+
+def test_rates_and_noise_that_change_compile_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an update reads on the host is no part of a graph: from the second time step on all of them are there."""
+    graphs = counted(monkeypatch)
+    flow, state = started(
+        Recipe(network="conv", channels=4, batch=8, first_iters=3, iters=3, **LOSSES["s_jko, R1"]), True
+    )
+    rates, compiled = [], []
+    for _ in range(9):
+        state, _ = flow.solver.update(flow.functional, state, flow.step_size)
+        rates.append(state.estimator.descent.optimizer.param_groups[0]["lr"])
+        compiled.append(len(graphs))
+    assert len(set(rates)) == len(rates)
+    assert state.k == 3
+    assert compiled[0] > 0
+    assert compiled[-1] == compiled[5]
 
 
 def test_a_copy_is_compiled_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
