@@ -115,6 +115,7 @@ def test_what_nystrom_leaves_out_is_within_its_bound(kernel):
 RHO, NU = clouds(2)
 PLACES = torch.cat([RHO.x, NU.x, RHO.x / 2, NU.x / 2])
 EVERYWHERE = wg.Nystrom(wg.RBF(0.8), PLACES)
+RANDOM = wg.RandomFourierFeatures(wg.RBF(0.8), 100)
 USERS = {
     "mmd": lambda k: wg.MMD(NU, k),
     "against another batch": lambda k: wg.SquaredMMD(NU, k).contrast(wg.Particles(RHO.x / 2)),
@@ -212,7 +213,6 @@ def test_kernels_that_are_not_positive_definite_are_refused(make, kernel):
     [
         (wg.Laplace(1.0), "no random frequencies of finite variance"),
         (wg.InverseMultiquadric(1.0, 0.7), "its power must be 0.5, 1"),
-        (wg.RandomFourierFeatures(wg.RBF(1.0)), "no function of the distance"),
     ],
 )
 def test_kernels_without_random_frequencies_are_refused(kernel, why):
@@ -228,15 +228,30 @@ def test_landmarks_that_are_no_points_are_refused(z):
         wg.Nystrom(wg.RBF(1.0), z)
 
 
-def test_what_needs_a_distance_says_so():
-    k = wg.RandomFourierFeatures(wg.RBF(1.0))
-    with pytest.raises(wg.Unsupported, match="no function of the distance"):
-        wg.Stein(k).velocity(wg.KL(wg.StandardNormal(2)), wg.Particles(points(4, 2, 0)), None)
-    with pytest.raises(wg.Unsupported, match="not used as a density"):
-        wg.KernelDensity(k).log_density(RHO)
+@pytest.mark.parametrize(
+    "make",
+    [
+        wg.Stein,
+        wg.KDEScore,
+        wg.KernelDensity,
+        wg.MeanShift,
+        wg.Nystrom,
+        lambda kernel: wg.SquaredKSD(wg.StandardNormal(2), kernel),
+        lambda kernel: wg.KernelCritic(torch.nn.Identity(), kernel, (2,)),
+    ],
+)
+def test_what_needs_a_distance_refuses_features(make):
+    for k in (RANDOM, RANDOM + wg.RBF(1.0)):
+        with pytest.raises(wg.BadInput, match=r"expected a (Kernel that|kernel, or)"):
+            make(**{"kernel": k} | ({"landmarks": PLACES} if make is wg.Nystrom else {}))
+
+
+def test_what_it_cannot_do_is_refused():
+    with pytest.raises(wg.Unsupported, match="for sums over pairs: SquaredMMD"):
+        RANDOM.profile(torch.ones(1))
     with pytest.raises(wg.BadInput, match="needs a kernel of the distance"):
-        wg.SquaredMMD(NU, k + wg.RBF(1.0), pairs="distinct")
+        wg.SquaredMMD(NU, RANDOM + wg.RBF(1.0), pairs="distinct")
     with pytest.raises(wg.BadInput, match="agree in the shape of a point"):
         wg.SquaredMMD(NU, wg.Nystrom(wg.RBF(1.0), PLACES[:, :1])).value(RHO)
     with pytest.raises(wg.BadInput, match="agree in the shape of a point"):
-        wg.SquaredMMD(wg.Particles(points(4, 3, 0)), k).value(RHO)
+        wg.SquaredMMD(wg.Particles(points(4, 3, 0)), RANDOM).value(RHO)

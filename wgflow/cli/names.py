@@ -11,7 +11,9 @@ from wgflow.bench.tables import prose, terminal
 from wgflow.core.brief import brief
 from wgflow.core.docstrings import descriptions
 from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import field_rules
 from wgflow.core.registry import near_misses
+from wgflow.core.rules import REFUSED, Rule
 from wgflow.core.tex import plain
 
 _WIDTH, _NARROW = 100, "    "
@@ -230,13 +232,12 @@ def _uses(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
             yield from prose(f"works with {other}s: {', '.join(names) or 'none of these alone'}", width, _NARROW)
         yield "(not every one with every other: wgflow.why_not(F, solver, measure) tells)"
     elif kind == "kernel":
-        takers = [
-            cls.__name__
-            for registry in list(_kinds().values())[:2]
-            for cls in dict.fromkeys(registry[n] for n in registry)
-            if any("Kernel" in str(p.annotation) for p in inspect.signature(cls).parameters.values())
-        ]
-        yield from prose(f"works with {', '.join([*takers, 'KernelDensity'])}", width, _NARROW)
+        from wgflow import KernelDensity
+
+        kernel, (functionals, estimators) = held.example(), list(_kinds().values())[:2]
+        classes = dict.fromkeys([*(r[n] for r in (functionals, estimators) for n in r), KernelDensity])
+        takers = [c.__name__ for c in classes if any(_takes(rule, kernel) for _, rule in field_rules(c))]
+        yield from prose(f"works with {', '.join(takers)}", width, _NARROW)
     elif kind == "metric":
         yield from prose(
             f"works with wgflow.Evaluate([{held.__name__}(...)], every=N), a callback of solve", width, _NARROW
@@ -255,6 +256,10 @@ def _uses(kind: str, name: str, held: Any, width: int) -> Iterator[str]:
     elif kind == "problem":
         yield f"at a shell: wgflow bench {name}"
         yield f"in Python: wgflow.bench.compare({_path(held)}())"
+
+
+def _takes(rule: Rule, kernel: Any) -> bool:
+    return rule.accept(kernel) is not REFUSED
 
 
 def _partners(kind: str, name: str) -> dict[str, list[str]]:

@@ -13,8 +13,9 @@ from wgflow.core.outputs import same_shape
 from wgflow.core.typing import Info, NetSource, Points, Scalar
 from wgflow.estimators.base import Draw, Estimator, build_pointwise, linear, register_estimator
 from wgflow.functionals import Functional
-from wgflow.kernels import RBF, Kernel
+from wgflow.kernels import RBF
 from wgflow.kernels.densities import DensityModel, KernelDensity
+from wgflow.kernels.features import RadialKernel
 from wgflow.measures import (
     Particles,
 )
@@ -125,7 +126,7 @@ class KDEScore(EntropyEstimator):
     (tensor([-0.3775,  0.3775]), 0.37754066879814546)
     """
 
-    kernel: Kernel
+    kernel: RadialKernel
 
     is_function = False
 

@@ -6,7 +6,7 @@ from wgflow.core.behind import parted
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, checked
 from wgflow.core.networks import copied
-from wgflow.kernels import Kernel
+from wgflow.kernels.features import RadialKernel
 
 
 class KernelCritic(nn.Module):
@@ -35,7 +35,7 @@ class KernelCritic(nn.Module):
     """
 
     @checked
-    def __init__(self, net: nn.Module, kernel: Kernel, event_shape: tuple[Count, ...]) -> None:
+    def __init__(self, net: nn.Module, kernel: RadialKernel, event_shape: tuple[Count, ...]) -> None:
         super().__init__()
         self.net, self.kernel, self.event_shape = copied(net), kernel, event_shape
 

@@ -19,6 +19,7 @@ from wgflow.functionals import KL, Functional, Scaled, Wrapped
 from wgflow.functionals.base import View, views_of
 from wgflow.functionals.contrast import Contrast
 from wgflow.kernels import RBF, Kernel
+from wgflow.kernels.features import RadialKernel
 from wgflow.measures import Particles, Stack
 from wgflow.numerics.distances import stacked_squares
 
@@ -72,7 +73,9 @@ class MeanShift(Opposed):
     tensor([[3.]])
     """
 
-    kernel: Annotated[Kernel | Callable[[int], Kernel], Says("a kernel, or a function of the step that returns one")]
+    kernel: Annotated[
+        RadialKernel | Callable[[int], Kernel], Says("a kernel, or a function of the step that returns one")
+    ]
     normalized: Literal["rows", "sides", "joint"] = "rows"
     own: bool = field(default=False, kw_only=True)
     floor: Decay = field(default=0.0, kw_only=True)

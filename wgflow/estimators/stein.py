@@ -6,7 +6,8 @@ from typing import Any
 from wgflow.core.typing import Points
 from wgflow.estimators.base import SlopeEstimator, energy_slope, register_estimator
 from wgflow.functionals import Functional
-from wgflow.kernels import RBF, Kernel
+from wgflow.kernels import RBF
+from wgflow.kernels.features import RadialKernel
 from wgflow.kernels.stein_sums import stein_sums
 from wgflow.measures import Particles
 
@@ -45,7 +46,7 @@ class Stein(SlopeEstimator):
     tensor([[-1.]])
     """
 
-    kernel: Kernel
+    kernel: RadialKernel
 
     splits_entropy = True
 

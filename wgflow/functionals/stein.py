@@ -9,7 +9,8 @@ from torch import Tensor
 from wgflow.core.errors import BadInput
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, register_functional
-from wgflow.kernels import RBF, Kernel
+from wgflow.kernels import RBF
+from wgflow.kernels.features import RadialKernel
 from wgflow.kernels.stein_blocks import stein_pairs
 from wgflow.measures import Measure, Particles, StandardNormal
 from wgflow.numerics.distances import Distances
@@ -58,7 +59,7 @@ class SquaredKSD(Functional):
     """
 
     target: Measure
-    kernel: Kernel
+    kernel: RadialKernel
 
     reference = ("korba2021kernel",)
 

@@ -14,6 +14,7 @@ from wgflow.core.instead import suggest
 from wgflow.core.placing import Placed
 from wgflow.core.typing import Scalar
 from wgflow.kernels import Kernel
+from wgflow.kernels.features import RadialKernel
 from wgflow.kernels.sums import kernel_sums
 from wgflow.measures import Particles
 from wgflow.numerics.distances import readable
@@ -71,7 +72,7 @@ class KernelDensity(DensityModel):
     tensor([0.3205, 0.3205])
     """
 
-    kernel: Kernel
+    kernel: RadialKernel
 
     def fit(self, rho: Particles) -> "KernelDensity":
         """Take the bandwidth from ``rho``."""

@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from copy import copy
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.rules import REFUSED, Rule
 from wgflow.core.typing import Points
 from wgflow.kernels.base import Kernel, KernelSum
 
@@ -16,8 +17,8 @@ class FeatureKernel(Kernel):
     r"""A kernel of features, :math:`k(x,y)=\langle\varphi(x),\varphi(y)\rangle`, that stands for a radial one up to an error.
 
     It goes where kernels are summed over pairs of points: :class:`SquaredMMD`, :class:`MMD`, :class:`InteractionEnergy`,
-    :class:`KALE`. With m features n² kernel values become n m numbers, formed block by block. It is no function of the distance, so
-    what needs one (``Stein``, kernel densities, mean shifts) raises :class:`Unsupported`.
+    :class:`KALE`. With m features n² kernel values become n m numbers, formed block by block. It is no function of the distance, and
+    what needs one (``Stein``, kernel densities, mean shifts) refuses it.
 
     A subclass is a dataclass with a field ``kernel``, the radial one, and gives :meth:`features`, :meth:`embedding` and :meth:`at`.
 
@@ -52,7 +53,8 @@ class FeatureKernel(Kernel):
     tensor(0.7788)
     """
 
-    kernel: Kernel
+    kernel: "RadialKernel"
+    goes_to = "a kernel of features, for sums over pairs: SquaredMMD, MMD, InteractionEnergy, KALE"
 
     def __post_init__(self) -> None:
         at_zero = self._at_one_place().profile(torch.zeros(()))
@@ -104,10 +106,7 @@ class FeatureKernel(Kernel):
 
     def profile(self, s: Tensor) -> Tensor:
         """Raise: the kernel is no function of the distance."""
-        raise Unsupported(
-            f"{self} is no function of the distance, which is asked for here. It serves SquaredMMD, MMD, InteractionEnergy and KALE; "
-            f"elsewhere take {self.kernel}"
-        )
+        raise Unsupported(f"{self} is {self.goes_to}. It is no function of the distance, as {self.kernel} is")
 
     slope = profile
 
@@ -116,3 +115,14 @@ def by_features(kernel: Kernel) -> bool:
     """Whether a kernel is one of features, or a sum with one among its terms."""
     terms = kernel.terms if isinstance(kernel, KernelSum) else ((1.0, kernel),)
     return any(isinstance(k, FeatureKernel) for _, k in terms)
+
+
+RadialKernel = Annotated[
+    Kernel,
+    Rule(
+        lambda v: v if isinstance(v, Kernel) and not by_features(v) else REFUSED,
+        "a Kernel that is a function of the distance",
+        (Kernel,),
+    ),
+]
+"""Where values and slopes are asked for, not sums over pairs alone."""

@@ -12,8 +12,8 @@ from wgflow.core.fields import Count, Whole
 from wgflow.core.ranks import Shares, shares
 from wgflow.core.rng import generator
 from wgflow.core.typing import Points
-from wgflow.kernels.base import Kernel, register_kernel
-from wgflow.kernels.features import FeatureKernel
+from wgflow.kernels.base import register_kernel
+from wgflow.kernels.features import FeatureKernel, RadialKernel
 from wgflow.kernels.gaussian import RBF
 from wgflow.numerics.distances import middle, tiles
 from wgflow.numerics.once import Derivatives, differentiable_once
@@ -72,7 +72,7 @@ class RandomFourierFeatures(FeatureKernel):
     tensor(True)
     """
 
-    kernel: Kernel
+    kernel: RadialKernel
     frequencies: Count = 500
     seed: Whole = 0
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.typing import Points
-from wgflow.kernels.base import Kernel, register_kernel
-from wgflow.kernels.features import FeatureKernel
+from wgflow.kernels.base import register_kernel
+from wgflow.kernels.features import FeatureKernel, RadialKernel
 from wgflow.kernels.gaussian import RBF
 from wgflow.kernels.sums import kernel_sums
 from wgflow.numerics.cache import remember
@@ -53,7 +53,7 @@ class Nystrom(FeatureKernel):
     True
     """
 
-    kernel: Kernel
+    kernel: RadialKernel
     landmarks: Tensor
 
     def __post_init__(self) -> None:
