@@ -7,10 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wgflow import BadInput, Evaluate, ForwardEuler, NotConverged, PotentialEnergy, solve
+from wgflow import BadInput, EnergyDistance, Evaluate, ForwardEuler, NotConverged, PotentialEnergy, solve
 from wgflow.functionals import Functional, SinkhornDivergence
 from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
-from wgflow.metrics import MAX_POINTS, FunctionalValue, Moments, SinkhornMetric, sinkhorn_divergence
+from wgflow.metrics import (
+    MAX_POINTS,
+    FunctionalValue,
+    Memorization,
+    Moments,
+    PrecisionRecall,
+    SinkhornMetric,
+    sinkhorn_divergence,
+)
 from wgflow.numerics.sinkhorn import annealing_error
 
 
@@ -294,6 +302,30 @@ def test_weights_of_the_model_are_used():
         torch.cat([metric._real.x[:39], far]), torch.cat([torch.zeros(39), torch.tensor([-80.0])]).double()
     )
     assert metric(model, rng())["sinkhorn"] < 1.0  # uniform weights would give 1e6 / 40
+
+
+@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data, n: FunctionalValue(EnergyDistance(data), n=n),
+        lambda data, n: Moments(n),
+        lambda data, n: SinkhornMetric(data, n=n, blur=0.3),
+        lambda data, n: PrecisionRecall(data, n=n),
+        lambda data, n: Memorization(data, n=n),
+        lambda data, n: Memorization(data, held_out=cloud(90, 2, seed=5), n=n),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(make, wrong, n):
+    """Draws by weight of such particles would be finite points, and the metric a number."""
+    metric = make(Dataset(cloud(120, 2)), n)
+    log_w = torch.full((60,), wrong, dtype=torch.float64)
+    if wrong != -math.inf:
+        log_w[1:] = 0
+    with pytest.raises(BadInput, match="must be finite, or -inf for some points, not for all"):
+        metric(Particles(cloud(60, 2, seed=1), log_w), rng())
+    metric(Particles(cloud(60, 2, seed=1), torch.where(torch.arange(60) == 3, -math.inf, 0.0)), rng())
 
 
 HALF = torch.cat([cloud(400, 2), torch.full((1, 2), 10.0).double()])

@@ -18,6 +18,12 @@ def first_nonfinite(name: str, x: Tensor) -> str:
     return f"{name}{list(where) if where else ''} = {float(x[where])}"
 
 
+def require_log_weights(log_w: Tensor, who: str) -> None:
+    """Raise ``BadInput`` unless these are logarithms of weights, of which some may be 0 and not all. Waits for the device."""
+    if not bool(torch.isfinite(log_w.logsumexp(0))):
+        raise BadInput(f"log_w of {who} must be finite, or -inf for some points, not for all")
+
+
 def require_finite(who: str, **tensors: Tensor) -> None:
     """Raise ``BadInput`` unless these are floating-point tensors of one dtype and device with finite entries. Waits for the device."""
     for name, x in tensors.items():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Whole, checked
-from wgflow.core.finite import first_nonfinite
+from wgflow.core.finite import first_nonfinite, require_log_weights
 from wgflow.core.labels import check_labels, members
 from wgflow.core.typing import Points
 from wgflow.measures._by_weight import at_levels
@@ -57,8 +57,8 @@ class Dataset(Measure):
                 f"{bad} of the {len(self.x)} points of this Dataset are not finite, {first_nonfinite('x', self.x)}: drop or repair "
                 "them first"
             )
-        if self.log_w is not None and not bool(torch.isfinite(self.log_w.logsumexp(0))):
-            raise BadInput("log_w of this Dataset must be finite, or -inf for some points, not for all")
+        if self.log_w is not None:
+            require_log_weights(self.log_w, "this Dataset")
         if self.labels is not None:
             check_labels(self.labels, len(self.x), "a point")
 

@@ -10,6 +10,7 @@ from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.instead import suggest
 from wgflow.functionals.base import Functional
 from wgflow.measures.base import Measure
+from wgflow.metrics.points import drawn
 
 
 class Metric(Protocol):
@@ -72,8 +73,8 @@ class FunctionalValue(Checked):
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return ``{name: F(rho)}``."""
         with torch.no_grad():
-            drawn = rho.draw(self.n, rng)
-        return {self.name: float(self.F.freeze(rng).value(drawn).detach())}
+            p = drawn(rho, self.n, rng)
+        return {self.name: float(self.F.freeze(rng).value(p).detach())}
 
     @property
     def protocol(self) -> str:

@@ -14,7 +14,7 @@ from wgflow.core.rng import generator, mixed
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
 from wgflow.metrics.memorization_report import MemorizationReport, Neighbors, compared
-from wgflow.metrics.points import all_points, embedded, masses, mean, same_kind, some_points
+from wgflow.metrics.points import all_points, drawn, embedded, masses, mean, same_kind, some_points
 from wgflow.metrics.precision_recall import precision_recall
 from wgflow.numerics.neighbors import nearest
 
@@ -213,7 +213,7 @@ class Memorization(Checked):
         cloud = all_points(self.held_out, rng)
         if cloud is None:
             assert isinstance(self.held_out, Measure)
-            cloud = self.held_out.draw(self.n, rng)
+            cloud = drawn(self.held_out, self.n, rng)
         points = _some(cloud, self.n, rng)
         if points.event_shape != train.points.shape[1:]:
             raise BadInput(

@@ -9,6 +9,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.finite import first_nonfinite_index
 from wgflow.measures.base import Measure
+from wgflow.metrics.points import drawn
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Moments(Checked):
     @torch.no_grad()
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return the four numbers for ``rho``."""
-        drawn = rho.draw(self.n, rng)
-        x, w = drawn.x.flatten(1).double(), drawn.w.double()
+        p = drawn(rho, self.n, rng)
+        x, w = p.x.flatten(1).double(), p.w.double()
         if not bool(torch.isfinite(x).all()):
             point = first_nonfinite_index(x)[0]
             raise BadInput(f"the measure has points that are not finite: the first is number {point} of {len(x)} drawn")

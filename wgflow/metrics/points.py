@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
-from wgflow.core.finite import first_nonfinite_index
+from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
@@ -31,26 +31,35 @@ def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
     return with_mass(cloud)
 
 
+def drawn(law: Measure, n: int, rng: torch.Generator) -> Particles:
+    """Return ``n`` draws of a law; raises ``BadInput`` where it has weights that are no numbers, and draws would hide it."""
+    log_w = getattr(law, "log_w", None)
+    if isinstance(log_w, Tensor):
+        require_log_weights(log_w, f"this {type(law).__name__}")
+    return law.draw(n, rng)
+
+
 def some_points(law: Measure, n: int, rng: torch.Generator) -> Particles:
     """Return ``n`` draws of a law; of finitely many points with weights each that is drawn once, its draws being its weight, or all.
 
     Copies of a heavy point would be each other's neighbors.
     """
     if law.num_points is None or law.num_atoms is not None:
-        return law.draw(n, rng)
+        return drawn(law, n, rng)
     if law.num_points <= n:
         return law.whole(rng)
-    drawn = law.draw(n, rng)
-    x, place = torch.unique(drawn.x.detach(), dim=0, return_inverse=True)
-    return Particles(
-        x, torch.zeros(len(x), dtype=torch.float64, device=x.device).index_add_(0, place, masses(drawn)).log()
-    )
+    p = drawn(law, n, rng)
+    x, place = torch.unique(p.x.detach(), dim=0, return_inverse=True)
+    return Particles(x, torch.zeros(len(x), dtype=torch.float64, device=x.device).index_add_(0, place, masses(p)).log())
 
 
 def with_mass(cloud: Particles) -> Particles:
-    """Return the particles of a cloud that weigh something."""
+    """Return the particles of a cloud that weigh something; raises ``BadInput`` for weights that are no numbers."""
+    if cloud.log_w is None:
+        return cloud
+    require_log_weights(cloud.log_w, "these particles")
     held = masses(cloud) > 0
-    if cloud.log_w is None or bool(held.all()):
+    if bool(held.all()):
         return cloud
     return Particles(cloud.x[held], cloud.log_w[held])
 

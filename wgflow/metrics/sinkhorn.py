@@ -17,6 +17,7 @@ from wgflow.core.inner import report
 from wgflow.core.rng import generator
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
+from wgflow.metrics.points import drawn
 from wgflow.numerics.sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
 
 _ROUGH = 0.3
@@ -197,16 +198,16 @@ class SinkhornMetric(Checked):
 
     def _model(self, rho: Measure, rng: torch.Generator) -> Particles:
         with torch.no_grad():
-            drawn = rho.draw(self.n, rng)
-        ours, theirs = tuple(drawn.event_shape), tuple(self.reference.event_shape)
+            model = drawn(rho, self.n, rng)
+        ours, theirs = tuple(model.event_shape), tuple(self.reference.event_shape)
         if ours != theirs:
             raise BadInput(f"the model has points of shape {ours}, the reference of {theirs}")
-        if len(drawn) != self.n:
+        if len(model) != self.n:
             raise BadInput(
-                f"the model gave {len(drawn)} points instead of n = {self.n}, and the floor holds for equal "
-                f"sizes: set n to {len(drawn)}"
+                f"the model gave {len(model)} points instead of n = {self.n}, and the floor holds for equal "
+                f"sizes: set n to {len(model)}"
             )
-        return _flat(drawn)
+        return _flat(model)
 
     def _to_real(self, points: Particles) -> tuple[float, float]:
         """Return the divergence to A and the marginal error behind it."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, checked
-from wgflow.core.finite import first_nonfinite_index
+from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.imports import require
 from wgflow.generative.data import ImageSet, to_uint8
 from wgflow.generative.data._images import check_images, cut_off, other_range
@@ -254,6 +254,8 @@ class FID(Checked):
         if isinstance(
             rho, Particles
         ):  # their numbers are drawn at once: a second batch would repeat images of the first
+            if rho.log_w is not None:
+                require_log_weights(rho.log_w, "these images")
             whole = rho.log_w is None and len(rho) == self.n
             index = torch.arange(self.n) if whole else picks(rho.log_w, len(rho), self.n, rng)
             yield from (rho.x[some].detach() for some in index.to(rho.device).split(self.batch))
