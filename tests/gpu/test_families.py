@@ -52,6 +52,8 @@ DIRECTIONS = nn.functional.normalize(points(20, 4), dim=1)
 DETERMINISTIC: dict[str, Callable[[Place], Flow]] = {
     "MMD": by_autograd(lambda y: wg.SquaredMMD(y, wg.RBF(1.0))),
     "MMD, inverse multiquadric": by_autograd(lambda y: wg.SquaredMMD(y, wg.InverseMultiquadric(1.0))),
+    "MMD, random features": by_autograd(lambda y: wg.SquaredMMD(y, wg.RandomFourierFeatures(wg.RBF(1.0), 100))),
+    "MMD, Nyström": by_autograd(lambda y: wg.SquaredMMD(y, wg.Nystrom(wg.RBF(1.0), y.x[:15]))),
     "energy distance": by_autograd(wg.EnergyDistance),
     "energy distance, 16 coordinates": lambda place: (
         wg.EnergyDistance(wg.Particles(points(30, 5, 16, **place))),

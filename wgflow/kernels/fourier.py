@@ -113,7 +113,7 @@ class RandomFourierFeatures(FeatureKernel):
         return (self.kernel.profile(like.new_zeros(())) / self.frequencies).sqrt()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _normals(m: int, d: int, seed: int, device: torch.device) -> Tensor:
     """Return the normals that the frequencies are made of, shape (m, 6 + d), in double precision."""
     with torch.inference_mode(False):  # what is made there can pass no gradients elsewhere
