@@ -4,6 +4,7 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ import torchvision.datasets
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 import wgflow as wg
-from wgflow.generative import ImageData, Recipe, fit, runtime
+from wgflow.generative import ImageData, Recipe, autoencoder, fit, runtime
+from wgflow.generative.spaces import home
 from wgflow.generative.train import _pictures
 
 IMAGES = torch.arange(8 * 64).reshape(8, 1, 8, 8).remainder(251).to(torch.uint8)
@@ -74,6 +76,28 @@ class Fetched:
         self.targets = torch.zeros(5)
 
 
+class Halves(torch.nn.Module):
+    """Every second pixel; counts the images that it is shown."""
+
+    seen = 0
+
+    def encode(self, x: torch.Tensor) -> Any:
+        Halves.seen += len(x)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: x[..., ::2, ::2] - 3))
+
+    def decode(self, z: torch.Tensor) -> Any:
+        return SimpleNamespace(sample=z.repeat_interleave(2, -1).repeat_interleave(2, -2))
+
+
+def codes(folder: Path) -> torch.Tensor:
+    """Return the codes of eight images and of the mirrored ones, three at a time."""
+    autoencoder._CHUNK, Halves.seen = 3, 0
+    recipe: Any = SimpleNamespace(pca=None, autoencoder="_several_processes_child:Halves")
+    images = ImageData(IMAGES, flip=True)
+    _, law = home(recipe, folder, images, images, torch.device("cpu"))
+    return law.x  # type: ignore[attr-defined]
+
+
 def error_of(work: Any) -> str:
     try:
         work()
@@ -96,10 +120,14 @@ def work(rank: int, world: int, folder: Path, port: int) -> None:
     torch.set_num_threads(1)
     torchvision.datasets.MNIST = Fetched
     found: dict[str, Any] = {}
+    alone = codes(folder)
     with runtime("cpu") as here:
         online, offline = (
             Recipe(data="mnist", data_root=str(folder / name), download=True) for name in ("online", "offline")
         )
+        assert Halves.seen == 16
+        assert torch.equal(codes(folder), alone)
+        found["encoded"] = Halves.seen
         found["images"] = len(_pictures(online, here))
         found["offline"] = error_of(lambda: _pictures(offline, here))
         solution = train_here(here, folder / "run", Slow())

@@ -40,6 +40,11 @@ def test_one_process_of_a_machine_downloads_and_all_have_the_data(ranks: list[di
     assert len(list((folder / "online").glob("fetched-*"))) == 1
 
 
+def test_an_autoencoder_encodes_every_image_on_one_of_the_processes(ranks: list[dict[str, Any]]) -> None:
+    """Of 16 images, three at a time and mirrored ones apart: 3 + 2 + 3 on the first, 3 + 3 + 2 on the other; codes as in one."""
+    assert [found["encoded"] for found in ranks] == [8, 8]
+
+
 def test_a_download_that_fails_says_the_same_on_all(ranks: list[dict[str, Any]]) -> None:
     first, other = (found["offline"] for found in ranks)
     assert other == first.replace("DataNotFound: ", "DataNotFound: rank 0: ")

@@ -12,6 +12,7 @@ from wgflow.core.fields import Count, Device, checked
 from wgflow.core.imports import require
 from wgflow.core.instead import shown
 from wgflow.core.networks import called
+from wgflow.core.ranks import shares, together
 from wgflow.core.typing import Points
 from wgflow.generative.data import ImageData, to_unit
 from wgflow.generative.latent_space import Space
@@ -75,12 +76,11 @@ class AutoencoderSpace(Space):
         """Return the space and the codes of all images and, for ``flip``, of the mirrored ones behind them.
 
         The pair is frozen, put into evaluation mode and moved to ``device``, that of the images without one, where it computes.
+        Within :func:`wgflow.shared_sums` the processes encode a part of the images each, and all get the same codes.
         """
         place = data.device if device is None else torch.device(device)
         pair = _frozen(pair).to(place)
-        mirrored = (False, True) if data.flip else (False,)
-        parts = (part.flip(-1) if m else part for m in mirrored for part in data.images.split(_CHUNK))
-        codes = torch.cat([_encoded(pair, to_unit(part.to(place))) for part in parts])
+        codes = _codes(pair, data, place)
         low, high = (edge[0] for edge in (codes.amin((0, 2, 3), keepdim=True), codes.amax((0, 2, 3), keepdim=True)))
         middle, reach = (high + low) / 2, (high - low) / 2
         if not bool((middle.isfinite() & reach.isfinite()).all()):
@@ -158,6 +158,26 @@ def _frozen(pair: Any) -> nn.Module:
             f"{shown(pair)}"
         )
     return pair.requires_grad_(False).eval()
+
+
+def _codes(pair: nn.Module, data: ImageData, place: torch.device) -> Tensor:
+    """Return the codes of all images and of the mirrored ones behind them, those of every process put together."""
+    how, n = shares(), len(data.images)
+    begins = [(m, k) for m in range(1 + data.flip) for k in range(0, n, _CHUNK)]
+
+    def code(m: int, k: int) -> Tensor:
+        part = data.images[k : k + _CHUNK]
+        return _encoded(pair, to_unit((part.flip(-1) if m else part).to(place)))
+
+    def mine() -> dict[tuple[int, int], Tensor]:
+        return {begin: code(*begin) for begin in how.of(begins)}
+
+    found = mine() if how.world == 1 else together(mine)
+    like = next(iter(found.values())) if found else code(0, 0)  # there are fewer parts than processes
+    codes = like.new_zeros((1 + data.flip) * n, *like.shape[1:])
+    for (m, k), part in found.items():
+        codes[m * n + k :][: len(part)] = part
+    return how.added(codes)
 
 
 @torch.no_grad()

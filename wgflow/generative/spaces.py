@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wgflow import Dataset, Measure, Streamed
+from wgflow import Dataset, Measure, Streamed, shared_sums
 from wgflow.core.errors import BadInput
 from wgflow.core.imports import require
 from wgflow.core.ranks import by_first
@@ -53,7 +53,8 @@ def home(
             )
         space, codes = AutoencoderSpace.load(path, pair).to(device), held["codes"]
     else:
-        space, codes = AutoencoderSpace.fit(pair, images, device)
+        with shared_sums():
+            space, codes = AutoencoderSpace.fit(pair, images, device)
     labels = images.labels if images.labels is None or not images.flip else images.labels.repeat(2)
     return space, Dataset(codes.to(device), labels=None if labels is None else labels.to(device))
 
