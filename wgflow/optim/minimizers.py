@@ -217,6 +217,23 @@ class LBFGS(Checked):
         return QuasiNewton(some(parameters), self)
 
 
+def check_accumulation(optim: object, counts: dict[str, int | None], times: int = 1) -> None:
+    """Refuse a minimizer that would average gradients over the end of these counts, each of ``times`` updates of its own.
+
+    Raises
+    ------
+    BadInput
+        When ``accumulate`` does not divide one of them.
+    """
+    group = getattr(optim, "accumulate", None) or 1
+    for name, count in counts.items():
+        if count is not None and count * times % group:
+            raise BadInput(
+                f"accumulate={group} does not divide the {count * times} updates of {name}={count}, and the gradients of two time steps "
+                "would be averaged: take numbers that divide each other"
+            )
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
     r"""Exponential moving average in place: :math:`\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta`.

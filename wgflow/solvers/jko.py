@@ -21,6 +21,7 @@ from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure, Particles, Successor
 from wgflow.optim import LBFGS, Adam, Descent, Optim
 from wgflow.optim.balance import BATCHES, imbalance
+from wgflow.optim.minimizers import check_accumulation
 from wgflow.solvers.base import Solver, State, advance, register_solver
 
 _BALANCED = 0.05
@@ -176,21 +177,11 @@ class JKO(Solver):
     reference = ("jordan1998variational", "choi2024scalable")
 
     def __post_init__(self) -> None:
-        trained = [(self.optim, 1)]
-        trained += [(getattr(e, "optim", None), getattr(e, "iters", 1)) for e in parts_of(self.estimator, Estimator)]
-        counts = {
-            "first_iters": self.first_iters,
-            "iters": self._counted().iters,
-            "look_every": None if self.tolerance is None else self.look_every,
-        }
-        for optim, times in trained:
-            group = getattr(optim, "accumulate", None) or 1
-            for name, count in counts.items():
-                if count is not None and count * times % group:
-                    raise BadInput(
-                        f"accumulate={group} does not divide the {count * times} updates of {name}={count}, and the gradients of two time "
-                        "steps would be averaged: take numbers that divide each other"
-                    )
+        looked = None if self.tolerance is None else self.look_every
+        counts = {"first_iters": self.first_iters, "iters": self._counted().iters, "look_every": looked}
+        check_accumulation(self.optim, counts)
+        for e in parts_of(self.estimator, Estimator):  # type: ignore[type-abstract]
+            check_accumulation(getattr(e, "optim", None), counts, getattr(e, "iters", 1))
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse a minimizer that compares values with an estimator that has a gradient only."""
