@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.typing import Scalar
+from wgflow.numerics.by_blocks import by_blocks
 from wgflow.numerics.once import Derivatives, differentiable_once
 from wgflow.numerics.quantiles import blocks, sort_rows
 
@@ -40,7 +41,7 @@ class _ProjectedEnergy(torch.autograd.Function):
         wants_x, wants_a, *_ = ctx.needs_input_grad
         n, z, mass = len(x), torch.cat([x, y]), torch.cat([a, -b]).double()
         # Inner products are as inexact as points are far from the origin.
-        z = z - z[:: len(z) // 1000 + 1].median(0).values
+        z -= z[:: len(z) // 1000 + 1].median(0).values
         # Of equal points the first has all mass: projections of one place may differ in the last digit, and its points would part.
         first = _first_of_equals(z)
         mass = torch.zeros_like(mass).index_add_(0, first, mass)
@@ -78,7 +79,8 @@ def _first_of_equals(z: Tensor) -> Tensor:
     Equal are those whose sums with fixed coefficients are, in double precision: row by row, in which equal points give the same digits.
     """
     coefficients = torch.arange(1, z.shape[1] + 1, device=z.device, dtype=torch.float64).sin()
-    key, order = (z * coefficients).sum(1).sort(stable=True)
+    # By blocks: no copy of all points in double precision.
+    key, order = by_blocks(lambda some: (some * coefficients).sum(1), z, z.shape[1]).sort(stable=True)
     new, place = torch.ones_like(order, dtype=torch.bool), torch.arange(len(z), device=z.device)
     new[1:] = key[1:] != key[:-1]
     begins = torch.where(new, place, 0).cummax(0).values
