@@ -102,9 +102,10 @@ class Line:
 
         Points are read once for all of them, a block at a time: no second tensor (n, d).
         """
-        theta = self.theta[lines]
+        theta, size = self.theta[lines], max(1, _block(x.device) // x.shape[1])
+        if len(x) <= size:
+            return theta @ (x - self.centre).T
         out = x.new_empty(len(theta), len(x))
-        size = max(1, _block(x.device) // x.shape[1])
         for i in range(0, len(x), size):
             out[:, i : i + size] = theta @ (x[i : i + size] - self.centre).T
         return out
