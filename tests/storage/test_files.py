@@ -13,6 +13,7 @@ from _flows import Interrupt, Stop, contents, files, flow
 
 import wgflow
 from wgflow import Callback, CannotWrite, CheckpointError
+from wgflow.driver import checkpoint
 from wgflow.storage.files import locked, remove_strays, replacing, write_text
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and pipes of POSIX")
@@ -149,6 +150,19 @@ def test_of_many_that_claim_a_new_folder_at_once_one_holds_it(tmp_path: Path) ->
         for t in threads:
             t.join()
         assert (len(holding), len(refused)) == (1, 7)
+
+
+def test_a_folder_that_is_removed_while_a_checkpoint_is_written_is_named(tmp_path: Path, monkeypatch) -> None:
+    def write(payload, folder, updates):
+        if updates:
+            folder.rename(tmp_path / "elsewhere")
+        return whole(payload, folder, updates)
+
+    whole = checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", write)
+    with pytest.raises(CheckpointError, match="the folder was removed or emptied in mid-run; earlier ones stay"):
+        flow(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_removed_in_mid_run_is_named(tmp_path: Path) -> None:

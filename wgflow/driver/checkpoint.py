@@ -19,7 +19,7 @@ from wgflow.driver import first_format
 from wgflow.driver.earlier_batches import as_earlier, give_batches, is_earlier
 from wgflow.driver.same_run import another, describe_run, say_other_shares
 from wgflow.storage.describe import describe, differences
-from wgflow.storage.files import FORMAT, check_held, files, locked, read, reason, remove_strays, write
+from wgflow.storage.files import FORMAT, check_held, files, gone, locked, read, reason, remove_strays, write
 from wgflow.storage.growing import LISTS, Growing
 from wgflow.storage.state import first_nonfinite, load_state, on_host, plain, state_dict, tensors
 
@@ -284,7 +284,7 @@ class Checkpoint(Checked):
             check_held(self.folder)
             path = write(payload | {"saved": self._grown.append(new, updates)}, self.folder, updates)
         except CannotWrite as error:
-            why = reason(cast(OSError, error.__cause__))
+            why = gone(self.folder) or reason(cast(OSError, error.__cause__))
             raise CheckpointError(
                 f"no checkpoint could be written to {self.folder}: {why}; earlier ones stay"
             ) from error

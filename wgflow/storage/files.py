@@ -39,17 +39,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         When the file system refuses.
     """
     path = _nameable(path)
-    with _beside(path) as (temporary, put):
+    with _beside(path, anew=True) as (temporary, put):
         yield temporary
         put(path)
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
-    """Give a new file in the folder of ``path``, and a function that renames it for good."""
+def _beside(path: Path, *, anew: bool) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """Give a new file in the folder of ``path``, which is made ``anew`` where it is missing, and a function that renames it for good."""
     temporary = path.with_name(f"{_STRAY}{secrets.token_hex(8)}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if anew:
+            path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         mode = stat.S_IMODE(temporary.stat().st_mode)
 
@@ -224,11 +225,16 @@ def glanced(path: Path) -> dict[str, Any]:
     return saved if isinstance(saved, dict) else {}
 
 
+def gone(directory: Path) -> str | None:
+    """Say that a folder is not the one any more that the run has locked; None while it is."""
+    return None if (directory / LOCK).exists() else "the folder was removed or emptied in mid-run"
+
+
 def check_held(directory: Path) -> None:
     """Raise ``CannotWrite`` when a folder is not the one any more that the run has locked."""
-    if not (directory / LOCK).exists():
-        gone = FileNotFoundError(errno.ENOENT, "the folder was removed or emptied in mid-run")
-        raise CannotWrite(f"cannot write to {directory}: {reason(gone)}") from gone
+    why = gone(directory)
+    if why is not None:
+        raise CannotWrite(f"cannot write to {directory}: {why}") from FileNotFoundError(errno.ENOENT, why)
 
 
 def write(payload: dict[str, Any], directory: Path, updates: int) -> Path:
@@ -239,7 +245,7 @@ def write(payload: dict[str, Any], directory: Path, updates: int) -> Path:
     CannotWrite
         When the file system refuses.
     """
-    with _beside(directory / "update.pt") as (temporary, put):
+    with _beside(directory / "update.pt", anew=False) as (temporary, put):
         with open(temporary, "wb") as file:
             try:
                 torch.save(payload, file)
