@@ -60,11 +60,11 @@ def instead(value: Any, kinds: tuple[type, ...]) -> str:
             else ""
         )
     for expected in kinds:
+        if isinstance(value, str) and expected.__module__.startswith("wgflow") and (near := _near(value, expected)):
+            return near
         for given, sentence in _SENTENCES.get(expected, ()):
             if isinstance(value, given):
                 return sentence.format(value=shown(value))
-        if isinstance(value, str) and expected.__module__.startswith("wgflow"):
-            return _near(value, expected)
     if isinstance(value, bool) and (float in kinds or int in kinds):
         return "True and False are no numbers here"
     if isinstance(value, str) and (float in kinds or int in kinds) and _reads_as_number(value):
@@ -79,9 +79,8 @@ def instead(value: Any, kinds: tuple[type, ...]) -> str:
 
 def _near(text: str, expected: type) -> str:
     """Return which classes below ``expected`` a piece of text may have meant."""
-    known = sorted(
-        {c.__name__ for c in _below(expected) if not c.__name__.startswith("_") and not inspect.isabstract(c)}
-    )
+    private = lambda c: "._" in f"{c.__module__}.{c.__name__}"  # noqa: E731
+    known = sorted({c.__name__ for c in _below(expected) if not private(c) and not inspect.isabstract(c)})
     lowered = {name.lower(): name for name in known}
     wanted = text.lower().replace("_", "")
     close = [name for low, name in lowered.items() if wanted and wanted in low]

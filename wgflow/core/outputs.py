@@ -87,8 +87,8 @@ def differentiable(value: Tensor, x: Tensor, who: str) -> Tensor:
         raise BadInput(f"{who} returned values on {value.device} for points on {x.device}")
     if value.requires_grad or not x.requires_grad or not torch.is_grad_enabled():
         return value
-    if bool((value == value.flatten()[:1]).all()):
-        return value + 0 * x.sum()  # a constant
+    if value.dim() and bool((value == value.flatten()[:1]).all()):
+        return value + 0 * x.sum()  # a constant; that of a scalar is not told from one that was detached
     raise BadInput(
         f"{who} does not depend on the points differentiably: they or it were detached, rounded, or went through NumPy. Compute "
         "it with torch, from the tensor that it is given"

@@ -33,8 +33,7 @@ def read(hint: Any, value: Any, name: str) -> Any:
         found = _as(kind, value)
         if found is not _REFUSED:
             return found
-    names = " or ".join({type(None): "nothing", bool: "true or false"}.get(kind, kind.__name__) for kind in accepted)
-    raise BadInput(f"{name}={shortened(value)}: expected {names}")
+    raise BadInput(f"{name}={shortened(value)}: expected {' or '.join(_SAID[kind] for kind in accepted)}")
 
 
 def kinds(hint: Any) -> tuple[type, ...]:
@@ -68,6 +67,7 @@ def shortened(value: Any) -> str:
 
 
 _ORDER = (type(None), bool, int, float, str)
+_SAID = {type(None): "nothing", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _as(kind: type, value: Any) -> Any:

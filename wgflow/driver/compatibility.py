@@ -68,8 +68,11 @@ def why_not(F: Functional, solver: Solver, measure: Measure) -> str | None:
         if needs and not any(G.can(method) for method in needs):
             wanted = " or ".join(needs)
             what = f if G is F else f"{f} without its entropy"
-            other = "Critic(net)" if G.can("conjugate") or G.can("variational") else "Autograd()"
-            return f"{kind} relies on the {wanted} of a functional, and {what} has none. Use {s}(estimator={other})."
+            dual = G.can("conjugate") or G.can("variational")
+            advice = f"Use {s}(estimator={'Critic(net)' if dual else 'Autograd()'})"
+            if not dual and not G.can("value"):
+                advice = f"Write {type(G).__name__}.value(rho), a 0-d tensor"
+            return f"{kind} relies on the {wanted} of a functional, and {what} has none. {advice}."
         if "value" in needs and G.needs_density:
             for term in (t for t in (G.terms if isinstance(G, Sum) else (G,)) if t.needs_density):
                 unknown = [article(type(t)) for t in term.targets() if not t.has_density]

@@ -22,6 +22,7 @@ from wgflow.functionals.base import View, views_of
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Particles
+from wgflow.measures.asked import take_points
 
 ESTIMATORS: "Registry[Estimator]" = Registry("estimator")
 register_estimator = ESTIMATORS.register
@@ -67,6 +68,10 @@ class Estimator(Checked, Placed, ABC):
     """It compares with a second batch of the moving law, independent of the first."""
     pointwise: ClassVar[bool] = False
     """The velocity at a point depends on that point and the estimator's state alone."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        take_points(cls, Estimator)
 
     @classmethod
     def example(cls) -> "Estimator":
@@ -125,6 +130,7 @@ class Estimator(Checked, Placed, ABC):
         return _slope(self.surrogate(F, replace(rho, x=x), es), x, rho, -1.0)
 
 
+take_points(Estimator, Estimator)
 suggest(
     Estimator,
     (Kernel, "Wrap the kernel: Stein(kernel), KDEScore(kernel) or Blob(KernelDensity(kernel))"),

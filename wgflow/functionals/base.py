@@ -20,6 +20,7 @@ from wgflow.functionals.penalties import GradientPenalty
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
 from wgflow.measures import Measure, MovingMeasure, Particles, Stack
+from wgflow.measures.asked import take_points
 from wgflow.measures.realised import realised, realised_size
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Functional(Checked, Placed, Linear):
     reads_law: ClassVar[bool] = False
     learns_features: bool = False
     reference: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        take_points(cls, Functional)
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`F(\rho)`, a 0-d tensor differentiable in ``rho.x`` and ``rho.log_w``."""
@@ -185,7 +190,10 @@ class Functional(Checked, Placed, Linear):
     def _with(self, kind: type, change: Callable[[Any], Any]) -> Self:
         """Return this functional with every field of a kind changed; itself where none is."""
         if not dataclasses.is_dataclass(self):
-            raise Unsupported(f"{type(self).__name__} is not a dataclass: override freeze(rng) and at(k, t) yourself")
+            raise Unsupported(
+                f"{type(self).__name__} is not a dataclass: write @dataclass(frozen=True) above the class, or override freeze(rng) "
+                "and at(k, t)"
+            )
         held = {name: part for name in _names(type(self)) if isinstance(part := getattr(self, name), kind)}
         changed = {name: new for name, part in held.items() if (new := change(part)) is not part}
         return dataclasses.replace(self, **changed) if changed else self
@@ -232,6 +240,9 @@ class Functional(Checked, Placed, Linear):
         from wgflow.functionals.algebra import Scaled
 
         return Scaled(c, self)
+
+
+take_points(Functional, Functional)
 
 
 @dataclasses.dataclass(frozen=True)

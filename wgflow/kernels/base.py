@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wgflow.core.brief import Pieces
 from wgflow.core.errors import Unsupported
-from wgflow.core.fields import Checked, Finite
+from wgflow.core.fields import Checked, Finite, checked
 from wgflow.core.instead import suggest
 from wgflow.core.linear import Linear
 from wgflow.core.placing import Placed
@@ -127,11 +127,14 @@ class Kernel(Checked, Placed, Linear, ABC):
         """Return the kernel for these points, with these logarithms of weights: itself, unless its bandwidth is a rule."""
         return self
 
+    @checked
     def __call__(self, x: Points, y: Points) -> Tensor:
         r"""Return the dense matrix :math:`k(x_i,y_j)`, shape (n, m), without gradient; memory n m.
 
         Raises
         ------
+        BadInput
+            For what is no tensor.
         Unsupported
             For points that require gradient: it would be lost.
         """

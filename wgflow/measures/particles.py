@@ -11,11 +11,11 @@ from torch import Tensor
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import checked
 from wgflow.core.finite import first_nonfinite
-from wgflow.core.instead import as_tensor, shown
+from wgflow.core.instead import as_tensor, shown, suggest
 from wgflow.core.rules import take
 from wgflow.core.typing import Points, Scalar
 from wgflow.measures._by_weight import picks
-from wgflow.measures.base import Measure, MovingMeasure, register_measure
+from wgflow.measures.base import NOT_POINTS, Measure, MovingMeasure, register_measure
 from wgflow.measures.successor import Successor
 
 
@@ -220,6 +220,7 @@ def of_points(x: Tensor | np.ndarray) -> Particles:
 
 
 take((Tensor, np.ndarray), of_points, Measure, MovingMeasure, Particles)
+suggest(Particles, *NOT_POINTS, (Measure, "Draw points from it: draw(n, rng)"))
 
 
 @dataclass(eq=False)
