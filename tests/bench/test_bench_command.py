@@ -17,6 +17,7 @@ MODULE = """
 import math
 import torch
 import wgflow as wg
+from wgflow import Heun
 
 X = torch.ones(2, 1, dtype=torch.float64)
 V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
@@ -71,11 +72,13 @@ def test_a_ready_problem_is_compared_and_saved(tmp_path, capsys):
 
 
 def test_a_problem_and_a_solver_of_ones_own_by_their_names(module, capsys):
-    words = ["bench", "--problem", f"{module}:PROBLEM", "--solvers", f"heun,{module}:EULER", "--step-sizes", "0.2,0.1"]
+    solvers = f"heun,{module}:EULER,{module}:Heun"  # an object, and a class as the registered ones are
+    words = ["bench", "--problem", f"{module}:PROBLEM", "--solvers", solvers, "--step-sizes", "0.2,0.1"]
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "one of my own" in shown
     assert f"{module}:EULER" in shown
+    assert f"{module}:Heun" in shown
     assert main(["bench", "--problem", f"{module}:with_methods", "--seeds", "2"]) == 0
     shown = capsys.readouterr().out
     assert "mine" in shown

@@ -283,7 +283,7 @@ BAD = [
     (["train", "--lr", "1e-4,-1"], "lr=-1.0: expected a positive"),
     (["train", "--pca", "100000"], "directions only"),
     (["train", "--pca", "8", "--network", "conv"], "networks are for vectors, such as toy"),
-    (["train", "--num_steps", "1.5"], "num_steps='1.5': expected int"),
+    (["train", "--num_steps", "1.5"], "num_steps='1.5': expected a whole number"),
     (["train", "--num_steps", "0"], "num_steps=0: expected a whole number from 1 up"),
     (["train", "--step_size", "0"], "step_size=0.0: expected a positive"),
     (["train", "--step_size", "nan"], "step_size=nan: expected a positive"),

@@ -26,6 +26,7 @@ number = 3
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_targets.py").write_text(MODULE)
+    (tmp_path / "named.csv").write_text("x,y\n1.0,2.0\n")
     monkeypatch.delitem(sys.modules, "my_targets", raising=False)
 
 
@@ -88,7 +89,11 @@ def test_targets_and_starts_may_be_measures_tensors_and_files() -> None:
         (["mmd_flow", "--target", "my_targets:log_prob", "--dim", "2", "--kernel", "rbf(1.0)"], "needs draws"),
         (["svgd", "--target", "my_targets:law", "--device", "gpu"], "a device that torch has"),
         (["svgd", "--target", "my_targets:law", "--start", "my_targets:number"], "expected Particles or points"),
-        (["svgd", "--target", "my_targets.py"], "cannot be read as numbers"),
+        (["svgd", "--target", "my_targets.py"], "expected my_targets:NAME"),
+        (
+            ["svgd", "--target", "named.csv"],
+            "expected numbers with commas between them, a point a line, without a header",
+        ),
         (["svgd", "--target", "my_targets:law", "--step_size", "-1"], "step_size"),
     ],
 )

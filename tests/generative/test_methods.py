@@ -208,12 +208,22 @@ def test_a_preset_of_another_package_is_a_method(plugged: str, pictures: Path, t
     assert sample(load_generator(tmp_path / "r", "cpu"), 2).shape == (2, 1, 8, 8)
 
 
+def test_a_preset_without_annotations_has_the_options_that_its_defaults_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(target, initial, step_size=0.1, num_steps=20, kernel=None):
+        """A flow."""
+
+    monkeypatch.setitem(PRESETS._entries, "bare", bare)
+    options = method("bare").options
+    assert {name: o.hint for name, o in options.items()} == {"step_size": float, "num_steps": int}
+    assert options["num_steps"].read("30", "num_steps") == 30
+
+
 def test_options_are_told_from_those_of_other_methods(plugged: str) -> None:
     with pytest.raises(BadInput, match="a recipe by s_jko has no 'pull': it is an option of plugin"):
         Recipe(pull=2.0)
     with pytest.raises(BadInput, match="a recipe by plugin has no 'stepsize': did you mean 'step_size'"):
         Recipe(method=plugged, stepsize=2.0)
-    with pytest.raises(BadInput, match="pull='much': expected float"):
+    with pytest.raises(BadInput, match="pull='much': expected a number"):
         Recipe(method=plugged, pull="much")
     with pytest.raises(BadInput, match=r"ema_half_life=5.0 is not for method plugin"):
         Recipe(method=plugged, ema_half_life=5.0)

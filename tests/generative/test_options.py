@@ -220,7 +220,7 @@ def test_a_batch_that_is_found_is_a_multiple_of_the_processes(monkeypatch, tmp_p
 def test_a_batch_that_is_to_be_found_is_no_number_elsewhere():
     with pytest.raises(BadInput, match=r"batch='auto' is found by train\(\)"):
         Recipe(batch="auto").flow(ImageData(torch.zeros(4, 1, 8, 8, dtype=torch.uint8)), CPU)
-    with pytest.raises(BadInput, match="batch='automatic': expected int"):
+    with pytest.raises(BadInput, match="batch='automatic': expected a whole number"):
         Recipe(batch="automatic")
     with pytest.raises(BadInput, match="iters='auto'"):
         Recipe(iters="auto")

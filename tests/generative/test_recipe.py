@@ -56,8 +56,8 @@ def test_bad_values_are_named(change, message):
     ("text", "message"),
     [
         ("divergance: kl\n", "no 'divergance': did you mean 'divergence'"),
-        ("batch: many\n", "batch='many': expected int"),
-        ("batch: 1.5\n", "batch=1.5: expected int"),
+        ("batch: many\n", "batch='many': expected a whole number"),
+        ("batch: 1.5\n", "batch=1.5: expected a whole number"),
         ("flip: 3\n", "flip=3: expected true or false"),
         ("- a\n- b\n", "holds a list"),
         ("a: [\n", "not valid YAML"),

@@ -9,7 +9,7 @@ import torch
 from wgflow import Flow, Functional, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, NonNegative, Positive
-from wgflow.core.instead import shown, suggest
+from wgflow.core.instead import instead, shown, suggest
 from wgflow.core.placing import Placed
 
 Initial = MovingMeasure | Callable[[torch.Generator], MovingMeasure]
@@ -171,6 +171,8 @@ def as_method(value: Any, label: Any) -> Method:
         return Method(value.solver, value.functional, value.initial)
     if isinstance(value, Solver) or (callable(value) and not isinstance(value, type)):
         return Method(value)
+    hint = instead(value, (Solver,))
     raise BadInput(
         f"methods[{label!r}] is {shown(value)}: expected a solver, a function of the step size that returns one, a Method or a Flow"
+        f"{hint and f'. {hint}'}"
     )

@@ -178,13 +178,12 @@ def _method(problem: "Problem", name: str) -> Any:
 
     if name in problem.methods:
         return problem.methods[name]
-    if ":" in name:
-        return as_method(named(name, "solvers"), name)
-    if name not in SOLVERS:
+    if ":" not in name and name not in SOLVERS:
         known = [*problem.methods, *SOLVERS]
         raise BadInput(f"no solver is called {name!r}: {near_misses(name, known)}, or package.module:NAME")
+    found = named(name, "solvers") if ":" in name else SOLVERS[name]
     try:
-        return SOLVERS[name]()
+        return as_method(found() if isinstance(found, type) else found, name)
     except TypeError as error:
         raise BadInput(
             f"{name} cannot be made without arguments ({error}): write it in a module, package.module:NAME"

@@ -18,8 +18,10 @@ def named(name: str, what: str) -> Any:
     from wgflow.generative.pairs import named_object
 
     if ":" not in name:
-        missing = ", and there is no file of this name" if Path(name).suffix else ""
-        raise BadInput(f"{what}={name!r}: expected package.module:NAME{missing}")
+        path = Path(name)
+        expected = f"{path.stem}:NAME" if path.suffix == ".py" else "package.module:NAME"
+        missing = ", and there is no file of this name" if path.suffix and not path.is_file() else ""
+        raise BadInput(f"{what}={name!r}: expected {expected}{missing}")
     with _present_folder():
         return named_object(name, what)
 
@@ -49,7 +51,10 @@ def array(path: Path, what: str) -> np.ndarray:
         else:
             found = np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=2)
     except (ValueError, EOFError) as error:
-        raise BadInput(f"{what}={str(path)!r} cannot be read as numbers, a point a line ({str(error)[:80]})") from error
+        kind = {".npy": "an array of numpy.save", ".csv": "numbers with commas between them, a point a line"}
+        expected = kind.get(path.suffix, "numbers with spaces between them, a point a line")
+        header = "" if path.suffix == ".npy" else ", without a header"
+        raise BadInput(f"{what}={str(path)!r}: expected {expected}{header} ({str(error)[:80]})") from error
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
         raise BadInput(f"{what}={str(path)!r}: expected points (n, d), got {found.dtype} of shape {found.shape}")
     return found

@@ -114,7 +114,12 @@ def sections(words: Sequence[str]) -> Sequence[Section]:
     if found is None:
         return []
     m = preset_method(found)
-    return [Section(f"{m.name}: {m.about}", [of_method(o, _said_default(m, o.name), True) for o in m.options.values()])]
+    return [
+        Section(
+            f"{m.name}: {m.about.rstrip('.')}",
+            [of_method(o, _said_default(m, o.name), True) for o in m.options.values()],
+        )
+    ]
 
 
 def _said_default(m: "Method", name: str) -> Any:
@@ -143,7 +148,8 @@ def write(solution: "Solution", path: Path) -> None:
 
 def _given(text: str, what: str) -> Any:
     """Return what a text stands for: an object of a module, or the points of a file."""
-    return torch.from_numpy(array(Path(text), what)).double() if Path(text).is_file() else named(text, what)
+    is_points = Path(text).is_file() and Path(text).suffix != ".py"
+    return torch.from_numpy(array(Path(text), what)).double() if is_points else named(text, what)
 
 
 def _target(text: str, dim: int | None, begin: "MovingMeasure | None") -> "Measure":

@@ -63,7 +63,7 @@ def sections(words: list[str]) -> Sequence[Section]:
             o.hidden = True
     values = recipe.options if m.name == recipe.method else m.defaults
     ours = [of_method(o, values[o.name], o.name not in fields) for o in m.options.values()]
-    return [Section("Recipe", own), Section(f"{m.name}: {m.about} (--NAME or --method.NAME)", ours)]
+    return [Section("Recipe", own), Section(f"{m.name}: {m.about.rstrip('.')} (--NAME or --method.NAME)", ours)]
 
 
 def of_method(o: Option, value: Any, short: bool) -> click.Option:

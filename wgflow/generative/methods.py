@@ -258,6 +258,8 @@ def _method(name: str, preset: Any) -> Method | str:
         if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             continue
         hint = _writable(resolved(p.annotation, preset.__module__))
+        if p.annotation is p.empty and isinstance(p.default, (bool, int, float, str)):
+            hint = type(p.default)
         if p.name in ROLES and hint is None:
             roles.append(p.name)
             continue

@@ -52,8 +52,10 @@ def classic_jko(
         Points that go through every accepted map once; fresh ones go through all maps when None.
     step_size : float
         :math:`h`, with the cost summed over coordinates.
-    num_steps, iters : int
-        Maps, and updates of each.
+    num_steps : int
+        Maps, one a time step.
+    iters : int
+        Updates of each map.
     critic_iters : int
         Updates of the critic before one of the map.
     batch : int

@@ -38,8 +38,10 @@ def mmd_flow(
         Standard deviation of the points where velocities are looked up, around the particles, or a function of the step; 0 for none.
     batch : int, optional
         Target points in one step; by default all of a finite target, and 256 of one with infinitely many.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -81,8 +83,10 @@ def sliced_w_flow(
         Random directions in one step.
     batch : int
         Target points in one step.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -125,8 +129,10 @@ def sinkhorn_flow(
         :math:`\sqrt\varepsilon`, a length.
     batch : int
         Target points in one step.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------

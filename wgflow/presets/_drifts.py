@@ -94,10 +94,18 @@ def w_flow(
         w of :func:`guided`.
     unit_speed : bool
         Whether the field in every feature is divided by its size; without it this is the flow of a functional.
-    persistent, batch, lr, ema : int, int, float, float
-        Regression steps a batch; points of each of the three batches; learning rate; decay of the generator's running average.
-    step_size, num_steps : float or callable, int
-        The time step, in units of the field, or a function of the step; and the number of steps.
+    persistent : int
+        Regression steps a batch.
+    batch : int
+        Points of each of the three batches.
+    lr : float
+        Learning rate.
+    ema : float
+        Decay of the generator's running average.
+    step_size : float or callable
+        The time step, in units of the field, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------

@@ -71,8 +71,10 @@ def s_jko(
         :math:`h`, or a function of the step.
     num_steps : int, optional
         JKO steps; the variant's when None.
-    first_iters, iters : int
-        Updates in the first step, and in each of the others.
+    first_iters : int
+        Updates in the first time step.
+    iters : int
+        Updates in each of the others.
     batch : int
         Points in one draw.
     lr : (float, float)

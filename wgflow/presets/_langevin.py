@@ -21,8 +21,10 @@ def ula(target: Measure, initial: MovingMeasure, *, step_size: StepSize = 0.01, 
     ----------
     target, initial : Measure, MovingMeasure
         The law to go to, with ``log_prob``, and the particles at the start.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -51,8 +53,10 @@ def mala(target: Measure, initial: MovingMeasure, *, step_size: StepSize = 0.1, 
     ----------
     target, initial : Measure, MovingMeasure
         The law to go to, with ``log_prob``, and the particles at the start.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -93,8 +97,10 @@ def birth_death_langevin(
         Of the density estimate; by default Gaussian, as wide as the gaps between particles (:class:`NearestRBF`).
     rate : float
         :math:`r\ge0`, how fast mass moves against the rate 1 of the transport.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------

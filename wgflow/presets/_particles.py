@@ -32,8 +32,10 @@ def svgd(
         The law to go to, with ``log_prob``, and the particles at the start.
     kernel : Kernel
         :math:`k`; by default Gaussian by the median rule (:class:`MedianRBF`).
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -71,8 +73,10 @@ def blob(
         The law to go to, with ``log_prob``, and the particles at the start.
     kernel : Kernel
         Of the density estimate; by default Gaussian, as wide as the gaps between particles (:class:`NearestRBF`).
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -110,8 +114,10 @@ def gfsd(
         The law to go to, with ``log_prob``, and the particles at the start.
     kernel : Kernel
         Of the density estimate; by default Gaussian, as wide as the gaps between particles (:class:`NearestRBF`).
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -149,8 +155,10 @@ def proximal_gradient(
         The law to go to, with ``log_prob``, and the particles at the start.
     kernel : Kernel
         Of the density estimate; by default Gaussian, as wide as the gaps between particles (:class:`NearestRBF`).
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -195,8 +203,10 @@ def accelerated(
         :math:`\gamma` of :class:`Accelerated`; None is Nesterov's :math:`3/t`.
     restart : bool
         Set the momentum to zero where it has come to point uphill.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -238,8 +248,10 @@ def wfr(
         Of the density estimate; by default Gaussian, as wide as the gaps between particles (:class:`NearestRBF`).
     rate : float
         :math:`r\ge0`, how fast mass moves against the rate 1 of the transport.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------

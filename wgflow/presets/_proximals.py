@@ -28,8 +28,10 @@ def brwp(
         The law to go to, with ``log_prob``, and the particles at the start.
     time : float
         :math:`T`, the time of the proximal (not the step size).
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -70,8 +72,10 @@ def arwp(
         :math:`T`, the time of the proximal (not the step size).
     friction : float or None
         :math:`\gamma` of :class:`Accelerated`; None is Nesterov's :math:`3/t`.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -113,8 +117,10 @@ def prwp(
         :math:`T`, the time of the proximal (not the step size).
     metric : Tensor, shape (d,) or (d, d)
         :math:`M`, positive definite; an M near the covariance of the target evens out its scales.
-    step_size, num_steps : float or callable, int
-        The time step :math:`h`, or a function of the step, and the number of steps.
+    step_size : float or callable
+        The time step :math:`h`, or a function of the number of the step.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
@@ -158,8 +164,10 @@ def brwp_splitting(
         :math:`g`, with its proximal map; the target of the flow is :math:`\propto e^{-f-g}`.
     normalizer : Normalizer or callable, optional
         How the normalizer of the proximal kernel of g is found, as for :class:`ProximalScore`.
-    step_size, num_steps : float, int
-        The time step :math:`h`, which is the time of the proximal as well, and the number of steps.
+    step_size : float
+        The time step :math:`h`, which is the time of the proximal as well.
+    num_steps : int
+        How many time steps.
 
     Returns
     -------
