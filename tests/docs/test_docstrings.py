@@ -10,12 +10,17 @@ import pytest
 
 ROOMS = (
     "wgflow",
+    "wgflow.estimators",
+    "wgflow.functionals",
     "wgflow.kernels",
     "wgflow.maps",
+    "wgflow.measures",
     "wgflow.metrics",
+    "wgflow.optim",
     "wgflow.plotting",
     "wgflow.presets",
     "wgflow.reference",
+    "wgflow.solvers",
     "wgflow.bench",
     "wgflow.testing",
     "wgflow.generative",

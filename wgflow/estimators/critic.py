@@ -28,7 +28,24 @@ _BATCHES = 3
 
 @dataclass(eq=False)
 class CriticState:
-    """A critic in training."""
+    """A critic in training.
+
+    Attributes
+    ----------
+    net : nn.Module
+        The network, high on data and low on the model.
+    descent : Descent
+        Its optimizer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> critic = wg.Critic(torch.nn.Linear(2, 1))
+    >>> state = critic.init(wg.Softplus(wg.twenty_five_gaussians()), torch.Generator())
+    >>> state.net(torch.zeros(3, 2)).shape
+    torch.Size([3, 1])
+    """
 
     net: nn.Module
     descent: Descent

@@ -23,7 +23,25 @@ from wgflow.optim import Adam, Descent, Optim
 
 
 class EntropyEstimator(Estimator):
-    r"""A surrogate :math:`E(\rho)+T\,h(\rho)`, where :meth:`entropy` gives :math:`h` the derivatives of :math:`\int\rho\log\rho`."""
+    r"""A surrogate :math:`E(\rho)+T\,h(\rho)`, where :meth:`entropy` gives :math:`h` the derivatives of :math:`\int\rho\log\rho`.
+
+    Examples
+    --------
+    The entropy of the Gaussian with the mean and variance of the points, :math:`-\tfrac12\log\mathrm{Var}` up to a constant: it pushes
+    points apart, each by its distance from the mean over the variance.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.estimators import EntropyEstimator
+    >>> @dataclass(frozen=True)
+    ... class OfAGaussian(EntropyEstimator):
+    ...     def entropy(self, rho, es):
+    ...         x = rho.x[:, 0]
+    ...         return -0.5 * rho.mean((x - rho.mean(x)).square()).log()
+    >>> OfAGaussian().velocity(wg.Entropy(), wg.Particles(torch.tensor([[-2.0], [2.0]])), None).flatten()
+    tensor([-0.5000,  0.5000])
+    """
 
     splits_entropy = True
 

@@ -35,6 +35,15 @@ class KALESolution(Brief):
         :math:`\alpha_j/b_j=e^{h^*(y_j)}`: the density ratio at the target's points.
     gap : Tensor
         Duality gap, 0-d, nonnegative: the value is that far from the supremum at most.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> points = wg.Particles(torch.tensor([[0.0], [1.0]]))
+    >>> found = wg.KALE(points, wg.RBF(1.0)).solve(points)
+    >>> abs(found.value.item()) < 1e-6, found.ratio.shape, found.gap.item() < 1e-6
+    (True, torch.Size([2]), True)
     """
 
     value: Tensor

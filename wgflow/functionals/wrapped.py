@@ -11,7 +11,30 @@ from wgflow.measures import Measure, MovingMeasure, Particles
 
 
 class Wrapped(Functional):
-    """A functional made from another one, its field ``term``, whose measures, steps and realizations it shares."""
+    """A functional made from another one, whose measures, steps and realizations it shares.
+
+    Attributes
+    ----------
+    term : Functional
+        The other one, a field of the subclass.
+
+    Examples
+    --------
+    A functional from another one's value:
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.functionals import Wrapped
+    >>> @dataclass(frozen=True)
+    ... class Squared(Wrapped):
+    ...     term: wg.Functional
+    ...
+    ...     def value(self, rho):
+    ...         return self.term.value(rho).square()
+    >>> Squared(wg.PotentialEnergy(lambda x: x.sum(1))).value(wg.Particles(torch.tensor([[2.0], [4.0]])))
+    tensor(9.)
+    """
 
     term: Functional
 

@@ -1,9 +1,10 @@
 """Measures: what a flow moves (particles, pushforwards) and where it goes (targets)."""
 
-from wgflow.measures.base import MEASURES, Derived, Measure, MovingMeasure, register_measure
+from wgflow.measures.base import MEASURES, Measure, MovingMeasure, register_measure
 from wgflow.measures.by_class import Balanced, OfEveryClass
 from wgflow.measures.chain import Chain
 from wgflow.measures.dataset import Dataset
+from wgflow.measures.derived import Derived
 from wgflow.measures.factor_covariance import FactorCovariance
 from wgflow.measures.grid import Grid
 from wgflow.measures.kernel_score import KernelScoreModel

@@ -3,8 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -179,51 +178,17 @@ class Measure(Checked, Placed, ABC):
         return getattr(cls, method) is not getattr(Measure, method)
 
 
-@dataclass(frozen=True, eq=False)
-class Derived(Measure):
-    """A measure made from another one, on the same points and the same device, and at every time step of the flow."""
-
-    base: Measure
-
-    @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
-        """Shape of one point."""
-        return self.base.event_shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where draws live."""
-        return self.base.device
-
-    def normals(self, like: Points, rng: torch.Generator) -> Points:
-        """Return those of the base."""
-        return self.base.normals(like, rng)
-
-    @property
-    def behind(self) -> int:  # type: ignore[override]
-        """As many as the base has."""
-        return self.base.behind
-
-    @property
-    def parts_in_turn(self) -> int:  # type: ignore[override]
-        """As many as the base has."""
-        return self.base.parts_in_turn
-
-    def at(self, k: int, t: float) -> Self:
-        """Return the measure made from the base of step ``k``."""
-        return replace(self, base=self.base.at(k, t))
-
-
-_NOT_POINTS = (
+NOT_POINTS = (
     (
         (Tensor, np.ndarray),
         "An array of points is floating-point and finite, of shape (n, *event) with n >= 1, as x[:, None] is",
     ),
     ((list, tuple), "Make a tensor of the points: torch.tensor(x), of shape (n, *event)"),
+    (str, "Read the points of a file first: numpy.load(path), or numpy.loadtxt(path, delimiter=',', ndmin=2)"),
 )
 suggest(
     Measure,
-    *_NOT_POINTS,
+    *NOT_POINTS,
     (
         torch.distributions.Distribution,
         "Wrap its log density: Unnormalised(p.log_prob, d); Gaussian and GaussianMixture can be drawn from as well",
@@ -302,6 +267,6 @@ class MovingMeasure(Measure):
 
 suggest(
     MovingMeasure,
-    *_NOT_POINTS,
+    *NOT_POINTS,
     (Measure, "It cannot be moved: start from Particles, such as a draw of it, or from a Pushforward of it"),
 )

@@ -6,8 +6,9 @@ import torch
 
 from wgflow.core.behind import joined
 from wgflow.core.fields import Count
-from wgflow.measures.base import Derived, register_measure
+from wgflow.measures.base import register_measure
 from wgflow.measures.dataset import Dataset
+from wgflow.measures.derived import Derived
 from wgflow.measures.labelled import Labelled, LabelledLatent
 from wgflow.measures.particles import Particles
 

@@ -16,8 +16,9 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Whole, checked
 from wgflow.core.finite import require_finite
 from wgflow.core.labels import counts_of
-from wgflow.measures.base import Derived, Measure, register_measure
+from wgflow.measures.base import Measure, register_measure
 from wgflow.measures.dataset import Dataset
+from wgflow.measures.derived import Derived
 from wgflow.measures.particles import Particles
 from wgflow.measures.targets import StandardNormal
 

@@ -23,6 +23,15 @@ class Stack(Measure, checks=False):
         Positions.
     log_w : Tensor, shape (B, n), optional
         Logarithms of weights, as for :class:`Particles`; -inf fills up a cloud that has fewer points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.measures import Stack
+    >>> stack = Stack.of(wg.Particles(torch.zeros(3, 2)), wg.Particles(torch.ones(2, 2)))
+    >>> stack.x.shape, stack[1].w
+    (torch.Size([2, 3, 2]), tensor([0.5000, 0.5000, 0.0000]))
     """
 
     x: Points

@@ -11,8 +11,9 @@ from wgflow.core.beside import Beside
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Device
 from wgflow.core.rng import generator
-from wgflow.measures.base import Derived, Measure, register_measure
+from wgflow.measures.base import Measure, register_measure
 from wgflow.measures.dataset import Dataset
+from wgflow.measures.derived import Derived
 from wgflow.measures.particles import Particles
 
 _PHILOX = 16

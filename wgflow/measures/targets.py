@@ -13,7 +13,8 @@ from wgflow.core.fields import Count, Device, FloatingPoint, NonNegative, Positi
 from wgflow.core.finite import require_finite
 from wgflow.core.outputs import number_of_step
 from wgflow.core.typing import Points
-from wgflow.measures.base import Derived, Measure, register_measure
+from wgflow.measures.base import Measure, register_measure
+from wgflow.measures.derived import Derived
 from wgflow.measures.particles import Particles
 from wgflow.numerics.cache import Kept
 

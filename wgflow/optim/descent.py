@@ -36,6 +36,29 @@ class Descent:
 
     Only the parameters it was built on receive gradients, so a critic inside a generator's loss is left alone. Under
     ``torch.distributed`` gradients are averaged over the ranks before the update.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        A live optimizer.
+    lr : float
+        Its learning rate at the start.
+    schedule : Cosine, optional
+        How the rate changes from update to update; None keeps it.
+    clip : float, optional
+        Largest norm of the gradient of all parameters together.
+    accumulate : int, optional
+        Updates whose gradients are averaged before the parameters move; 1 by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.optim import SGD
+    >>> x = torch.ones(1, requires_grad=True)
+    >>> descent = SGD(0.25).build([x])  # a Descent
+    >>> _ = descent.minimise(lambda: x.square().sum())
+    >>> x.item()
+    0.5
     """
 
     def __init__(

@@ -66,6 +66,20 @@ class Optim(Protocol):
     """Anything that builds a :class:`Descent` on a list of parameters.
 
     One that compares values along lines has ``searches = True``; ``JKO`` then refuses estimators whose values are no guide.
+
+    Examples
+    --------
+    One of PyTorch's optimizers that has no description here:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.optim import Descent
+    >>> class Adagrad:
+    ...     def build(self, parameters):
+    ...         return Descent(torch.optim.Adagrad(parameters, lr=0.1), 0.1, None)
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> wg.why_not(V, wg.JKO(optim=Adagrad()), wg.Particles(torch.zeros(3, 2))) is None
+    True
     """
 
     def build(self, parameters: Iterable[Tensor]) -> "Descent":
@@ -240,6 +254,25 @@ def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
 
     Floating-point buffers (running statistics) are averaged too, integer buffers copied. Two kernels in all;
     ``torch.optim.swa_utils.AveragedModel`` waits for the device at every update (its counter is copied or compared).
+
+    Parameters
+    ----------
+    average : nn.Module
+        The network that is changed, with the parameters :math:`\bar\theta`.
+    net : nn.Module
+        One of the same architecture, with the parameters :math:`\theta`.
+    decay : float
+        :math:`d`, from 0 to 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from wgflow.optim import update_average
+    >>> average, net = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.zeros_(average.weight), torch.nn.init.ones_(net.weight)
+    >>> update_average(average, net, 0.75)
+    >>> average.weight.item()
+    0.25
     """
     ours = [*average.parameters(), *average.buffers()]
     theirs = [*net.parameters(), *net.buffers()]

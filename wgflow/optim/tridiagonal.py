@@ -45,6 +45,20 @@ class TridiagonalNewton(Checked):
     With n particles the error against the exact JKO step is that of ``Spacings``, about :math:`n^{-1/2}` for Gaussian tails and
     :math:`n^{-1}` for compact supports. Cost of an iteration: one gradient, three Hessian-vector products and a linear solve by
     parallel cyclic reduction, O(n log n); waits for the device. Use float64.
+
+    Examples
+    --------
+    One JKO step of the entropy with :math:`h=1` takes the variance from 1 to 2.618 (:math:`\sigma'-1=1/\sigma'`).
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.optim import TridiagonalNewton
+    >>> u = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    >>> start = wg.Particles(torch.special.ndtri(u)[:, None])
+    >>> solver = wg.JKO(wg.Blob(wg.Spacings()), optim=TridiagonalNewton(), iters=1)
+    >>> flow = wg.solve(wg.Entropy(), solver, start, step_size=1.0, num_steps=1)
+    >>> abs(flow.measure.x.var().item() - 2.618) < 0.1
+    True
     """
 
     max_iter: Count = 100

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from wgflow.core.brief import Brief
+from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked
 from wgflow.core.inner import Carried
-from wgflow.core.instead import suggest
+from wgflow.core.instead import shown, suggest
 from wgflow.core.placing import Placed
 from wgflow.core.registry import Registry
 from wgflow.core.typing import Info
@@ -174,5 +175,39 @@ suggest(
 
 
 def advance(state: S, measure: MovingMeasure, h: float) -> S:
-    """Return the state after a completed step of size ``h`` that led to ``measure``."""
+    """Return the state after a completed time step.
+
+    Parameters
+    ----------
+    state : State
+        The state before the step. What a subclass of it holds besides stays as it is.
+    measure : MovingMeasure
+        The law after the step, such as ``state.measure.follow(move, state.rng)``.
+    h : float
+        Size of the step, by which the time grows.
+
+    Returns
+    -------
+    State
+        With one more completed step.
+
+    Raises
+    ------
+    BadInput
+        For a ``measure`` that is none, such as the positions alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> from wgflow.solvers import State, advance
+    >>> state = State(wg.Particles(torch.zeros(1, 1)), k=0, t=0.0, rng=torch.Generator())
+    >>> after = advance(state, wg.Particles(torch.ones(1, 1)), 0.5)
+    >>> after.k, after.t, after.measure.x.item()
+    (1, 0.5, 1.0)
+    """
+    if not isinstance(measure, MovingMeasure):
+        raise BadInput(
+            f"advance(measure={shown(measure)}): expected a MovingMeasure, such as state.measure.follow(move, state.rng)"
+        )
     return replace(state, measure=measure, k=state.k + 1, t=state.t + h)

@@ -78,7 +78,26 @@ def _mass(rho: MovingMeasure) -> Tensor | None:
 
 @dataclass(eq=False)
 class JKOState(State):
-    """A state in the middle of an implicit step: the successor in training and how far it has come."""
+    """A state in the middle of an implicit step: the successor in training and how far it has come.
+
+    Attributes
+    ----------
+    successor : Successor
+        The law after the step, with the parameters that are trained.
+    descent : Descent
+        Their optimizer.
+    i : int
+        Updates since the step began; 0 where a successor has just been accepted.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> flow = wg.solve(V, wg.JKO(optim=wg.LBFGS(), iters=1), wg.Particles(torch.ones(1, 1)), step_size=1.0, num_steps=1)
+    >>> type(flow.state).__name__, flow.state.i, round(flow.state.present.x.item(), 4)
+    ('JKOState', 0, 0.5)
+    """
 
     successor: Successor = None  # type: ignore[assignment]
     descent: Descent = None  # type: ignore[assignment]

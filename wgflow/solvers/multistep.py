@@ -35,6 +35,15 @@ class MultistepState(State):
         Its velocities, where the same points persist.
     earlier : Earlier, optional
         Its law and estimator, where every step draws other points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> flow = wg.solve(V, wg.AdamsBashforth(), wg.Particles(torch.ones(1, 1)), step_size=0.5, num_steps=1)
+    >>> flow.state.last, flow.state.velocity.item()
+    (0.5, -1.0)
     """
 
     last: float = 0.0

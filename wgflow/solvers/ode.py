@@ -27,6 +27,15 @@ class ODEState(State):
     ----------
     inner : float
         What its control of errors asked for last, before the end of a time step cut it off; 0 before the first one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import wgflow as wg
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> flow = wg.solve(V, wg.ODE(method="dopri5"), wg.Particles(torch.ones(1, 1)), step_size=0.5, num_steps=2)
+    >>> flow.state.inner > 0
+    True
     """
 
     inner: float = 0.0
