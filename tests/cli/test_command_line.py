@@ -248,7 +248,7 @@ def test_the_help_of_a_training_describes_its_recipe_and_its_method(name: str) -
     shown = {str(o.name) for o in recipe.options if not o.hidden}
     assert shown == {n for n in Recipe().plain() if method(name).takes(n) and "." not in n}
     assert {o.opts[0] for o in of_method.options} == {f"--{n}" for n in method(name).options}
-    assert method(name).about in of_method.title
+    assert method(name).about.rstrip(".") in of_method.title
 
 
 def assert_described(options: list[click.Option]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput, Unsupported
+from wgflow.core.fields import checked
 from wgflow.core.rules import REFUSED, Rule
 from wgflow.core.typing import Points
 from wgflow.kernels.base import Kernel, KernelSum
@@ -90,6 +91,7 @@ class FeatureKernel(Kernel):
     def at(self, x: Points, u: Tensor) -> Tensor:
         r"""Return :math:`\langle\varphi(x_i),u\rangle`, shape (n,), for ``u`` (m,); differentiable once in ``x`` and ``u``."""
 
+    @checked
     def __call__(self, x: Points, y: Points) -> Tensor:
         """Return the dense matrix of products of features, shape (n, m), without gradient."""
         with torch.no_grad():
