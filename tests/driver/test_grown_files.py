@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import wgflow as wg
@@ -49,3 +50,20 @@ def test_files_that_no_checkpoint_needs_are_removed(tmp_path, monkeypatch):
     (tmp_path / "saved-0000000003.states").write_bytes(b"of a run that was killed before its checkpoint")
     flow(tmp_path, every=6)
     assert [p.name for p in tmp_path.glob("saved-*")] == ["saved-0000000036.states"]
+
+
+def test_files_stay_where_checkpoints_cannot_be_mapped(tmp_path, monkeypatch):
+    """Some file systems map no files: PyTorch then fails as it does for a damaged one."""
+    load = torch.load
+
+    def unmapped(*args, mmap=None, **options):
+        if mmap:
+            raise RuntimeError("unable to mmap 100 bytes from file: No such device (19)")
+        return load(*args, **options)
+
+    monkeypatch.setattr(torch, "load", unmapped)
+    monkeypatch.setattr(running, "MOST_SAVED", 4 * START.x.nbytes)
+    flow(tmp_path, every=6, stop=36)
+    damage_newest(tmp_path)
+    with pytest.warns(UserWarning, match="checkpoint refused, the one before it is used"):
+        assert len(flow(tmp_path, every=6).history) == 48

@@ -189,13 +189,12 @@ def read(path: Path) -> dict[str, Any]:
     CheckpointError
         Naming the file, when it is not a checkpoint of wgflow, is truncated or altered, or of another format.
     """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
+    if _NAME.fullmatch(path.name) is None:
         raise CheckpointError(f"{path.name} does not have the name of a checkpoint of wgflow")
     if not path.is_file():  # a pipe would be read for ever
         raise CheckpointError(f"{path.name} cannot be read: it is not a file")
     try:
-        intact = _digest(path) == match[2]
+        intact = _intact(path)
         saved = torch.load(path, map_location="cpu", weights_only=True) if intact else None
     except Exception as error:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from error
@@ -212,7 +211,7 @@ def glanced(path: Path) -> dict[str, Any]:
     Raises
     ------
     OSError
-        When the file system refuses.
+        When the file system refuses, also to map a file, which says nothing of what is in it.
     """
     if not path.is_file():
         return {}
@@ -220,7 +219,9 @@ def glanced(path: Path) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except OSError:
         raise
-    except Exception:  # of whatever the file is
+    except Exception as error:  # of whatever the file is; PyTorch says so too where a file system maps none
+        if _intact(path):
+            raise OSError(errno.EIO, str(error)) from error
         return {}
     return saved if isinstance(saved, dict) else {}
 
@@ -255,6 +256,12 @@ def write(payload: dict[str, Any], directory: Path, updates: int) -> Path:
         path = directory / f"update-{updates:010d}-{_digest(temporary)}.pt"
         put(path)
     return path
+
+
+def _intact(path: Path) -> bool:
+    """Whether a checkpoint file has the digest that is in its name."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and _digest(path) == match[2]
 
 
 def _digest(path: Path) -> str:
