@@ -16,6 +16,7 @@ from wgflow import (
     RBF,
     SGD,
     Adam,
+    Autograd,
     BadInput,
     Callback,
     Critic,
@@ -334,6 +335,13 @@ def test_gradients_of_two_time_steps_are_not_averaged(wrong, right):
     with pytest.raises(BadInput, match=r"accumulate=. does not divide the . updates of"):
         JKO(**wrong)
     JKO(**wrong | right)
+
+
+@pytest.mark.parametrize(
+    "own", [{"iters": None}, {"iters": "many", "optim": None}, {"iters": None, "optim": Adam(accumulate=2)}]
+)
+def test_estimators_may_mean_something_else_by_these_names(own):
+    JKO(type("Own", (Autograd,), own)(), iters=4)
 
 
 def test_the_default_at_a_fixed_point_is_converged():

@@ -241,7 +241,7 @@ def check_accumulation(optim: object, counts: dict[str, int | None], times: int 
     """
     group = getattr(optim, "accumulate", None) or 1
     for name, count in counts.items():
-        if count is not None and count * times % group:
+        if group > 1 and count is not None and count * times % group:
             raise BadInput(
                 f"accumulate={group} does not divide the {count * times} updates of {name}={count}, and the gradients of two time steps "
                 "would be averaged: take numbers that divide each other"

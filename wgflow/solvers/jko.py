@@ -200,7 +200,7 @@ class JKO(Solver):
         counts = {"first_iters": self.first_iters, "iters": self._counted().iters, "look_every": looked}
         check_accumulation(self.optim, counts)
         for e in parts_of(self.estimator, Estimator):  # type: ignore[type-abstract]
-            check_accumulation(getattr(e, "optim", None), counts, getattr(e, "iters", 1))
+            check_accumulation(getattr(e, "optim", None), counts, getattr(e, "iters", None) or 1)
 
     def refuses(self, F: Functional) -> str | None:
         """Refuse a minimizer that compares values with an estimator that has a gradient only."""
