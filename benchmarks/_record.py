@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from wgflow.bench.measuring import Clock, peak_memory_mb, record, reset_peak
+from wgflow.storage.files import write_text
 
 __all__ = ["FIGURES", "RESULTS", "ROOT", "Clock", "figure", "held", "parser", "peak_memory_mb", "reset_peak", "write"]
 
@@ -49,9 +50,8 @@ def write(name: str, folder: Path, settings: dict[str, Any], results: dict[str, 
     """Write ``NAME.json`` with the results and everything that is needed to judge them."""
     about = record(device, "benchmarks/*.py")
     found = {"benchmark": name, **about, "settings": settings, "results": _rounded(results)}
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return path
 
 

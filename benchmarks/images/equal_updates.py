@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args.points = 1000
     if args.quick:
         args.updates, args.seeds, args.points = 32, 1, 20
+    least = math.lcm(*(c.get("num_steps", PHASES) for c in (COMPARED | CHANGED).values()))
+    if args.updates % least:
+        options.error(f"--updates {args.updates}: the rows have equal numbers for multiples of {least}")
     torch.set_num_threads(args.threads)
     pictures = load_images("fashion-mnist-10k")
     metrics, real = judges(pictures, args)

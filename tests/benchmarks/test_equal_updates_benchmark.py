@@ -27,3 +27,9 @@ def test_it_scores_every_row_and_goes_on_where_it_stopped(equal_updates, tmp_pat
     assert all({"frechet", "energy_distance", "sinkhorn_excess"} <= row.keys() for row in first["rows"])
     monkeypatch.setattr(equal_updates, "train", lambda *_: pytest.fail("trained again"))
     assert json.loads(equal_updates.main(call).read_text())["results"] == first
+
+
+def test_a_number_that_the_time_steps_cannot_share_is_refused(equal_updates, capsys):
+    with pytest.raises(SystemExit):
+        equal_updates.main(["--updates", "1000"])
+    assert "multiples of 32" in capsys.readouterr().err

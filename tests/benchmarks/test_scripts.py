@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(p for p in (ROOT / "benchmarks").rglob("[!_]*.py"))
@@ -35,6 +36,21 @@ def test_a_trial_leaves_the_records_of_the_repository_as_they_are(trial, script,
     args = options.parse_args([])
     assert args.results == record.RESULTS
     assert record.figure(args, "a.png") == record.FIGURES / "a.png"
+
+
+def test_a_kill_while_a_record_is_written_leaves_the_one_before(script, tmp_path, monkeypatch):
+    record, settings = script("_record"), {"updates": 3}
+    path = record.write("a", tmp_path, settings, {"runs": [1]}, torch.device("cpu"))
+    whole = Path.write_text
+
+    def cut(self, text, **options):
+        whole(self, text[:20], **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        record.write("a", tmp_path, settings, {"runs": [1, 2]}, torch.device("cpu"))
+    assert record.held(path, settings) == {"runs": [1]}
 
 
 def test_a_script_is_called_by_its_path_from_anywhere(tmp_path):
