@@ -169,6 +169,28 @@ def test_far_from_the_origin_the_digits_of_single_precision_are_kept(make):
     assert (found[1] - found[0]).norm() < 1e-4 * found[0].norm()
 
 
+@pytest.mark.parametrize(
+    "make", [wg.RandomFourierFeatures, lambda k: wg.Nystrom(k, PLACES[::3])], ids=["random", "nystrom"]
+)
+@pytest.mark.parametrize("far", [1e4, 1e5])
+def test_the_matrix_far_from_the_origin_is_that_at_the_origin(make, far):
+    x = torch.round(64 * RHO.x) / 64
+    k = make(wg.RBF(0.8))
+    moved = wg.Nystrom(k.kernel, torch.round(64 * k.landmarks) / 64 + far) if isinstance(k, wg.Nystrom) else k
+    k = wg.Nystrom(k.kernel, torch.round(64 * k.landmarks) / 64) if isinstance(k, wg.Nystrom) else k
+    assert (moved((x + far).float(), (x + far).float()) - k(x.float(), x.float())).abs().max() < 1e-4
+
+
+def test_a_sum_within_a_sum_is_the_sum_of_all():
+    flat = 1.0 * wg.RBF(0.5) + 2.0 * wg.RBF(1.0) + 6.0 * wg.RBF(2.0)
+    nested = type(flat)(((2.0, 0.5 * wg.RBF(0.5) + 1.0 * wg.RBF(1.0)), (6.0, wg.RBF(2.0))))
+    ours, exact = (wg.RandomFourierFeatures(k, 200)(RHO.x, NU.x) for k in (nested, flat))
+    torch.testing.assert_close(ours, exact)
+    within = type(flat)(((1.0, RANDOM + wg.RBF(1.0)), (0.5, RANDOM)))
+    sums = (wg.SquaredMMD(NU, k).value(RHO) for k in (within, 1.5 * RANDOM + wg.RBF(1.0)))
+    torch.testing.assert_close(*sums)
+
+
 def test_a_target_that_changes_in_place_is_seen():
     y = NU.x.clone()
     F = wg.SquaredMMD(wg.Particles(y), wg.RandomFourierFeatures(wg.RBF(1.0)))
@@ -202,7 +224,9 @@ def test_a_run_goes_on_to_the_last_bit_and_another_seed_is_another_run(tmp_path)
 
 
 @pytest.mark.parametrize("make", [wg.RandomFourierFeatures, lambda k: wg.Nystrom(k, PLACES)], ids=["random", "nystrom"])
-@pytest.mark.parametrize("kernel", [wg.Riesz(), wg.PowerLaw(2.0), wg.RBF(1.0) - wg.RBF(2.0)], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [wg.Riesz(), wg.PowerLaw(2.0), wg.RBF(1.0) - wg.RBF(2.0), wg.RBF(1.0) + wg.Riesz()], ids=str
+)
 def test_kernels_that_are_not_positive_definite_are_refused(make, kernel):
     with pytest.raises(wg.BadInput, match="expected a positive definite kernel"):
         make(kernel)
@@ -255,3 +279,13 @@ def test_what_it_cannot_do_is_refused():
         wg.SquaredMMD(NU, wg.Nystrom(wg.RBF(1.0), PLACES[:, :1])).value(RHO)
     with pytest.raises(wg.BadInput, match="agree in the shape of a point"):
         wg.SquaredMMD(wg.Particles(points(4, 3, 0)), RANDOM).value(RHO)
+    F, elsewhere = wg.SquaredMMD(NU, RANDOM), points(4, 3, 0)
+    for wrong in (elsewhere, RHO.x.float()):
+        with pytest.raises(wg.BadInput, match="agree in the shape of a point"):
+            F.witness_at(RHO, wrong)
+        with pytest.raises(wg.BadInput, match="agree in the shape of a point"):
+            F.contrast(wg.Particles(wrong)).value(RHO)
+        with pytest.raises(wg.BadInput, match="agree in the shape of a point"):
+            RANDOM(RHO.x, wrong)
+    with pytest.raises(wg.Unsupported, match="has no gradient"):
+        RANDOM(RHO.x.clone().requires_grad_(), RHO.x)

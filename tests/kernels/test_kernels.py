@@ -191,6 +191,7 @@ def test_sums_and_multiples():
     assert k.characteristic
     assert not k.sorts
     assert not (RBF(1.0) + (-1.0) * RBF(2.0)).characteristic
+    assert not (RBF(1.0) + PowerLaw(2.0)).characteristic  # its MMD² would be negative far from the target
     assert (RBF(1.0) + RBF(2.0)).smooth
     assert k.fit(randn(3, 2)) is k
     fitted = (RBF(1.0) + 2.0 * MedianRBF()).fit(randn(5, 2))

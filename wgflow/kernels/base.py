@@ -138,21 +138,29 @@ class Kernel(Checked, Placed, Linear, ABC):
         Unsupported
             For points that require gradient: it would be lost.
         """
-        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
-            raise Unsupported(
-                "a dense kernel matrix has no gradient: detach() the points, or apply profile() to squared distances"
-            )
+        refuse_gradients(x, y, "apply profile() to squared distances")
         return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))).clone())
 
     def _plus(self, other: Any) -> "KernelSum":
         if not isinstance(other, Kernel):
             return NotImplemented
-        parts = [p.terms if isinstance(p, KernelSum) else ((1.0, p),) for p in (self, other)]
-        return KernelSum(parts[0] + parts[1])
+        return KernelSum(terms_of(self) + terms_of(other))
 
     def _times(self, c: float) -> "KernelSum":
-        terms = self.terms if isinstance(self, KernelSum) else ((1.0, self),)
-        return KernelSum(tuple((c * weight, kernel) for weight, kernel in terms))
+        return KernelSum(tuple((c * weight, kernel) for weight, kernel in terms_of(self)))
+
+
+def terms_of(kernel: Kernel) -> tuple[tuple[float, Kernel], ...]:
+    """Return the coefficients and kernels of a sum, also of sums within it; of another kernel 1 and itself."""
+    if not isinstance(kernel, KernelSum):
+        return ((1.0, kernel),)
+    return tuple((c * inner, k) for c, part in kernel.terms for inner, k in terms_of(part))
+
+
+def refuse_gradients(x: Points, y: Points, instead: str) -> None:
+    """Refuse points that require gradient for a dense matrix, which would lose it."""
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        raise Unsupported(f"a dense kernel matrix has no gradient: detach() the points, or {instead}")
 
 
 suggest(Kernel, ((int, float), "Wrap the bandwidth: RBF({value})"))
@@ -188,8 +196,8 @@ class KernelSum(Kernel):
 
     @property
     def characteristic(self) -> bool:  # type: ignore[override]
-        """Whether one term is, and none is subtracted."""
-        return all(c > 0 for c, _ in self.terms) and any(k.characteristic for _, k in self.terms)
+        """Whether all terms are, and none is subtracted."""
+        return all(c > 0 and k.characteristic for c, k in self.terms)
 
     def profile(self, s: Tensor) -> Tensor:
         """Return the combination of the values."""
@@ -231,11 +239,11 @@ class KernelSum(Kernel):
 
     def frequency_scales(self, normals: Tensor) -> Tensor:
         """Return those of the terms, each with the probability of its share of the value at 0, which the last normal decides."""
-        if any(c <= 0 for c, _ in self.terms):
+        terms, zero = terms_of(self), normals.new_zeros(())
+        if any(c <= 0 for c, _ in terms):
             raise Unsupported(f"{self} draws no frequencies: it needs positive factors")
-        each = [normals.new_ones(()) * k.frequency_scales(normals) for _, k in self.terms]
-        zero = normals.new_zeros(())
-        shares = torch.stack([c * k.profile(zero) for c, k in self.terms]).cumsum(0)
+        each = [normals.new_ones(()) * k.frequency_scales(normals) for _, k in terms]
+        shares = torch.stack([c * k.profile(zero) for c, k in terms]).cumsum(0)
         chosen = torch.searchsorted(shares, torch.special.ndtr(normals[:, -1]) * shares[-1])
         scales = torch.stack([t.expand(len(normals)) for t in each])
         return scales.gather(0, chosen.clamp_(max=len(each) - 1)[None])[0]

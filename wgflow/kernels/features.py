@@ -11,7 +11,8 @@ from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import checked
 from wgflow.core.rules import REFUSED, Rule
 from wgflow.core.typing import Points
-from wgflow.kernels.base import Kernel, KernelSum
+from wgflow.kernels.base import Kernel, refuse_gradients, terms_of
+from wgflow.numerics.distances import check_same_points
 
 
 class FeatureKernel(Kernel):
@@ -58,8 +59,8 @@ class FeatureKernel(Kernel):
     goes_to = "a kernel of features, for sums over pairs: SquaredMMD, MMD, InteractionEnergy, KALE"
 
     def __post_init__(self) -> None:
-        at_zero = self._at_one_place().profile(torch.zeros(()))
-        if not self.kernel.characteristic or not at_zero > 0:
+        zero, terms = torch.zeros(()), terms_of(self._at_one_place())
+        if not self.kernel.characteristic or not all(k.profile(zero) > 0 for _, k in terms):
             raise BadInput(
                 f"{type(self).__name__}(kernel={self.kernel}): expected a positive definite kernel, such as RBF, Laplace or Matern. "
                 "For the energy distance of many points use SlicedEnergyDistance"
@@ -93,7 +94,17 @@ class FeatureKernel(Kernel):
 
     @checked
     def __call__(self, x: Points, y: Points) -> Tensor:
-        """Return the dense matrix of products of features, shape (n, m), without gradient."""
+        """Return the dense matrix of products of features, shape (n, m), without gradient.
+
+        Raises
+        ------
+        BadInput
+            For points of other shapes, dtypes or devices.
+        Unsupported
+            For points that require gradient: it would be lost.
+        """
+        check_same_points(x, y)
+        refuse_gradients(x, y, "take a sum over pairs, such as SquaredMMD")
         with torch.no_grad():
             return self.features(x) @ self.features(y).T
 
@@ -115,8 +126,7 @@ class FeatureKernel(Kernel):
 
 def by_features(kernel: Kernel) -> bool:
     """Whether a kernel is one of features, or a sum with one among its terms."""
-    terms = kernel.terms if isinstance(kernel, KernelSum) else ((1.0, kernel),)
-    return any(isinstance(k, FeatureKernel) for _, k in terms)
+    return any(isinstance(k, FeatureKernel) for _, k in terms_of(kernel))
 
 
 RadialKernel = Annotated[

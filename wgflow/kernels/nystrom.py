@@ -1,6 +1,7 @@
 """Nyström's features of a kernel: its values at landmarks."""
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from wgflow.kernels.base import register_kernel
 from wgflow.kernels.features import FeatureKernel, RadialKernel
 from wgflow.kernels.gaussian import RBF
 from wgflow.kernels.sums import kernel_sums
-from wgflow.numerics.cache import remember
 
 
 @register_kernel("nystrom")
@@ -28,16 +28,17 @@ class Nystrom(FeatureKernel):
     kernel : Kernel
         Any positive definite one, or a rule for a bandwidth.
     landmarks : Tensor, shape (m, \*event)
-        Points near which the laws are, such as some of the data. A force ends where no landmark is near.
+        Points near which the laws are, such as some of the data; copied. A force ends where no landmark is near.
 
     Raises
     ------
     BadInput
-        For a kernel that is not positive definite, and landmarks that are no finite floating-point points.
+        For a kernel that is not positive definite, and landmarks that are no finite floating-point points or require gradient.
 
     Notes
     -----
-    Cost n m kernel values per sum and as much again for its derivatives, and once m³ for the root; memory that of the points and m².
+    Cost n m kernel values per sum and as much again for its derivatives, and m³ for the root: once, or with a rule for the bandwidth
+    once an evaluation. Memory that of the points and m².
 
     The error is known: with the residual :math:`r(x)=\kappa(0)-\hat k(x,x)\ge0`, that of a pair is at most
     :math:`\sqrt{r(x)r(y)}`, and :math:`0\le\mathrm{MMD}^2-\widehat{\mathrm{MMD}}^2\le(E_\rho\sqrt r+E_\nu\sqrt r)^2`.
@@ -63,6 +64,10 @@ class Nystrom(FeatureKernel):
             raise BadInput(
                 f"landmarks must be finite floating-point points (m, *event), got {tuple(z.shape)} {z.dtype}"
             )
+        if z.requires_grad:
+            raise BadInput("landmarks get no gradients: give landmarks.detach()")
+        with torch.inference_mode(False):  # theirs may change later, on which what has been computed rests
+            object.__setattr__(self, "landmarks", z.clone())
 
     @classmethod
     def example(cls) -> "Nystrom":
@@ -82,16 +87,19 @@ class Nystrom(FeatureKernel):
         return kernel_sums(self.kernel, x, self._at(x), (self._root(x) @ u.double()).to(x.dtype))
 
     def _at(self, x: Points) -> Points:
-        return self.landmarks.detach().to(x.dtype)
+        return self.landmarks.to(x.dtype)
 
     def _root(self, x: Points) -> Tensor:
         r"""Return :math:`V(\Lambda+\lambda I)^{-1/2}` with :math:`K_{zz}=V\Lambda V^T`, in double precision, for points like ``x``."""
+        held = _roots.setdefault(self, {})
+        if x.dtype not in held:
+            with torch.inference_mode(False), torch.no_grad():  # gradients pass through what is multiplied with it
+                z = self._at(x).double()  # as rounded as in the values at points: the root multiplies what differs
+                values, vectors = torch.linalg.eigh(self.kernel(z, z))
+                jitter = len(z) * torch.finfo(x.dtype).eps * self.kernel.profile(values.new_zeros(()))
+                # Along eigenvectors: what a small eigenvalue multiplies stays as small as the rounding of one product.
+                held[x.dtype] = vectors * (values.clamp(min=0) + jitter).rsqrt()
+        return held[x.dtype]
 
-        def root() -> Tensor:
-            z = self.landmarks.detach().double()
-            values, vectors = torch.linalg.eigh(self.kernel(z, z))
-            jitter = len(z) * torch.finfo(x.dtype).eps * self.kernel.profile(values.new_zeros(()))
-            # Along eigenvectors: what a small eigenvalue multiplies stays as small as the rounding of one product.
-            return vectors * (values.clamp(min=0) + jitter).rsqrt()
 
-        return remember((self.kernel, "root", x.dtype), (self.landmarks.detach(),), root)
+_roots: WeakKeyDictionary[Nystrom, dict[torch.dtype, Tensor]] = WeakKeyDictionary()

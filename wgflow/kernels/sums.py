@@ -14,7 +14,7 @@ from torch import Tensor
 from wgflow.core.context import without_autocast
 from wgflow.core.ranks import shares
 from wgflow.core.typing import Points, Scalar
-from wgflow.kernels.base import Kernel, KernelSum
+from wgflow.kernels.base import Kernel, KernelSum, terms_of
 from wgflow.kernels.features import FeatureKernel, by_features
 from wgflow.numerics.cache import remember
 from wgflow.numerics.distances import Cloud, Distances, check_same_points, tiles
@@ -33,7 +33,7 @@ def by_terms(sums: Sums[P]) -> Sums[P]:
     @wraps(sums)
     def of(kernel: Kernel, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         if isinstance(kernel, KernelSum) and by_features(kernel):
-            return torch.stack([c * sums(k, *args, **kwargs) for c, k in kernel.terms]).sum(0)
+            return torch.stack([c * sums(k, *args, **kwargs) for c, k in terms_of(kernel)]).sum(0)
         return sums(kernel, *args, **kwargs)
 
     return of
@@ -61,7 +61,10 @@ def kernel_energy(kernel: Kernel, x: Points, a: Tensor, y: Points | None = None,
     """
     if isinstance(kernel, FeatureKernel):
         u = kernel.embedding(x, a)
-        return u @ (u if y is None or b is None else kernel.embedding(y, b))
+        if y is None or b is None:
+            return u @ u
+        check_same_points(x, y)
+        return u @ kernel.embedding(y, b)
     if _on_a_line(kernel, x):  # k = -r
         return _LineEnergy.apply(x, a, x if y is None else y, a if b is None else b)
     if y is None or b is None:
@@ -100,6 +103,7 @@ def kernel_sums(kernel: Kernel, x: Points, y: Points, b: Tensor) -> Tensor:
     n m kernel values, and as many again for the derivatives; memory O(n + m).
     """
     if isinstance(kernel, FeatureKernel):
+        check_same_points(x, y)
         return kernel.at(x, kernel.embedding(y, b))
     itself = y is x and x[0].numel() >= WEIGHED
     return _Sums.apply(kernel, x, None if itself else y, b)
