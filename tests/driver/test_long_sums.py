@@ -71,6 +71,26 @@ def test_the_numbers_are_those_of_the_sum(slow):
     assert flow == pytest.approx(10_000 * update / 3600, rel=0.1)
 
 
+def test_a_first_block_that_waits_is_not_taken_for_the_others(slow, monkeypatch):
+    reads = itertools.count()
+    monkeypatch.setattr(pair_clock, "perf_counter", lambda: 1000.0 * (n > 0) + 0.5 * n if (n := next(reads)) else 0.0)
+    assert not said(wg.InteractionEnergy(wg.RBF(1.0)), wg.ForwardEuler(), 1000)
+
+
+def test_what_a_target_needs_once_is_not_taken_for_every_update(slow, monkeypatch):
+    """Its own sum takes four times as long as the others of an update do, and is said where it alone takes too long."""
+
+    def flow(steps: int) -> list[str]:
+        target = cloud(steps, 6 * N)  # one that is not remembered
+        return said(wg.SquaredMMD(target, wg.RBF(1.0)), wg.ForwardEuler(), steps, cloud(0, 1000))
+
+    assert not flow(40)
+    assert len(flow(400)) == 1
+    monkeypatch.setattr(pair_clock, "TOO_LONG", 100.0)
+    (message,) = flow(1)
+    assert re.search(r"sums over 4e\+07 pairs .* about 1\d\d.* s here\. Cheaper", message)
+
+
 def test_minutes_are_not(slow):
     assert not said(*EXACT["mmd"], 60)
 

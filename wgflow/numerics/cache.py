@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow.core.ranks import shares
 from wgflow.numerics.distances import readable
+from wgflow.numerics.pair_clock import once
 
 T = TypeVar("T")
 
@@ -68,7 +69,8 @@ def remember(tag: Hashable, tensors: tuple[Tensor | None, ...], compute: Callabl
         # By the hash first: comparing tags that hold tensors (a fitted bandwidth) would wait for the device.
         if len(seen) == len(tensors) and hash(known) == hash(tag) and known == tag and _are_still(seen, tensors):
             return value
-    value = compute()
+    with once():
+        value = compute()
     entries.append((tag, tuple(None if t is None else _Seen(t) for t in tensors), value))
     return value
 

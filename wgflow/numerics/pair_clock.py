@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from time import perf_counter
 
@@ -37,26 +38,35 @@ class PairClock:
         self.looking = False
 
     def over(self, blocks: Blocks, pairs: int) -> Blocks:
-        """Yield the blocks of a sum over so many pairs, and look at the time after each."""
-        begun, done = perf_counter(), 0
+        """Yield the blocks of a sum over so many pairs, and look at the time after each.
+
+        All take as long as those after the first one, which may have waited for memory, or for a library to be loaded.
+        """
+        begun, first, done, takes = perf_counter(), 0, 0, 0.0
         for i, j in blocks:
             yield i, j
             done += (i.stop - i.start) * (j.stop - j.start)
             elapsed = perf_counter() - begun
+            if not first:
+                begun, first, takes = begun + elapsed, done, elapsed
+                continue
+            takes = elapsed * max(pairs, done) / (done - first)
             if self.looking and self.spent + elapsed > LOOKED:
-                self._look(self.pairs + pairs, self.spent + elapsed * max(1.0, pairs / done))
+                self._look(self.pairs + pairs, self.spent + takes)
         self.pairs += pairs
-        self.spent += perf_counter() - begun
+        self.spent += takes
 
     def _look(self, pairs: int, seconds: float) -> None:
         if seconds * self.updates < TOO_LONG:
             return
         self.looking = False
+        flow = (
+            f", {_span(seconds * self.updates)} for the {self.updates} updates of this flow" if self.updates > 1 else ""
+        )
         warnings.warn(
-            f"one update sums over {pairs:.2g} pairs of points or more, which takes about {_span(seconds)} here, "
-            f"{_span(seconds * self.updates)} for the {self.updates} updates of this flow. Cheaper: a kernel of features "
-            "(RandomFourierFeatures, Nystrom), distances by sorting (SlicedEnergyDistance, SlicedWasserstein), a batch of a target "
-            "with more points than the flow (batch=1000), or a GPU. See 'Large particle systems' in the documentation",
+            f"one update sums over {pairs:.2g} pairs of points or more, which takes about {_span(seconds)} here{flow}. Cheaper: a "
+            "kernel of features (RandomFourierFeatures, Nystrom), distances by sorting (SlicedEnergyDistance, SlicedWasserstein), a batch "
+            "of a target with more points than the flow (batch=1000), or a GPU. See 'Large particle systems' in the documentation",
             EfficiencyWarning,
             stacklevel=2,
         )
@@ -67,6 +77,14 @@ def _span(seconds: float) -> str:
 
 
 _present: ContextVar[PairClock | None] = ContextVar("wgflow_pair_clock", default=None)
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """Time sums within the block as those that no later update takes again, such as a target's own."""
+    clock = _present.get()
+    with PairClock(1) if clock is not None and clock.looking else nullcontext():
+        yield
 
 
 def timed(blocks: Blocks, n: int, m: int, symmetric: bool = False) -> Blocks:
