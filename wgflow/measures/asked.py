@@ -37,4 +37,5 @@ def _asked(method: Callable[..., Any], place: int) -> Callable[..., Any]:
             named["rho"] = taken(self, named["rho"])
         return method(self, *args, **named)
 
+    asked.asked_at_points = True  # type: ignore[attr-defined]  # to whom it describes a run the method is what it was
     return asked

@@ -168,8 +168,8 @@ class _Description:
 
     @look.register
     def _(self, f: FunctionType) -> Any:
-        if getattr(f, "asked_at_points", False):  # a check around a method of a measure: the method decides
-            return self.of(f.__wrapped__)  # type: ignore[attr-defined]
+        if getattr(f, "asked_at_points", False):  # a check around a method: the method decides, in the check's place
+            return self.look(f.__wrapped__)  # type: ignore[attr-defined]
         held: dict[str, Any] = {"function": f.__qualname__}
         if is_library(f):
             held["function"] = f"{told_name(f.__module__)}.{f.__qualname__}"
