@@ -52,3 +52,11 @@ def test_a_flow_with_several_nystrom_kernels_decomposes_each_matrix_once(monkeyp
     F = wg.SquaredMMD(NU, a + b) + wg.SquaredMMD(RHO, c) + wg.InteractionEnergy(a)
     wg.solve(F, wg.ForwardEuler(), RHO, step_size=0.1, num_steps=3)
     assert sorted(found) == [10, 11, 12]
+
+
+@pytest.mark.parametrize("make", [lambda k: k, wg.RandomFourierFeatures, lambda k: wg.Nystrom(k, torch.ones(3, 20))])
+def test_dense_matrices_are_those_of_single_precision_under_autocast(make):
+    x, k = torch.randn(30, 20, generator=torch.Generator().manual_seed(0)), make(wg.RBF(5.0))
+    exact = k(x, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(k(x, x), exact)

@@ -11,6 +11,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from wgflow.core.brief import Pieces
+from wgflow.core.context import full_precision
 from wgflow.core.errors import Unsupported
 from wgflow.core.fields import Checked, Finite, checked
 from wgflow.core.instead import suggest
@@ -139,7 +140,8 @@ class Kernel(Checked, Placed, Linear, ABC):
             For points that require gradient: it would be lost.
         """
         refuse_gradients(x, y, "apply profile() to squared distances")
-        return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))).clone())
+        with full_precision(x.device):
+            return self.profile(Distances(x, y, self.smooth).block(slice(0, len(x)), slice(0, len(y))).clone())
 
     def _plus(self, other: Any) -> "KernelSum":
         if not isinstance(other, Kernel):

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 import torch
 from torch import Tensor
 
+from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.fields import checked
 from wgflow.core.rules import REFUSED, Rule
@@ -59,7 +60,7 @@ class FeatureKernel(Kernel):
     goes_to = "a kernel of features, for sums over pairs: SquaredMMD, MMD, InteractionEnergy, KALE"
 
     def __post_init__(self) -> None:
-        zero, terms = torch.zeros(()), terms_of(self._at_one_place())
+        zero, terms = torch.zeros((), dtype=torch.float64), terms_of(self._at_one_place())
         if not self.kernel.characteristic or not all(k.profile(zero) > 0 for _, k in terms):
             raise BadInput(
                 f"{type(self).__name__}(kernel={self.kernel}): expected a positive definite kernel, such as RBF, Laplace or Matern. "
@@ -105,7 +106,7 @@ class FeatureKernel(Kernel):
         """
         check_same_points(x, y)
         refuse_gradients(x, y, "take a sum over pairs, such as SquaredMMD")
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(x.device):
             return self.features(x) @ self.features(y).T
 
     def fit(self, x: Points, log_w: Tensor | None = None) -> Self:

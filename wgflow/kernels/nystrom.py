@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput
 from wgflow.core.typing import Points
 from wgflow.kernels.base import register_kernel
@@ -76,7 +77,8 @@ class Nystrom(FeatureKernel):
 
     def features(self, x: Points) -> Tensor:
         """Return the features, shape (n, m), without gradient."""
-        return self.kernel(x.detach(), self._at(x)) @ self._root(x).to(x.dtype)
+        with full_precision(x.device):
+            return self.kernel(x.detach(), self._at(x)) @ self._root(x).to(x.dtype)
 
     def embedding(self, x: Points, a: Tensor) -> Tensor:
         """Return the weighted sum of the features, shape (m,)."""
