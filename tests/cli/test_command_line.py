@@ -445,7 +445,8 @@ def _is_known(name: str) -> bool:
 
 def test_options_that_share_a_text_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(["show", "svgd"], capsys)
-    assert "  step_size = 0.1, num_steps = 500: The time step" in text
+    assert "  target, initial: The law to go to" in text
+    assert "  step_size = 0.1: The time step" in text
     assert "wgflow run svgd --target" in text
 
 

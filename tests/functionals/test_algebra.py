@@ -208,7 +208,7 @@ def test_what_has_no_conjugate_or_value_says_so_and_advises():
         (2 * F).value(Particles(ATOMS))
     with pytest.raises(Unsupported, match="freeze"):
         KL(StandardNormal(1)).conjugate(phi)
-    with pytest.raises(Unsupported, match="not a dataclass: override freeze"):
+    with pytest.raises(Unsupported, match=r"not a dataclass: write @dataclass.* or override freeze"):
         type("Bare", (Functional,), {})().freeze(rng())
 
 

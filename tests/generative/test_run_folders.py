@@ -59,7 +59,7 @@ RECORDS = [
     (edited({"image_shape": [3, 8, 8]}), "is of another network than recipe.json says"),
     (edited({"bach": 8}), "no 'bach': did you mean 'batch'"),
     (edited({"batch": True}), "batch=True: expected a whole number"),
-    (edited({"data": {"a": 1}}), "data=<dict>: expected str"),
+    (edited({"data": {"a": 1}}), "data=<dict>: expected text"),
     (edited({"network": "smal"}), "did you mean 'small'"),
 ]
 

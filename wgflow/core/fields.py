@@ -128,25 +128,33 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             if hasattr(function, "__signature__"):  # it takes more than it says, for what it passes options on to
                 raise TypeError(f"{function.__name__}() {error}") from None
             return function(*args, **kwargs)  # Python says which argument is missing or unknown
+        check = functools.partial(_check, function, signature, rules(), bound.arguments)
         if hasattr(function, COLLECTIVE):
-            together(lambda: check(bound.arguments))
+            together(check)
         else:
-            check(bound.arguments)
+            check()
         return function(*bound.args, **bound.kwargs)
 
-    def check(given: dict[str, Any]) -> None:
-        for name, rule in rules().items():
-            if name not in given:
-                continue
-            where = f"{name}={{}}"
-            if function.__name__ == "__init__":
-                where = f"{type(given['self']).__name__}({where})"
-            if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-                given[name] = tuple(rule(value, where) for value in given[name])
-            else:
-                given[name] = rule(given[name], where)
-
     return with_checked_arguments
+
+
+def _check(
+    function: Callable[..., Any], signature: inspect.Signature, rules: dict[str, Rule], given: dict[str, Any]
+) -> None:
+    """Put what the rules make of the arguments in their place, or raise ``BadInput``.
+
+    No function within the one that is returned: runs are described by what that holds.
+    """
+    for name, rule in rules.items():
+        if name not in given:
+            continue
+        where = f"{name}={{}}"
+        if function.__name__ == "__init__":
+            where = f"{type(given['self']).__name__}({where})"
+        if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            given[name] = tuple(rule(value, where) for value in given[name])
+        else:
+            given[name] = rule(given[name], where)
 
 
 def _with_default(rule: Rule, default: Any) -> Rule:

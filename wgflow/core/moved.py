@@ -54,6 +54,8 @@ _PARTS = {
     "wgflow.measures._pushforward_successor": "wgflow.measures.pushforward",
     "wgflow.estimators.proximal_score": "wgflow.estimators.entropic",
     "wgflow.functionals.chi2": "wgflow.functionals.divergences",
+    "wgflow.kernels.potentials": "wgflow.kernels.radial",
+    "wgflow.measures.derived": "wgflow.measures.base",
     "wgflow.functionals.linear": "wgflow.functionals.algebra",
     "wgflow.generative.metrics.cifar_resnet": "wgflow.generative.features",
     "wgflow.measures.dataset": "wgflow.measures.targets",
