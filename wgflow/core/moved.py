@@ -63,11 +63,13 @@ _PARTS = {
     "wgflow.measures.mixture": "wgflow.measures.targets",
     "wgflow.measures.successor": "wgflow.measures.base",
     "wgflow.measures.regression": "wgflow.measures.pushforward",
+    "wgflow.numerics.line_sums": "wgflow._ops",
     "wgflow.reference.ornstein_uhlenbeck": "wgflow.reference.gaussian",
     **dict.fromkeys(
         (f"wgflow.presets.{name}" for name in ("_distances", "_langevin", "_proximals")), "wgflow.presets._particles"
     ),
     "wgflow.presets._split": "wgflow.presets._kernel_score",
+    "wgflow.solvers.transport": "wgflow.solvers.jko",
 }
 """Modules that have taken functions over from one which still has them, under the name above if it has moved."""
 

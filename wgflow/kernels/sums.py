@@ -18,6 +18,7 @@ from wgflow.kernels.base import Kernel, KernelSum, terms_of
 from wgflow.kernels.features import FeatureKernel, by_features
 from wgflow.numerics.cache import remember
 from wgflow.numerics.distances import Cloud, Distances, check_same_points, tiles
+from wgflow.numerics.line_sums import distance_sums, line_energy
 from wgflow.numerics.once import Derivatives, differentiable_once
 
 P = ParamSpec("P")
@@ -66,7 +67,7 @@ def kernel_energy(kernel: Kernel, x: Points, a: Tensor, y: Points | None = None,
         check_same_points(x, y)
         return u @ kernel.embedding(y, b)
     if _on_a_line(kernel, x):  # k = -r
-        return _LineEnergy.apply(x, a, x if y is None else y, a if b is None else b)
+        return -line_energy(x, a, x if y is None else y, a if b is None else b)
     if y is None or b is None:
         return _Energy.apply(kernel, x, a, None, None, True)
     return _both(kernel, x, a, y, b, own=False)
@@ -184,20 +185,6 @@ def _on_a_line(kernel: Kernel, x: Points) -> bool:
     return kernel.sorts and x[0].numel() == 1
 
 
-def _distance_sums(x: Points, y: Points, b: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\sum_jb_j|x_i-y_j|` and its derivative :math:`\sum_jb_j\,\mathrm{sgn}(x_i-y_j)`, sgn 0 = 0, by sorting."""
-    check_same_points(x, y)
-    x, y = x.detach().flatten().contiguous(), y.detach().flatten()
-    y, order = y.sort()
-    # Sums of many terms of both signs: in double precision, from the middle of the points.
-    middle, b = y[len(y) // 2].double(), b.detach()[order].double()
-    mass = torch.cat([b.new_zeros(1), b.cumsum(0)])
-    moment = torch.cat([mass[:1], (b * (y - middle)).cumsum(0)])
-    below, upto = torch.searchsorted(y, x, right=False), torch.searchsorted(y, x, right=True)
-    sums = (x - middle) * (2 * mass[upto] - mass[-1]) + moment[-1] - 2 * moment[upto]
-    return sums.to(x.dtype), (mass[below] + mass[upto] - mass[-1]).to(x.dtype)
-
-
 class _Energy(torch.autograd.Function):
     r"""Of points x and y with weights a and b: sums over x with itself, if ``own``, and over x and y, if there is a y.
 
@@ -251,20 +238,6 @@ def _pairs(n: int, total: int, device: torch.device, own: bool) -> Iterator[tupl
             yield i, slice(n + j.start, n + j.stop)
 
 
-class _LineEnergy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Points, a: Tensor, y: Points, b: Tensor) -> Scalar:
-        (u, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, a)
-        ctx.save_for_backward(x, a, y, b, (-a * du).view_as(x), -u, (-b * dv).view_as(y), -v)
-        return -(a.double() @ u.double())
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, g: Tensor) -> Derivatives:
-        found = ctx.saved_tensors[4:]
-        return tuple(g * t if n else None for t, n in zip(found, ctx.needs_input_grad, strict=True))
-
-
 class _Sums(torch.autograd.Function):
     """Sums over y; over x itself where that is None, with the derivatives by both in one product."""
 
@@ -274,7 +247,7 @@ class _Sums(torch.autograd.Function):
         y = x if y is None else y
         ctx.save_for_backward(x, y, b)
         if _on_a_line(kernel, x):
-            return -_distance_sums(x, y, b)[0]
+            return -distance_sums(x, y, b)[0]
         between = Distances(x, y, kernel.smooth)
         ctx.between, ctx.share, b = between, shares(), b.to(between.dtype)
         u = b.new_zeros(len(x))
@@ -291,7 +264,7 @@ class _Sums(torch.autograd.Function):
         x, y, b = ctx.saved_tensors
         _, wants_x, wants_y, wants_b = ctx.needs_input_grad
         if _on_a_line(ctx.kernel, x):
-            (_, du), (v, dv) = _distance_sums(x, y, b), _distance_sums(y, x, g)
+            (_, du), (v, dv) = distance_sums(x, y, b), distance_sums(y, x, g)
             return None, (-g * du).view_as(x), (-b * dv).view_as(y), -v
         between = ctx.between
         b, g = b.to(between.dtype), g.to(between.dtype)

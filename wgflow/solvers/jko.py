@@ -14,7 +14,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Fraction
 from wgflow.core.inner import report
 from wgflow.core.parts import parts_of
-from wgflow.core.typing import Info, Points, Scalar
+from wgflow.core.typing import Info, Scalar
 from wgflow.estimators import Autograd, Estimator
 from wgflow.estimators.base import with_mass
 from wgflow.functionals import Functional
@@ -23,6 +23,7 @@ from wgflow.optim import LBFGS, Adam, Descent, Optim
 from wgflow.optim.balance import BATCHES, imbalance
 from wgflow.optim.minimizers import check_accumulation
 from wgflow.solvers.base import Solver, State, advance, register_solver
+from wgflow.solvers.transport import transport_cost
 
 _BALANCED = 0.05
 """Imbalance of a step of points by a default minimizer of first order."""
@@ -30,43 +31,6 @@ _ADVICE = (
     "Raise max_iter of the minimizer, or its tolerance where the objective has kinks or rounding is the limit; or take a smaller "
     "step, or particles in float64."
 )
-
-
-def transport_cost(x: Points, y: Points, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
-    r"""Return :math:`\tfrac12\lVert x_i-y_i\rVert^2`, shape (n,), summed or averaged over the coordinates of a point.
-
-    Parameters
-    ----------
-    x, y : Tensor, shape (n, \*event)
-        Points before and after a step, in pairs.
-    reduction : {"sum", "mean"}
-        Over the coordinates of a point.
-
-    Returns
-    -------
-    Tensor, shape (n,)
-        The cost of every pair.
-
-    Raises
-    ------
-    BadInput
-        When the shapes differ (they would broadcast) or the reduction is unknown.
-
-    Examples
-    --------
-    >>> import torch
-    >>> import wgflow as wg
-    >>> wg.transport_cost(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))  # 25 / 2
-    tensor([12.5000])
-    """
-    if x.shape != y.shape:
-        raise BadInput(f"the transport cost pairs points one to one: got shapes {tuple(x.shape)} and {tuple(y.shape)}")
-    squares = (x - y).square().flatten(1)
-    if reduction == "sum":
-        return squares.sum(1) / 2
-    if reduction == "mean":
-        return squares.mean(1) / 2
-    raise BadInput(f"reduction={reduction!r}: expected 'sum' or 'mean'")
 
 
 def _mass(rho: MovingMeasure) -> Tensor | None:
