@@ -328,6 +328,22 @@ def test_weights_that_are_no_numbers_are_refused(make, wrong, n):
     metric(Particles(cloud(60, 2, seed=1), torch.where(torch.arange(60) == 3, -math.inf, 0.0)), rng())
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda law: SinkhornMetric(law, n=20, blur=0.3),
+        lambda law: FunctionalValue(EnergyDistance(law)),
+        lambda law: FunctionalValue(2 * EnergyDistance(law, batch=10) + EnergyDistance(cloud(60, 2))),
+        lambda law: FunctionalValue(EnergyDistance(Smoothed(law, lambda k: 0.1), batch=10)),
+    ],
+)
+def test_weights_of_a_reference_that_are_no_numbers_are_refused_on_construction(make, wrong):
+    make(Particles(cloud(60, 2), torch.where(torch.arange(60) == 3, -math.inf, 0.0)))
+    with pytest.raises(BadInput, match="log_w of this Particles must be finite"):
+        make(Particles(cloud(60, 2), torch.where(torch.arange(60) == 3, wrong, 0.0)))
+
+
 HALF = torch.cat([cloud(400, 2), torch.full((1, 2), 10.0).double()])
 HALF_W = torch.cat([torch.zeros(400), torch.tensor([math.log(400)])]).double()  # half of the mass is one point
 

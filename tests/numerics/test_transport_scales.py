@@ -148,6 +148,16 @@ def test_points_that_are_not_finite_are_refused(kind: type[ExactTransport]) -> N
         kind(Particles(y)).value(Particles(x))
 
 
+@BOTH
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(kind: type[ExactTransport], wrong: float) -> None:
+    x, y = map(Particles, clouds(5, 5))
+    heavy = Particles(x.x, torch.tensor([0.0, 0.0, wrong, 0.0, 0.0]).double())
+    for rho, nu in ((heavy, y), (y, heavy)):
+        with pytest.raises(BadInput, match="needs finite weights"):
+            kind(nu).value(rho)
+
+
 # --- lines -------------------------------------------------------------------------------------------------------------
 
 

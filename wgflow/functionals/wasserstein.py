@@ -38,6 +38,8 @@ class ExactTransport(Functional):
 
     Raises
     ------
+    BadInput
+        In two or more dimensions, for points or weights that are not finite.
     Unsupported
         In two or more dimensions, for more than 2²⁴ pairs (4096 against 4096).
     MissingDependency
@@ -131,6 +133,8 @@ class SquaredW2(ExactTransport):
 
     Raises
     ------
+    BadInput
+        In two or more dimensions, for points or weights that are not finite.
     Unsupported
         In two or more dimensions, for more than 2²⁴ pairs (4096 against 4096).
     MissingDependency
@@ -200,6 +204,8 @@ class W1(ExactTransport):
 
     Raises
     ------
+    BadInput
+        In two or more dimensions, for points or weights that are not finite.
     Unsupported
         In two or more dimensions, for more than 2²⁴ pairs (4096 against 4096).
     MissingDependency

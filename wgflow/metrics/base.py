@@ -10,7 +10,7 @@ from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.instead import suggest
 from wgflow.functionals.base import Functional
 from wgflow.measures.base import Measure
-from wgflow.metrics.points import drawn
+from wgflow.metrics.points import drawn, require_weights
 
 
 class Metric(Protocol):
@@ -55,6 +55,11 @@ class FunctionalValue(Checked):
     name : str
         The key in the record; another one for each where several functionals are watched.
 
+    Raises
+    ------
+    BadInput
+        For weights that are no numbers: on construction those of a target, in a call those of the measure.
+
     Examples
     --------
     >>> import torch
@@ -68,6 +73,10 @@ class FunctionalValue(Checked):
     F: Functional
     n: Count = 1000
     name: str = "functional"
+
+    def __post_init__(self) -> None:
+        for target in self.F.targets():
+            require_weights(target)
 
     @checked
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:

@@ -9,6 +9,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
+from wgflow.measures.derived import Derived
 from wgflow.measures.particles import Particles
 
 _SMALLEST = 1e-150
@@ -31,11 +32,18 @@ def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
     return with_mass(cloud)
 
 
-def drawn(law: Measure, n: int, rng: torch.Generator) -> Particles:
-    """Return ``n`` draws of a law; raises ``BadInput`` where it has weights that are no numbers, and draws would hide it."""
+def require_weights(law: Measure) -> None:
+    """Raise ``BadInput`` for a law with weights that are no numbers, its own or those of what it is made from: draws would hide it."""
     log_w = getattr(law, "log_w", None)
     if isinstance(log_w, Tensor):
         require_log_weights(log_w, f"this {type(law).__name__}")
+    if isinstance(law, Derived):
+        require_weights(law.base)
+
+
+def drawn(law: Measure, n: int, rng: torch.Generator) -> Particles:
+    """Return ``n`` draws of a law; raises ``BadInput`` for weights that are no numbers."""
+    require_weights(law)
     return law.draw(n, rng)
 
 

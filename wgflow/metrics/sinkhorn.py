@@ -17,7 +17,7 @@ from wgflow.core.inner import report
 from wgflow.core.rng import generator
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.metrics.points import drawn
+from wgflow.metrics.points import drawn, require_weights
 from wgflow.numerics.sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
 
 _ROUGH = 0.3
@@ -84,8 +84,8 @@ class SinkhornMetric(Checked):
     Raises
     ------
     BadInput
-        On construction for bad parameters or fewer than 2n real points; in a call for a model with another
-        event shape, with fewer than ``n`` points, or with points that are not finite.
+        On construction for bad parameters, fewer than 2n real points, or weights of theirs that are no numbers; in a call for a model
+        with another event shape, with fewer than ``n`` points, or with points that are not finite or weights that are no numbers.
 
     Examples
     --------
@@ -117,6 +117,7 @@ class SinkhornMetric(Checked):
                 f"the reference has too few points: the floor needs two samples of n = {self.n} that share none, and {atoms} "
                 f"points were found. {advice}"
             )
+        require_weights(self.reference)
         self._others(0)  # what else is wrong with the reference shows here, not at the first evaluation of a long run
 
     @checked

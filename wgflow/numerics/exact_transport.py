@@ -136,4 +136,6 @@ def _masses(w: Tensor | None, size: int) -> np.ndarray:
     if w is None:
         return np.full(size, 1 / size)
     exact = w.detach().cpu().double().numpy()
+    if not np.isfinite(exact).all():
+        raise BadInput("exact transport needs finite weights: those of the particles or of the target are not")
     return exact / exact.sum()
