@@ -341,7 +341,8 @@ def test_gradients_of_two_time_steps_are_not_averaged(wrong, right):
     "own", [{"iters": None}, {"iters": "many", "optim": None}, {"iters": None, "optim": Adam(accumulate=2)}]
 )
 def test_estimators_may_mean_something_else_by_these_names(own):
-    JKO(type("Own", (Autograd,), own)(), iters=4)
+    estimator = type("Own", (Autograd,), own)()
+    assert JKO(estimator, iters=4).estimator is estimator
 
 
 def test_the_default_at_a_fixed_point_is_converged():
