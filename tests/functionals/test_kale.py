@@ -13,7 +13,7 @@ from wgflow import BadInput, NotConverged, Particles, StandardNormal, solve
 from wgflow.estimators import Autograd
 from wgflow.functionals.kale import KALE
 from wgflow.functionals.mmd import SquaredMMD
-from wgflow.kernels import RBF, Laplace, Logarithmic, Matern, MedianRBF
+from wgflow.kernels import RBF, Laplace, Logarithmic, Matern, MedianRBF, RandomFourierFeatures, Riesz
 from wgflow.solvers import ForwardEuler
 
 
@@ -215,5 +215,15 @@ def test_rules_and_single_precision():
 def test_bad_options(options):
     with pytest.raises(BadInput):
         KALE(StandardNormal(2), RBF(1.0), **options)
-    with pytest.raises(BadInput, match="positive definite"):
-        KALE(StandardNormal(2), Logarithmic())
+
+
+@pytest.mark.parametrize("kernel", [Logarithmic(), Riesz(), RBF(1.0) - RBF(2.0), MedianRBF() + Riesz()], ids=str)
+def test_kernels_without_a_space_of_functions_are_refused(kernel):
+    with pytest.raises(BadInput, match=r"KALE\(kernel=.*expected a positive definite kernel"):
+        KALE(StandardNormal(2), kernel)
+
+
+@pytest.mark.parametrize("kernel", [MedianRBF() + Laplace(1.0), RandomFourierFeatures(MedianRBF(), 400)], ids=str)
+def test_rules_and_features_are_taken(kernel):
+    value = KALE(NU, kernel, 10.0).value(RHO)
+    torch.testing.assert_close(value, KALE(NU, kernel.fit(RHO.x, RHO.log_w), 10.0).value(RHO))

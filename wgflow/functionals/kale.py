@@ -8,12 +8,12 @@ from torch import Tensor
 
 from wgflow.core.brief import Brief
 from wgflow.core.context import full_precision
-from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
 from wgflow.core.inner import report
 from wgflow.core.typing import Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel
+from wgflow.kernels.features import check_positive_definite
 from wgflow.kernels.sums import kernel_energy, kernel_sums
 from wgflow.measures import Measure, Particles, StandardNormal
 
@@ -108,8 +108,7 @@ class KALE(Functional):
     reference = ("glaser2021kale",)
 
     def __post_init__(self) -> None:
-        if not self.kernel.characteristic:
-            raise BadInput(f"kernel={self.kernel}: expected a positive definite one such as RBF, Laplace or Matern")
+        check_positive_definite(type(self), self.kernel)
 
     def solve(self, rho: Particles) -> KALESolution:
         """Solve the inner problem for these particles; nothing is differentiated."""

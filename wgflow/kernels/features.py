@@ -13,7 +13,7 @@ from wgflow.core.fields import checked
 from wgflow.core.rules import REFUSED, Rule
 from wgflow.core.typing import Points
 from wgflow.kernels.base import Kernel, refuse_gradients, terms_of
-from wgflow.numerics.distances import check_same_points
+from wgflow.numerics.distances import check_same_points, readable
 
 
 class FeatureKernel(Kernel):
@@ -60,16 +60,9 @@ class FeatureKernel(Kernel):
     goes_to = "a kernel of features, for sums over pairs: SquaredMMD, MMD, InteractionEnergy, KALE"
 
     def __post_init__(self) -> None:
-        zero, terms = torch.zeros((), dtype=torch.float64), terms_of(self._at_one_place())
-        if not self.kernel.characteristic or not all(k.profile(zero) > 0 for _, k in terms):
-            raise BadInput(
-                f"{type(self).__name__}(kernel={self.kernel}): expected a positive definite kernel, such as RBF, Laplace or Matern. "
-                "For the energy distance of many points use SlicedEnergyDistance"
-            )
-
-    def _at_one_place(self) -> Kernel:
-        """Return the kernel, a rule with some bandwidth."""
-        return self.kernel.fit(torch.zeros(1, 1))
+        check_positive_definite(
+            type(self), self.kernel, " For the energy distance of many points use SlicedEnergyDistance"
+        )
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]
@@ -128,6 +121,30 @@ class FeatureKernel(Kernel):
 def by_features(kernel: Kernel) -> bool:
     """Whether a kernel is one of features, or a sum with one among its terms."""
     return any(isinstance(k, FeatureKernel) for _, k in terms_of(kernel))
+
+
+def at_one_place(kernel: Kernel) -> Kernel:
+    """Return the kernel, a rule with some bandwidth."""
+    return kernel.fit(torch.zeros(1, 1))
+
+
+def check_positive_definite(owner: type, kernel: Kernel, otherwise: str = "") -> None:
+    r"""Refuse a kernel that is positive definite among measures of mass 0 only, as :math:`-r` is, or not at all.
+
+    Every term of a sum must be characteristic, have a positive factor and be positive at 0. A value that is on another device than the
+    CPU is not looked at.
+
+    Raises
+    ------
+    BadInput
+        In the name of the class ``owner``; ``otherwise`` is added to what it says.
+    """
+    zero = torch.zeros((), dtype=torch.float64)
+    own = [k.profile(zero) for _, k in terms_of(at_one_place(kernel)) if not by_features(k)]
+    if not kernel.characteristic or not all(value > 0 for value in own if readable(value)):
+        raise BadInput(
+            f"{owner.__name__}(kernel={kernel}): expected a positive definite kernel, such as RBF, Laplace or Matern.{otherwise}"
+        )
 
 
 RadialKernel = Annotated[

@@ -13,7 +13,7 @@ from wgflow.core.ranks import Shares, shares
 from wgflow.core.rng import generator
 from wgflow.core.typing import Points
 from wgflow.kernels.base import register_kernel
-from wgflow.kernels.features import FeatureKernel, RadialKernel
+from wgflow.kernels.features import FeatureKernel, RadialKernel, at_one_place
 from wgflow.kernels.gaussian import RBF
 from wgflow.numerics.distances import middle, tiles
 from wgflow.numerics.once import Derivatives, differentiable_once
@@ -78,7 +78,7 @@ class RandomFourierFeatures(FeatureKernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_one_place().frequency_scales(torch.ones(1, _SCALES))
+        at_one_place(self.kernel).frequency_scales(torch.ones(1, _SCALES))
 
     @classmethod
     def example(cls) -> "RandomFourierFeatures":
