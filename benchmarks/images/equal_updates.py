@@ -5,7 +5,7 @@ of one step: the step size of source-fixed UOTM, and an infinite one, which make
 seed. Scored by averaged generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in
 `equal_time.py`, and is not the FID.
 
-A run is kept when it is done, and the same call goes on with the others.
+A run is kept when it is done, and the same call goes on with the others. A row whose settings were edited is made anew.
 """
 
 import itertools
@@ -84,13 +84,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     data = ImageData(pictures.images)
     settings = {key: vars(args)[key] for key in ("updates", "points", "quick")} | {"recipe": "fashion-mnist"}
     path = args.results / "equal_updates.json"
-    runs = held(path, settings).get("runs", [])
+    made = {name: str(changes) for name, changes in (COMPARED | CHANGED).items()}
+    runs = [run for run in held(path, settings).get("runs", []) if run.get("changes") == made.get(run["name"], "")]
     done = {(run["name"], run["seed"]) for run in runs}
     compared = itertools.product(range(args.seeds), COMPARED.items())
     changed = itertools.product([0], CHANGED.items())
     for seed, (name, changes) in itertools.chain(compared, changed):
         if (name, seed) not in done:
-            runs.append({"name": name, "seed": seed} | train(changes, seed, data, metrics, args))
+            about = {"name": name, "seed": seed, "changes": made[name]}
+            runs.append(about | train(changes, seed, data, metrics, args))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
             results = {"rows": summary(runs, "name"), "real": real, "runs": runs}
             write("equal_updates", args.results, settings, results, torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 
 import pytest
 
@@ -27,6 +28,23 @@ def test_it_scores_every_row_and_goes_on_where_it_stopped(equal_updates, tmp_pat
     assert all({"frechet", "energy_distance", "sinkhorn_excess"} <= row.keys() for row in first["rows"])
     monkeypatch.setattr(equal_updates, "train", lambda *_: pytest.fail("trained again"))
     assert json.loads(equal_updates.main(call).read_text())["results"] == first
+
+
+def test_a_row_with_other_settings_is_trained_again_and_the_others_are_kept(equal_updates, tmp_path, monkeypatch):
+    call, trained = ["--quick", "--results", str(tmp_path)], []
+    monkeypatch.setattr(equal_updates, "judges", lambda *_: ([], {}))
+    monkeypatch.setattr(
+        equal_updates, "train", lambda changes, *_: trained.append(changes) or {"frechet": len(trained)}
+    )
+    monkeypatch.setattr(equal_updates, "COMPARED", {"as it is": {}, "GAN": {"step_size": math.inf}})
+    monkeypatch.setattr(equal_updates, "CHANGED", {"R1": {"r1": 1.0}})
+    equal_updates.main(call)
+    monkeypatch.setattr(equal_updates, "CHANGED", {"R1": {"r1": 2.0}})
+    found = json.loads(equal_updates.main(call).read_text())["results"]
+    assert trained == [{}, {"step_size": math.inf}, {"r1": 1.0}, {"r1": 2.0}]
+    assert [(row["name"], row["seeds"], row["frechet"]) for row in found["rows"]] == [
+        ("as it is", 1, 1), ("GAN", 1, 2), ("R1", 1, 4),
+    ]  # fmt: skip
 
 
 def test_a_number_that_the_time_steps_cannot_share_is_refused(equal_updates, capsys):
