@@ -17,6 +17,7 @@ import gzip
 import itertools
 import json
 import lzma
+import statistics
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -142,6 +143,20 @@ def train(source: Digits, target: tuple[Digits, Digits], K: int, control: str | 
     return [*path[:-1], path[-1] | {"cpu_seconds": time.process_time() - begun}]
 
 
+def summary(runs: dict[str, list[dict]]) -> list[dict]:
+    """Return a row a method, over its seeds: mean and standard deviation of the accuracy at the end, and its mean at every look."""
+    rows, methods = [], {}
+    for key, run in runs.items():
+        methods.setdefault(key.partition(" | ")[0], []).append(run)
+    for name, mine in methods.items():
+        path = [[look["accuracy"] for look in looks] for looks in zip(*mine, strict=True)]
+        row = {"method": name, "seeds": len(mine), "accuracy": statistics.mean(path[-1])}
+        row["accuracy_std"] = statistics.stdev(path[-1]) if len(mine) > 1 else None
+        row["cpu_seconds"] = statistics.mean(run[-1]["cpu_seconds"] for run in mine)
+        rows.append(row | {"path": [statistics.mean(look) for look in path]})
+    return rows
+
+
 def main() -> None:
     """Read the options, run what the record does not hold, print a table."""
     p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -175,9 +190,10 @@ def main() -> None:
         key = f"K = {K}{', naive control' if args.control else ''} | {seed}"
         if key not in results["runs"]:
             results["runs"][key] = train(source, target, K, args.control, seed, args)
-            if args.record:
-                about = record(torch.device("cpu"), "examples/usps_to_mnist.py")
-                args.record.write_text(json.dumps(held | about, indent=1) + "\n")
+            held |= record(torch.device("cpu"), "examples/usps_to_mnist.py")
+        results["rows"] = summary(results["runs"])
+        if args.record:
+            args.record.write_text(json.dumps(held, indent=1) + "\n")
         end = results["runs"][key][-1]
         said = f"accuracy {end['accuracy']:.3f} after {end['k']} iterations, realised {end['regression/realised']:.3f}"
         print(f"{key:28} {said}", flush=True)

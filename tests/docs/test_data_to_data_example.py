@@ -58,6 +58,18 @@ def test_the_generator_starts_near_the_identity(example):
     assert float((example["Residual"]()(x) - x).detach().abs().max()) < 1e-2
 
 
+def test_a_row_is_over_the_seeds_of_a_method(example):
+    def run(*accuracy, seconds):
+        return [{"accuracy": a} for a in accuracy[:-1]] + [{"accuracy": accuracy[-1], "cpu_seconds": seconds}]
+
+    runs = {"K = 1 | 0": run(0.3, 0.5, seconds=1.0), "K = 3 | 0": run(0.3, 0.6, seconds=2.0)}
+    one, three = example["summary"](runs | {"K = 1 | 1": run(0.5, 0.7, seconds=2.0)})
+    assert (one["method"], one["seeds"], one["cpu_seconds"]) == ("K = 1", 2, 1.5)
+    assert one["path"] == pytest.approx([0.4, 0.6])
+    assert (one["accuracy"], one["accuracy_std"]) == (one["path"][-1], pytest.approx(0.02**0.5))
+    assert (three["method"], three["accuracy"], three["accuracy_std"]) == ("K = 3", 0.6, None)
+
+
 @pytest.mark.parametrize("options", [[], ["--back", "--control", "naive"]])
 def test_a_run_is_kept_and_not_repeated(folders, tmp_path, monkeypatch, capsys, options):
     path = tmp_path / "record.json"
@@ -73,6 +85,7 @@ def test_a_run_is_kept_and_not_repeated(folders, tmp_path, monkeypatch, capsys, 
     assert all(
         run[0]["accuracy"] == pytest.approx(results["without_adaptation"], abs=0.05) for run in results["runs"].values()
     )
+    assert [row["seeds"] for row in results["rows"]] == [1, 1]
     printed = capsys.readouterr().out
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert json.loads(path.read_text()) == first
