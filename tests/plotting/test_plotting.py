@@ -585,6 +585,25 @@ def test_the_energy_distance_is_the_first_curve_of_a_training():
     assert plotting.training_curves([], rows).axes[0].get_title() == "energy distance"
 
 
+@pytest.mark.parametrize(
+    ("values", "beside", "scale"),
+    [
+        ((20.0, 0.5, 0.01), {}, "log"),
+        ((20.0, math.nan, 0.9), {}, "log"),
+        ((20.0, 1.0), {}, "linear"),
+        ((20.0, 0.01, -0.01), {}, "linear"),
+        ((20.0, 0.01), {"energy_distance_floor": 0.0}, "linear"),
+        ((math.nan,), {}, "linear"),
+    ],
+)
+def test_a_metric_of_a_wide_range_has_a_logarithmic_axis(values, beside, scale):
+    rows = [{"update": u, "energy_distance": v} | beside for u, v in enumerate(values)]
+    ax = plotting.training_curves([], rows).axes[0]
+    assert ax.get_yscale() == scale
+    low, high = ax.get_ylim()
+    assert low <= min(v for v in (0.0 if scale == "linear" else math.inf, *values) if math.isfinite(v)) < high
+
+
 def test_steps_of_a_training_are_marked_where_they_end():
     axes = plotting.training_curves(windows(["a"]), [], steps=[130, 270]).axes
     assert [line.get_xdata()[0] for line in axes[0].lines[1:]] == [130, 270]

@@ -15,7 +15,7 @@ from wgflow.driver.solution import Solution
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
 from wgflow.plotting._frames import saved_particles
-from wgflow.plotting._style import COLOURS, GREY, PALE, drawing, legend
+from wgflow.plotting._style import COLOURS, GREY, PALE, drawing, legend, wide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +152,7 @@ def energy(
             panel.plot(t, np.array(v) - minimum, color=COLOURS[j % len(COLOURS)], label=label or None)
         if floor is not None:
             panel.axhline(floor - minimum, linestyle=":", color=GREY, linewidth=1.2, label="floor")
-        if scale == "log" or (scale == "auto" and drawn.min() > 0 and drawn.max() > 20 * drawn.min()):
+        if scale == "log" or (scale == "auto" and wide(drawn)):
             panel.set_yscale("log")
         panel.set(xlabel="t", ylabel=_name(quantity) if ylabel is None else ylabel)
         legend(panel)

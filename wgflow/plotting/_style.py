@@ -2,8 +2,9 @@
 
 import functools
 import io
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,6 +122,12 @@ def _png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+def wide(values: Iterable[float]) -> bool:
+    """Whether numbers ask for a logarithmic axis: the finite ones are positive, and one is more than twenty times another."""
+    finite = [v for v in values if math.isfinite(v)]
+    return bool(finite) and min(finite) > 0 and max(finite) > 20 * min(finite)
 
 
 def legend(on: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wgflow.core.fields import Whole, checked
-from wgflow.plotting._style import COLOURS, GREY, PALE, blank, styled
+from wgflow.plotting._style import COLOURS, GREY, PALE, blank, styled, wide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,8 @@ def training_curves(
     -------
     Figure
         First up to four metrics, of which the energy distance comes first, then training quantities: objective, transport and energy
-        before others. What does not fit is in the logs.
+        before others. A metric whose values are positive has a logarithmic axis where one is more than twenty times another. What does
+        not fit is in the logs.
 
     Examples
     --------
@@ -89,7 +90,9 @@ def _line(ax: Any, rows: Sequence[dict[str, Any]], name: str, metric: bool) -> N
     if beside:
         ax.axhline(beside[0], color=GREY, linestyle="--", linewidth=1, label="real against real")
         ax.legend(fontsize=7)
-    if metric:
+    if metric and wide([*(r[name] for r in held), *beside[:1]]):
+        ax.set_yscale("log")
+    elif metric:
         ax.set_ylim(bottom=min([0, *(r[name] for r in held if math.isfinite(r[name]))]))
     ax.set_title(textwrap.fill(name.replace("_", " "), 34))
     ax.set_xlabel("update")
