@@ -1,13 +1,18 @@
-"""Every public name says what it takes, what it returns and what it raises, and shows itself in an example."""
+"""What rooms export and API pages list says what it takes, returns and raises, and shows itself in an example."""
 
 import ast
 import importlib
 import inspect
 import re
 import textwrap
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import wgflow
+
+PAGES = Path(__file__).parents[2] / "docs" / "api"
 ROOMS = (
     "wgflow",
     "wgflow.estimators",
@@ -30,15 +35,25 @@ ROOMS = (
 )
 
 
+def names() -> Iterator[tuple[str, str]]:
+    """Yield the room and the name of what rooms export, then of what the API pages list."""
+    for room in ROOMS:
+        for name in importlib.import_module(room).__all__:
+            yield room, name
+    for page in sorted(PAGES.glob("*.rst")):
+        _, *blocks = re.split(r"^\.\. currentmodule:: (\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for room, block in zip(blocks[::2], blocks[1::2], strict=True):
+            for name in re.findall(r"^   (\w+)$", block, re.MULTILINE):
+                yield room, name
+
+
 def public() -> dict[str, object]:
     """Classes and functions by their shortest public name; one that two rooms export is looked at once."""
     found: dict[int, tuple[str, object]] = {}
-    for room in ROOMS:
-        module = importlib.import_module(room)
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if inspect.isclass(thing) or inspect.isroutine(thing):
-                found.setdefault(id(thing), (f"{room}.{name}", thing))
+    for room, name in names():
+        thing = getattr(importlib.import_module(room), name)
+        if inspect.isclass(thing) or inspect.isroutine(thing):
+            found.setdefault(id(thing), (f"{room}.{name}", thing))
     return dict(found.values())
 
 
@@ -77,20 +92,35 @@ def takes_options(thing: object) -> set[str]:
     return {p.name for p in inspect.signature(thing).parameters.values() if p.kind is p.VAR_KEYWORD}
 
 
+def code(function: object) -> list[ast.AST]:
+    """Return the nodes of the code of a function; none of what a dataclass has made."""
+    try:
+        return list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))))
+    except (OSError, TypeError):
+        return []
+
+
+def in_code(function: object) -> set[str]:
+    """Return the names of the exceptions in the code of a function."""
+    raises = [node.exc for node in code(function) if isinstance(node, ast.Raise)]
+    return {ast.unparse(exc.func).split(".")[-1] for exc in raises if isinstance(exc, ast.Call)}
+
+
+def helpers(function: object) -> list[object]:
+    """Return the functions of its own room that the code of a function calls by name."""
+    called = {n.func.id for n in code(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    found = [inspect.unwrap(f) for name, f in function.__globals__.items() if name in called and inspect.isfunction(f)]
+    return [f for f in found if f.__module__.rpartition(".")[0] == function.__module__.rpartition(".")[0]]
+
+
 def raised(thing: object) -> set[str]:
-    """Return the names of the exceptions in the code of a function, or of what constructs a class."""
+    """Return the exceptions of a function, or of what constructs a class, and those of the package of what it calls in its room."""
     if getattr(thing, "_is_protocol", False):
         return set()
     own = [vars(thing).get(n) for n in ("__init__", "__post_init__")] if inspect.isclass(thing) else [thing]
-    found = set()
-    for function in filter(None, map(inspect.unwrap, filter(None, own))):
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        except (OSError, TypeError):
-            continue  # what a dataclass has made
-        raises = (node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise))
-        found |= {ast.unparse(exc.func).split(".")[-1] for exc in raises if isinstance(exc, ast.Call)}
-    return found
+    own = [inspect.unwrap(f) for f in own if inspect.isfunction(f)]
+    ours = {e for f in own for helper in helpers(f) for e in in_code(helper) if hasattr(wgflow, e)}
+    return ours.union(*map(in_code, own))
 
 
 def faults(name: str) -> list[str]:

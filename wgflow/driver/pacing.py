@@ -129,6 +129,11 @@ def retimed(step_sizes: Sequence[Finite], movements: Sequence[Finite], mix: Fini
     mix : float
         Share of the new times, in (0, 1].
 
+    Returns
+    -------
+    list of float
+        The step sizes.
+
     Raises
     ------
     BadInput

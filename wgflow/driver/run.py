@@ -23,7 +23,52 @@ _EVERY_STEP = Save()
 
 @dataclass(eq=False)
 class Run:
-    """A solve in progress, as callbacks see it."""
+    """A solve in progress, as callbacks see it.
+
+    Attributes
+    ----------
+    F, solver : Functional, Solver
+        The functional and the time discretization, with the minimizer that was chosen for what moves.
+    state : State
+        The state after the last update: ``state.measure``, completed time steps ``state.k``, time ``state.t``.
+    step_size, num_steps, seed, save
+        As given to :func:`wgflow.solve`.
+    stream : Stream
+        What the global generators give, in the turns of this run.
+    initial : MovingMeasure or None
+        The law that it started from; None where it went on from a passed state.
+    ledger : Ledger
+        Means of what updates report.
+    solution : Solution
+        What ``solve`` returns, so far.
+    metrics : dict
+        What :meth:`record` was given for the time step in progress.
+    advice : dict of str
+        What to do about solvers inside of the steps that miss their tolerance, by their names.
+    spacing : int
+        Of the states saved, where nobody has said which: it doubles whenever they are too many.
+    resumed_from : str or None
+        The checkpoint that it went on from.
+    interrupts : Interrupts
+        The signals that ask it to end.
+    sound : (MovingMeasure, float)
+        The last law, with its time, after which everything that was looked at was finite.
+
+    Examples
+    --------
+    A callback that puts a number into the record of a time step:
+
+    >>> import torch
+    >>> import wgflow as wg
+    >>> class Farthest(wg.Callback):
+    ...     def on_step(self, run, row):
+    ...         run.record({"farthest": run.state.measure.x.abs().max().item()})
+    >>> V = wg.PotentialEnergy(lambda x: 0.5 * x.square().sum(1))
+    >>> start, callbacks = wg.Particles(torch.ones(1, 1)), [Farthest()]
+    >>> flow = wg.solve(V, wg.ForwardEuler(), start, step_size=0.5, num_steps=2, callbacks=callbacks)
+    >>> flow.curve("farthest")
+    ([0.5, 1.0], [0.5, 0.25])
+    """
 
     F: Functional
     solver: Solver
@@ -33,20 +78,15 @@ class Run:
     seed: int
     save: Save | None
     stream: Stream
-    """What the global generators give, in the turns of this run."""
     initial: MovingMeasure | None = None
-    """The law that it started from; None where it went on from a passed state."""
     ledger: Ledger = field(init=False)
     solution: Solution = field(init=False)
     metrics: dict[str, float] = field(default_factory=dict)
     advice: dict[str, str] = field(default_factory=dict)
-    """What to do about solvers inside of the steps that miss their tolerance, by their names."""
     spacing: int = 1
-    """Of the states saved, where nobody has said which: it doubles whenever they are too many."""
     resumed_from: str | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
     sound: tuple[MovingMeasure, float] = field(init=False)
-    """The last law, with its time, after which everything that was looked at was finite."""
     _constant: float | None = field(init=False, repr=False, default=None)
     """The step size, once it has been checked, where it is a number."""
 

@@ -23,6 +23,11 @@ class Clipped(nn.Module):
     bound : float
         :math:`c`.
 
+    Raises
+    ------
+    BadInput
+        For a network that cannot be copied.
+
     Examples
     --------
     >>> import torch

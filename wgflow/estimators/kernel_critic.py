@@ -25,6 +25,11 @@ class KernelCritic(nn.Module):
     event_shape : tuple of int
         Shape of a point.
 
+    Raises
+    ------
+    BadInput
+        For a network that cannot be copied.
+
     Examples
     --------
     >>> import torch

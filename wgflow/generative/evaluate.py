@@ -75,9 +75,34 @@ def load_generator(run: str | Path, device: str | torch.device = "auto", *, allo
 
 
 def features_by_name(name: str, weights: str | None = None, allow_download: bool = False) -> FeatureExtractor:
-    """Return a feature network: ``inception``, ``random-conv`` (a proxy) or ``cifar-resnet`` (needs ``weights``).
+    """Return a feature network by its name.
 
-    ``package.module:NAME`` is a function of your own that returns a ``FeatureExtractor``.
+    Parameters
+    ----------
+    name : str
+        ``inception``, ``random-conv`` (a proxy) or ``cifar-resnet``; ``package.module:NAME`` is a function of your own that returns a
+        :class:`~wgflow.generative.metrics.FeatureExtractor`.
+    weights : str, optional
+        The file of its weights: needed by ``cifar-resnet``, for ``inception`` where they are in no place that is known.
+    allow_download : bool
+        Whether the weights of ``inception`` may be fetched.
+
+    Returns
+    -------
+    FeatureExtractor
+
+    Raises
+    ------
+    BadInput
+        For a name that nothing has, weights that are missing or not for these features, or a function that returns something else.
+    DataNotFound, MissingDependency
+        As of the feature networks.
+
+    Examples
+    --------
+    >>> from wgflow.generative.evaluate import features_by_name
+    >>> features_by_name("random-conv").num_features
+    256
     """
     if name == "inception":
         return InceptionFeatures(weights, allow_download=allow_download)

@@ -54,6 +54,13 @@ class Option:
         The preset has no default.
     own : object
         The default of the preset.
+
+    Examples
+    --------
+    >>> from wgflow.generative.methods import method
+    >>> kernel = method("svgd").options["kernel"]
+    >>> kernel.read(" rbf(2.0) ", "kernel"), kernel.made("rbf(2.0)")
+    ('rbf(2.0)', RBF(bandwidth=2.0))
     """
 
     name: str
@@ -183,6 +190,12 @@ class Method:
         Its parameters that the rest of a recipe gives.
     options : mapping
         What else it can be told, by name.
+
+    Examples
+    --------
+    >>> from wgflow.generative.methods import method
+    >>> method("mala").roles, sorted(method("mala").options)
+    (('target', 'initial'), ['num_steps', 'step_size'])
     """
 
     name: str

@@ -206,6 +206,8 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> N
         For images of another shape, fewer than one column, or a picture that would be too large to open again.
     CannotWrite
         When the file system refuses.
+    MissingDependency
+        Without torchvision (``wgflow[image]``).
 
     Examples
     --------

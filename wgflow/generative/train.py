@@ -209,6 +209,17 @@ def fit(
     Solution
         As of :func:`wgflow.solve`.
 
+    Raises
+    ------
+    BadInput
+        For a folder with another record, and as of :func:`wgflow.solve`.
+    Incompatible, Diverged
+        As of :func:`wgflow.solve`.
+    CheckpointError
+        When another process holds the folder, and as of :func:`wgflow.solve`.
+    CannotWrite
+        When the file system refuses, or the folder was removed in mid-run.
+
     Examples
     --------
     >>> import tempfile

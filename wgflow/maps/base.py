@@ -156,7 +156,7 @@ def start_at_zero(net: nn.Module, name: str) -> None:
     Raises
     ------
     BadInput
-        When it still does not, as its last module with a weight is not its output layer; when it mixes the points of a batch.
+        For what is no network, one that normalizes over the batch, or one without a layer.
     """
     if not isinstance(net, nn.Module):
         raise BadInput(f"{name}(net={type(net).__name__}): expected an nn.Module")

@@ -34,6 +34,11 @@ class NeuralODE(TransportMap):
     rtol, atol : float
         Tolerances of an adaptive one.
 
+    Raises
+    ------
+    BadInput
+        For a network without a layer, or one that normalizes over the batch.
+
     Notes
     -----
     The inverse integrates backwards; both directions have the error of the solver, :math:`O(\text{steps}^{-4})` for

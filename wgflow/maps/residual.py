@@ -30,6 +30,11 @@ class Residual(TransportMap):
     terms : int
         Terms of the series.
 
+    Raises
+    ------
+    BadInput
+        For a network without a layer, or one that normalizes over the batch.
+
     Notes
     -----
     The inverse is by Newton's method and exists where :math:`\|J\|<1`, which nothing enforces; where it is not found,

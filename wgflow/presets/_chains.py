@@ -70,6 +70,11 @@ def classic_jko(
     Flow
         What ``solve`` asks for; ``.solve()`` trains it.
 
+    Raises
+    ------
+    BadInput
+        For a divergence that is none of the f-divergences.
+
     Examples
     --------
     What moves is a chain, which grows by one map a step:

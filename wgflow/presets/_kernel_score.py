@@ -128,6 +128,13 @@ def fit_kernel_score(
     KernelScoreFit
         The law, the mean log density of the held-out points, the split, and the solution of the fit.
 
+    Raises
+    ------
+    BadInput
+        For data of another shape, entries that are not finite, or too few distinct points for the split.
+    Diverged, CheckpointError
+        As of :func:`wgflow.solve`.
+
     Warns
     -----
     RuntimeWarning

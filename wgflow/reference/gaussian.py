@@ -218,6 +218,11 @@ def geodesic(p: Moments, q: Moments, s: Finite) -> Moments:
     Moments
         Mean and covariance.
 
+    Raises
+    ------
+    BadInput
+        When the covariance of p is not positive definite.
+
     Examples
     --------
     Standard deviations are interpolated, not variances: between N(0, 1) and N(0, 9) is N(0, 4).

@@ -121,6 +121,8 @@ def check_functional(F: Functional, *, measure: Measure | None = None, excused: 
     ------
     AssertionError
         With one sentence for each check that failed.
+    BadInput
+        For an object of another kind.
 
     Examples
     --------
@@ -156,7 +158,7 @@ def check_estimator(
     AssertionError
         With one sentence for each check that failed.
     BadInput
-        When no functional is given and it accepts none of the simple ones.
+        For an object of another kind; when no functional is given and it accepts none of the simple ones.
 
     Examples
     --------
@@ -197,7 +199,7 @@ def check_solver(
     AssertionError
         With one sentence for each check that failed.
     BadInput
-        When nothing is given and it accepts nothing simple.
+        For an object of another kind; when nothing is given and it accepts nothing simple.
     Incompatible
         When it refuses what is given.
 
@@ -234,6 +236,8 @@ def check_kernel(kernel: Kernel, *, excused: Excused = None) -> Report:
     ------
     AssertionError
         With one sentence for each check that failed.
+    BadInput
+        For an object of another kind.
 
     Examples
     --------
@@ -272,6 +276,8 @@ def check_map(T: TransportMap, *, excused: Excused = None) -> Report:
     ------
     AssertionError
         With one sentence for each check that failed.
+    BadInput
+        For an object of another kind.
 
     Examples
     --------
@@ -301,6 +307,8 @@ def check_measure(measure: Measure, *, excused: Excused = None) -> Report:
     ------
     AssertionError
         With one sentence for each check that failed.
+    BadInput
+        For an object of another kind.
 
     Examples
     --------

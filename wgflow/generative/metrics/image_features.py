@@ -18,6 +18,11 @@ class ImageFeatures:
     extractor : FeatureExtractor
         The network.
 
+    Raises
+    ------
+    BadInput
+        For one that does not say what its features are.
+
     Examples
     --------
     >>> import torch
