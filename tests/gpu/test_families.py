@@ -53,6 +53,9 @@ DETERMINISTIC: dict[str, Callable[[Place], Flow]] = {
     "MMD": by_autograd(lambda y: wg.SquaredMMD(y, wg.RBF(1.0))),
     "MMD, inverse multiquadric": by_autograd(lambda y: wg.SquaredMMD(y, wg.InverseMultiquadric(1.0))),
     "MMD, random features": by_autograd(lambda y: wg.SquaredMMD(y, wg.RandomFourierFeatures(wg.RBF(1.0), 100))),
+    "MMD, random features of a sum": by_autograd(
+        lambda y: wg.SquaredMMD(y, wg.RandomFourierFeatures(wg.RBF(1.0) + wg.RBF(y.x.new_tensor(2.0)), 100))
+    ),
     "MMD, Nyström": by_autograd(lambda y: wg.SquaredMMD(y, wg.Nystrom(wg.RBF(1.0), y.x[:15]))),
     "energy distance": by_autograd(wg.EnergyDistance),
     "energy distance, 16 coordinates": lambda place: (

@@ -37,6 +37,15 @@ def test_landmarks_are_copied_and_get_no_gradients():
         wg.Nystrom(wg.RBF(1.0), z.requires_grad_())
 
 
+def test_the_kernel_is_copied():
+    """The root rests on a bandwidth that may be written to."""
+    bandwidth = torch.tensor(1.0)
+    k = wg.Nystrom(wg.RBF(2.0) + wg.RBF(bandwidth), PLACES[::3])
+    before = k(RHO.x, NU.x)
+    bandwidth.fill_(0.3)
+    assert torch.equal(k(RHO.x, NU.x), before)
+
+
 def test_what_is_kept_in_inference_mode_passes_gradients_later():
     with torch.inference_mode():
         F = wg.SquaredMMD(NU, wg.Nystrom(wg.RBF(1.0), PLACES[::3].clone()))

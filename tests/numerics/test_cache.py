@@ -12,8 +12,10 @@ from wgflow import (
     EnergyDistance,
     Functional,
     Gaussian,
+    Kernel,
     Measure,
     Particles,
+    RandomFourierFeatures,
     SinkhornDivergence,
     SlicedWasserstein,
     SquaredMMD,
@@ -59,6 +61,28 @@ def test_weights_that_are_written_to_count() -> None:
     before = F.value(x)
     weights[:10] = 2.0
     assert not torch.equal(F.value(x), before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k: k,
+        lambda k: RBF(2.0) + 0.5 * k,
+        lambda k: RandomFourierFeatures(k, 30),
+        lambda k: RBF(2.0) + RandomFourierFeatures(k, 30),
+    ],
+    ids=["kernel", "sum", "features", "sum of features"],
+)
+def test_a_bandwidth_that_is_written_to_counts(make: Callable[[Kernel], Kernel]) -> None:
+    points = torch.from_numpy(RNG.normal(size=(2, 20, 2)))
+    x, target, bandwidth = Particles(points[0]), Particles(points[1]), torch.tensor(1.0)
+    F = SquaredMMD(target, make(RBF(bandwidth)))
+    before = F.value(x)
+    assert torch.equal(F.value(x), before)
+    bandwidth.fill_(0.3)
+    after, fresh = F.value(x), SquaredMMD(target, make(RBF(torch.tensor(0.3)))).value(x)
+    assert torch.equal(after, fresh)
+    assert abs(float(after - before)) > 1e-3
 
 
 def test_a_covariance_that_is_written_to_counts() -> None:

@@ -11,6 +11,7 @@ from wgflow.core.fields import Count, checked
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel, Riesz
+from wgflow.kernels.base import tensors_of
 from wgflow.kernels.features import by_features
 from wgflow.kernels.stacked import stacked_energy
 from wgflow.kernels.sums import kernel_discrepancy, kernel_energy, kernel_sums
@@ -87,7 +88,7 @@ class SquaredMMD(Functional):
         def target_term() -> Scalar:
             return kernel_energy(k, nu.x, nu.w)
 
-        known_by = (nu.x, nu.log_w) if k is self.kernel else None
+        known_by = (nu.x, nu.log_w, *tensors_of(k)) if k is self.kernel else None
         own = target_term() if known_by is None else remember(k, known_by, target_term)
         if self.pairs is None:
             return (kernel_discrepancy(k, rho.x, rho.w, nu.x, nu.w, known_by) + own).to(rho.x.dtype)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -159,6 +159,16 @@ def terms_of(kernel: Kernel) -> tuple[tuple[float, Kernel], ...]:
     return tuple((c * inner, k) for c, part in kernel.terms for inner, k in terms_of(part))
 
 
+def tensors_of(kernel: Kernel) -> Iterator[Tensor]:
+    """Yield the tensors that a kernel holds, such as a bandwidth: its values change where one of these is written to."""
+    for _, k in terms_of(kernel):
+        for held in vars(k).values():
+            if isinstance(held, Tensor):
+                yield held
+            elif isinstance(held, Kernel):
+                yield from tensors_of(held)
+
+
 def refuse_gradients(x: Points, y: Points, instead: str) -> None:
     """Refuse points that require gradient for a dense matrix, which would lose it."""
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
@@ -244,8 +254,9 @@ class KernelSum(Kernel):
         terms, zero = terms_of(self), normals.new_zeros(())
         if any(c <= 0 for c, _ in terms):
             raise Unsupported(f"{self} draws no frequencies: it needs positive factors")
-        each = [normals.new_ones(()) * k.frequency_scales(normals) for _, k in terms]
-        shares = torch.stack([c * k.profile(zero) for c, k in terms]).cumsum(0)
+        # A bandwidth may be on another device.
+        each = [(normals.new_ones(()) * k.frequency_scales(normals)).to(normals) for _, k in terms]
+        shares = torch.stack([(c * k.profile(zero)).to(normals) for c, k in terms]).cumsum(0)
         chosen = torch.searchsorted(shares, torch.special.ndtr(normals[:, -1]) * shares[-1])
         scales = torch.stack([t.expand(len(normals)) for t in each])
         return scales.gather(0, chosen.clamp_(max=len(each) - 1)[None])[0]

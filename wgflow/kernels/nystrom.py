@@ -1,5 +1,6 @@
 """Nyström's features of a kernel: its values at landmarks."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -27,7 +28,7 @@ class Nystrom(FeatureKernel):
     Parameters
     ----------
     kernel : Kernel
-        Any positive definite one, or a rule for a bandwidth.
+        Any positive definite one, or a rule for a bandwidth; copied.
     landmarks : Tensor, shape (m, \*event)
         Points near which the laws are, such as some of the data; copied. A force ends where no landmark is near.
 
@@ -69,6 +70,7 @@ class Nystrom(FeatureKernel):
             raise BadInput("landmarks get no gradients: give landmarks.detach()")
         with torch.inference_mode(False):  # theirs may change later, on which what has been computed rests
             object.__setattr__(self, "landmarks", z.clone())
+            object.__setattr__(self, "kernel", deepcopy(self.kernel))
 
     @classmethod
     def example(cls) -> "Nystrom":

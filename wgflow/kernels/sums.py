@@ -80,7 +80,7 @@ def kernel_discrepancy(
 ) -> Scalar:
     r"""Return :math:`\sum_{ii'}a_ia_{i'}\,k(x_i,x_{i'})-2\sum_{ij}a_ib_j\,k(x_i,y_j)` as :func:`kernel_energy` does, in one sweep.
 
-    Features of ``y`` are summed once as long as the tensors ``known_by``, from which ``y`` and ``b`` follow, stay what they are.
+    Features of ``y`` are summed once as long as the tensors ``known_by``, from which ``y``, ``b`` and the kernel follow, do not change.
     """
     if isinstance(kernel, FeatureKernel):
         check_same_points(x, y)
