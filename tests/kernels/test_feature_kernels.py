@@ -121,6 +121,7 @@ USERS = {
     "against another batch": lambda k: wg.SquaredMMD(NU, k).contrast(wg.Particles(RHO.x / 2)),
     "interaction": lambda k: wg.InteractionEnergy(2.0 * k + (-1.0) * wg.RBF(0.5)),
     "kale": lambda k: wg.KALE(NU, k, 0.1),
+    "kale of a sum": lambda k: wg.KALE(NU, 2.0 * k + wg.RBF(0.5), 0.1),
     "at two places": lambda k: wg.InFeatures(wg.SquaredMMD(NU, k), lambda x: torch.stack([x, x / 2], 1)),
 }
 

@@ -10,11 +10,11 @@ from wgflow.core.brief import Brief
 from wgflow.core.context import full_precision
 from wgflow.core.fields import Count, Positive
 from wgflow.core.inner import report
-from wgflow.core.typing import Scalar
+from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, drawn, register_functional
 from wgflow.kernels import RBF, Kernel
 from wgflow.kernels.features import check_positive_definite
-from wgflow.kernels.sums import kernel_energy, kernel_sums
+from wgflow.kernels.sums import by_terms, kernel_energy, kernel_sums
 from wgflow.measures import Measure, Particles, StandardNormal
 
 _TOLERANCE = 1e-6
@@ -130,7 +130,7 @@ class KALE(Functional):
         nu, lam = drawn(self.target), self.penalty
         kernel = self.kernel.fit(rho.x, rho.log_w)
         # In float64: rounding of the matrix is divided by the penalty.
-        K = kernel(nu.x.double(), nu.x.double())
+        K = _matrix(kernel, nu.x.double())
         log_b = (torch.zeros_like(K[0]) if nu.log_w is None else nu.log_w.double()).log_softmax(0)
         m = kernel_sums(kernel, nu.x, rho.x, rho.w).double()
         rho_rho = kernel_energy(kernel, rho.x, rho.w).double()
@@ -153,6 +153,11 @@ class KALE(Functional):
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> Self:
         """Return the one to a standard normal."""
         return cls(StandardNormal(*event_shape), RBF(1.0), batch=16)
+
+
+@by_terms
+def _matrix(kernel: Kernel, y: Points) -> Tensor:
+    return kernel(y, y)
 
 
 def _maximise(K: Tensor, log_b: Tensor, m: Tensor, lam: float, iterations: int) -> Tensor:
