@@ -106,7 +106,9 @@ class Valueless(wg.Functional):
 
 
 def test_functionals_that_are_not_complete_say_what_to_write() -> None:
-    run = lambda F: wg.solve(F, wg.ForwardEuler(), X, step_size=0.1, num_steps=1)  # noqa: E731
+    def run(F: wg.Functional) -> wg.Solution:
+        return wg.solve(F, wg.ForwardEuler(), X, step_size=0.1, num_steps=1)
+
     with pytest.raises(BadInput, match="does not depend on the points differentiably"):
         run(Detached())
     with pytest.raises(

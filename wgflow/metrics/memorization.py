@@ -96,7 +96,8 @@ class Memorization(Checked):
     Raises
     ------
     BadInput
-        For fewer than three distinct training points, data without an end, held-out points most of which are training points, other shapes.
+        For fewer than three distinct training points, data without an end, held-out points most of which are training points, other
+        shapes, points that are not finite, and weights that are no numbers.
 
     References
     ----------
@@ -154,12 +155,12 @@ class Memorization(Checked):
         """
         law = Particles(model) if isinstance(model, Tensor) else model
         n = len(model) if isinstance(model, Tensor) else self.n
-        drawn = some_points(law, n, generator(0, law.device) if rng is None else rng)
+        draws = some_points(law, n, generator(0, law.device) if rng is None else rng)
         train, real = self._train, self._real
-        if drawn.event_shape != train.points.shape[1:]:
-            shapes = tuple(drawn.event_shape), tuple(train.points.shape[1:])
+        if draws.event_shape != train.points.shape[1:]:
+            shapes = tuple(draws.event_shape), tuple(train.points.shape[1:])
             raise BadInput(f"the model has points of shape {shapes[0]}, the training data of {shapes[1]}")
-        theirs, ours = same_kind(train=Particles(train.features), model=embedded(drawn, self.features, "the model"))
+        theirs, ours = same_kind(train=Particles(train.features), model=embedded(draws, self.features, "the model"))
         found, values = _neighbors(theirs, ours), dict[str, float]()
         for name, c in compared(found, real.neighbors).items():
             values |= {name: c.model, f"{name}_chance": c.chance, f"{name}_margin": c.margin}
@@ -167,9 +168,9 @@ class Memorization(Checked):
         if self.held_out is not None and law.has_density:
             some = _some(Particles(train.points), self.n, self._rng("train"))
             for name, cloud in (("held_out", real.points), ("train", some)):
-                values[f"log_prob_{name}"] = _mean_log_prob(law, cloud, drawn.x)
+                values[f"log_prob_{name}"] = _mean_log_prob(law, cloud, draws.x)
         named = {f"{self.prefix}{name}": value for name, value in values.items()}
-        return MemorizationReport(named, self.protocol, drawn, train.points, found, real.neighbors, self.prefix)
+        return MemorizationReport(named, self.protocol, draws, train.points, found, real.neighbors, self.prefix)
 
     @property
     def protocol(self) -> str:

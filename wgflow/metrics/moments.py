@@ -30,6 +30,11 @@ class Moments(Checked):
     n : int
         Points drawn; ``std_min`` means something only when n is well above the dimension d.
 
+    Raises
+    ------
+    BadInput
+        In a call, for points that are not finite or weights that are no numbers.
+
     Examples
     --------
     >>> import torch

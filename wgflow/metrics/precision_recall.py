@@ -55,7 +55,7 @@ def precision_recall(real: Particles | Tensor, model: Particles | Tensor, k: Cou
     Raises
     ------
     BadInput
-        For k points or fewer, points of another shape, or that are not finite.
+        For k points or fewer, points of another shape or that are not finite, and weights that are no numbers.
 
     References
     ----------
