@@ -192,6 +192,17 @@ def test_a_sum_within_a_sum_is_the_sum_of_all():
     torch.testing.assert_close(*sums)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda k: k, wg.RandomFourierFeatures, lambda k: wg.Nystrom(k, PLACES[::3])],
+    ids=["radial", "random", "nystrom"],
+)
+def test_sums_pass_no_part_of_a_gradient_to_a_bandwidth(make):
+    leaf = torch.tensor(0.8, requires_grad=True)
+    for bandwidth in (leaf, 1.0 * leaf):
+        assert not wg.SquaredMMD(NU, make(wg.RBF(bandwidth))).value(RHO).requires_grad
+
+
 def test_a_target_that_changes_in_place_is_seen():
     y = NU.x.clone()
     F = wg.SquaredMMD(wg.Particles(y), wg.RandomFourierFeatures(wg.RBF(1.0)))

@@ -86,10 +86,10 @@ class RandomFourierFeatures(FeatureKernel):
         return cls(RBF(1.0), 20)
 
     def drawn(self, x: Points) -> Tensor:
-        r"""Return the frequencies :math:`\omega_j` for points like ``x``, shape (m, d)."""
+        r"""Return the frequencies :math:`\omega_j` for points like ``x``, shape (m, d), without gradient."""
         normals = _normals(self.frequencies, x[0].numel(), self.seed, x.device)
         scales = normals.new_ones(()) * self.kernel.frequency_scales(normals[:, :_SCALES])
-        return (normals[:, _SCALES:] * scales.expand(self.frequencies)[:, None]).to(x.dtype)
+        return (normals[:, _SCALES:] * scales.detach().expand(self.frequencies)[:, None]).to(x.dtype)
 
     def features(self, x: Points) -> Tensor:
         """Return cosines and sines, shape (n, 2 m), without gradient; memory n m."""
@@ -111,7 +111,7 @@ class RandomFourierFeatures(FeatureKernel):
         return _At.apply(x, u, omega, centre)
 
     def _size(self, like: Tensor) -> Tensor:
-        return (self.kernel.profile(like.new_zeros(())) / self.frequencies).sqrt()
+        return (self.kernel.profile(like.new_zeros(())) / self.frequencies).sqrt().detach()
 
 
 @lru_cache(maxsize=2)

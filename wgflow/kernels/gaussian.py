@@ -19,7 +19,8 @@ class RBF(Kernel):
     Parameters
     ----------
     bandwidth : float or 0-d Tensor
-        :math:`\sigma`, a length. :math:`e^{-r^2/h}` of the SVGD papers is :math:`\sigma=\sqrt{h/2}`.
+        :math:`\sigma`, a length. :math:`e^{-r^2/h}` of the SVGD papers is :math:`\sigma=\sqrt{h/2}`. Sums over pairs of points
+        pass no gradient to a tensor; :meth:`profile` does.
 
     Raises
     ------

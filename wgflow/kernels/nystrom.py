@@ -10,7 +10,7 @@ from torch import Tensor
 from wgflow.core.context import full_precision
 from wgflow.core.errors import BadInput
 from wgflow.core.typing import Points
-from wgflow.kernels.base import register_kernel
+from wgflow.kernels.base import register_kernel, tensors_of
 from wgflow.kernels.features import FeatureKernel, RadialKernel
 from wgflow.kernels.gaussian import RBF
 from wgflow.kernels.sums import kernel_sums
@@ -70,7 +70,8 @@ class Nystrom(FeatureKernel):
             raise BadInput("landmarks get no gradients: give landmarks.detach()")
         with torch.inference_mode(False):  # theirs may change later, on which what has been computed rests
             object.__setattr__(self, "landmarks", z.clone())
-            object.__setattr__(self, "kernel", deepcopy(self.kernel))
+            held = {id(t): t.detach().clone() for t in tensors_of(self.kernel)}
+            object.__setattr__(self, "kernel", deepcopy(self.kernel, held))
 
     @classmethod
     def example(cls) -> "Nystrom":
