@@ -1,0 +1,93 @@
+"""The pictures of the README's main job, before and after: the recipe `fashion-mnist` with the networks and the gradient penalty that
+it had first, as it is, and with another divergence. Three seeds, 4,000 updates each.
+
+Scored by averaged generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in
+`equal_time.py`, and is not the FID. A run is kept when it is done, and the same call goes on with the others.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._record import figure, held, parser, write
+from benchmarks.images.equal_time import judges, scores, summary
+from wgflow.generative import RECIPES, ImageData, load_images, runtime, to_uint8
+from wgflow.metrics import Metric
+
+SHOWN = 16
+"""Images of every run in the picture, the same latents in all of them."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "before: strided convolutions, R1 of 0.2": {"network": "conv", "r1": 0.2, "r1_every": 1},
+    "the recipe: fine networks, R1 of 1 at every 4th update": {},
+    "fine networks, JSD, h = 1": {"divergence": "js_nonsat", "step_size": 1.0},
+}
+
+
+def train(
+    changes: dict[str, Any], seed: int, data: ImageData, metrics: Sequence[Metric], args: Any
+) -> tuple[dict[str, float], np.ndarray]:
+    """Train once; returns the CPU time of it with the scores, and a strip of images as bytes, ``(28, 28 * SHOWN)``."""
+    short = {"channels": 4, "first_iters": 2, "iters": 2, "num_steps": 2} if args.quick else {}
+    with runtime("cpu") as here:
+        flow = RECIPES["fashion-mnist"].changed(seed=seed, **short | changes).flow(data, here)
+        begun = time.process_time()
+        rho = flow.solve(seed=seed).measure.inference()
+    found = {"cpu_seconds": time.process_time() - begun} | scores(metrics, rho)
+    x = to_uint8(rho.draw(SHOWN, torch.Generator().manual_seed(2)).x)
+    return found, x[:, 0].permute(1, 0, 2).reshape(28, -1).numpy()
+
+
+def draw(runs: Sequence[dict[str, Any]], strips: np.ndarray, path: Path) -> None:
+    """Show a strip of every seed under the name of its variant."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    drawing = Figure(figsize=(8, 1.75 * len(names)), layout="constrained")
+    for ax, name in zip(np.atleast_1d(drawing.subplots(len(names), 1)), names, strict=True):
+        mine = [k for k, run in enumerate(runs) if run["name"] == name]
+        ax.imshow(np.concatenate(strips[mine]), cmap="gray", vmin=0, vmax=255)
+        ax.set_title(name, fontsize=9)
+        ax.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing.savefig(path, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    from PIL import Image
+
+    options = parser(__doc__.partition("\n\n")[0])
+    options.add_argument("--seeds", type=int, default=3)
+    args = options.parse_args(argv)
+    args.points = 1000
+    if args.quick:
+        args.seeds, args.points = 1, 20
+    torch.set_num_threads(args.threads)
+    pictures = load_images("fashion-mnist-10k")
+    metrics, real = judges(pictures, args)
+    data = ImageData(pictures.images)
+    settings = {"recipe": "fashion-mnist", "points": args.points, "quick": args.quick, "variants": VARIANTS}
+    path, stored = args.results / "before_and_after.json", args.results / "before_and_after_strips.png"
+    runs = held(path, settings).get("runs", [])
+    strips = list(np.split(np.asarray(Image.open(stored)), len(runs))) if runs else []
+    done = {(run["name"], run["seed"]) for run in runs}
+    for seed, (name, changes) in itertools.product(range(args.seeds), VARIANTS.items()):
+        if (name, seed) not in done:
+            found, strip = train(changes, seed, data, metrics, args)
+            runs.append({"name": name, "seed": seed} | found)
+            strips.append(strip)
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
+            args.results.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate(strips)).save(stored)
+            results = {"rows": summary(runs, "name"), "real": real, "runs": runs}
+            write("before_and_after", args.results, settings, results, torch.device("cpu"))
+    draw(runs, np.stack(strips), figure(args, "before_and_after.png"))
+    return path
+
+
+if __name__ == "__main__":
+    main()
