@@ -235,7 +235,16 @@ def test_a_run_goes_on_to_the_last_bit_and_another_seed_is_another_run(tmp_path)
         flow(6, 4, checkpoint=folder)
 
 
-@pytest.mark.parametrize("make", [wg.RandomFourierFeatures, lambda k: wg.Nystrom(k, PLACES)], ids=["random", "nystrom"])
+NEED_A_POSITIVE_DEFINITE_ONE = {
+    "random": wg.RandomFourierFeatures,
+    "nystrom": lambda k: wg.Nystrom(k, PLACES),
+    "stein": wg.Stein,
+    "ksd": lambda k: wg.SquaredKSD(wg.StandardNormal(2), k),
+    "mean shift": wg.MeanShift,
+}
+
+
+@pytest.mark.parametrize("make", NEED_A_POSITIVE_DEFINITE_ONE.values(), ids=NEED_A_POSITIVE_DEFINITE_ONE)
 @pytest.mark.parametrize(
     "kernel", [wg.Riesz(), wg.PowerLaw(2.0), wg.RBF(1.0) - wg.RBF(2.0), wg.RBF(1.0) + wg.Riesz()], ids=str
 )

@@ -19,7 +19,7 @@ from wgflow.functionals import KL, Functional, Scaled, Wrapped
 from wgflow.functionals.base import View, views_of
 from wgflow.functionals.contrast import Contrast
 from wgflow.kernels import RBF, Kernel
-from wgflow.kernels.features import RadialKernel
+from wgflow.kernels.features import RadialKernel, check_positive_definite
 from wgflow.measures import Particles, Stack
 from wgflow.numerics.distances import stacked_squares
 
@@ -53,7 +53,7 @@ class MeanShift(Opposed):
     Raises
     ------
     BadInput
-        For a floor where rows are normalized.
+        For a floor where rows are normalized, and a kernel that is not positive definite: an affinity falls with the distance.
 
     Notes
     -----
@@ -87,6 +87,8 @@ class MeanShift(Opposed):
     def __post_init__(self) -> None:
         if self.floor and self.normalized == "rows":
             raise BadInput(f"floor={self.floor} is of products of two softmaxes: leave it out with normalized='rows'")
+        if isinstance(self.kernel, Kernel):
+            check_positive_definite(type(self), self.kernel)
 
     @property
     def needs_fresh_points(self) -> bool:  # type: ignore[override]

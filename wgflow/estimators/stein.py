@@ -7,7 +7,7 @@ from wgflow.core.typing import Points
 from wgflow.estimators.base import SlopeEstimator, energy_slope, register_estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import RBF
-from wgflow.kernels.features import RadialKernel
+from wgflow.kernels.features import RadialKernel, check_positive_definite
 from wgflow.kernels.stein_sums import stein_sums
 from wgflow.measures import Particles
 
@@ -28,7 +28,13 @@ class Stein(SlopeEstimator):
     Parameters
     ----------
     kernel : Kernel
-        ``MedianRBF()`` is the usual choice; in many dimensions (d above n) the variance collapses.
+        ``MedianRBF()`` is the usual choice; in many dimensions (d above n) the variance collapses. Positive definite: with another
+        one the energy can grow.
+
+    Raises
+    ------
+    BadInput
+        For a kernel that is not positive definite.
 
     Notes
     -----
@@ -49,6 +55,9 @@ class Stein(SlopeEstimator):
     kernel: RadialKernel
 
     splits_entropy = True
+
+    def __post_init__(self) -> None:
+        check_positive_definite(type(self), self.kernel)
 
     @classmethod
     def example(cls) -> "Stein":

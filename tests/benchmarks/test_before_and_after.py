@@ -1,0 +1,45 @@
+"""The benchmark of the main job's pictures: every variant trains, its pictures are kept with its scores, a second call goes on."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def test_pictures_and_scores_of_a_run_are_kept_together(script, tmp_path, monkeypatch):
+    benchmark = script("before_and_after")
+    call = ["--quick", "--results", str(tmp_path)]
+    first = json.loads(benchmark.main(call).read_text())["results"]
+    assert [row["name"] for row in first["rows"]] == list(benchmark.VARIANTS)
+    assert all({"frechet", "energy_distance", "sinkhorn_excess"} <= run.keys() for run in first["runs"])
+    strips = np.asarray(Image.open(tmp_path / "before_and_after_strips.png"))
+    assert strips.shape == (28 * len(first["runs"]), 28 * benchmark.SHOWN)
+
+    train = benchmark.train
+    trained = []
+    monkeypatch.setattr(
+        benchmark, "train", lambda changes, seed, *rest: trained.append((changes, seed)) or train(changes, seed, *rest)
+    )
+    again = json.loads(benchmark.main(call).read_text())["results"]
+    assert again == first and not trained, "runs that the record holds are kept"
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "before_and_after_strips.png")), strips)
+
+
+def test_the_first_variant_is_the_recipe_as_it_was(script):
+    """As in the record of the main job at 3c83481: conv, R1 of 0.2 at every update, else the same fields."""
+    from wgflow.generative import RECIPES
+
+    before, now = (
+        RECIPES["fashion-mnist"].changed(**c) for c in list(script("before_and_after").VARIANTS.values())[:2]
+    )
+    assert (before.network, before.options["r1"], before.options["r1_every"]) == ("conv", 0.2, 1)
+    same = lambda r: {k: v for k, v in r.options.items() if k not in ("r1", "r1_every")}  # noqa: E731
+    assert same(before) == same(now)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_every_variant_has_a_panel_with_its_seeds(script, tmp_path, names):
+    runs = [{"name": name, "seed": seed} for seed in range(2) for name in names]
+    script("before_and_after").draw(runs, np.zeros((len(runs), 28, 56), np.uint8), tmp_path / "f.png")
+    assert Image.open(tmp_path / "f.png").size[1] > 100 * len(names)
