@@ -36,34 +36,27 @@ class Records(SphinxDirective):
 
 
 class Numbers(SphinxDirective):
-    """Print chosen numbers of the records that match a pattern: one dotted name, with wildcards, a line."""
+    """Print chosen numbers of the records that match a pattern, one ``dotted.name`` or ``label: dotted.name`` a line.
+
+    A name may have wildcards; numbers without a label are shown with their name.
+    """
 
     required_arguments = 1
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """Return a table and the picture of each record."""
+        """Return a table of each record."""
         here = Path(self.env.doc2path(self.env.docname)).parent
         lines: list[str] = []
         for path in sorted(here.glob(self.arguments[0])):
             self.env.note_dependency(str(path))
             numbers = dict(flat(json.loads(path.read_text())["results"]))
-            chosen = [n for pattern in self.content for n in numbers if fnmatch.fnmatch(n, pattern)]
-            chosen = [n for n in chosen if numbers[n] is not None]
-            lines += [f"| `{path.stem}` | |", "|---|---|"]
-            lines += [f"| {name.replace('.', ', ').replace('_', ' ')} | {numbers[name]} |" for name in chosen]
-            picture = path.with_suffix(".png")
-            if picture.is_file():
-                shown = Path(self.arguments[0]).parent / picture.name
-                lines += [
-                    "",
-                    f":::{{figure}} {shown}",
-                    ":width: 100%",
-                    f":alt: {picture.stem}",
-                    "",
-                    f"`{picture.name}`",
-                    ":::",
-                ]
+            lines += [f"| `{path.stem}` | value |", "|---|---|"]
+            for line in self.content:
+                label, _, pattern = line.rpartition(": ")
+                for name in fnmatch.filter(numbers, pattern):
+                    shown = label or name.replace(".", ", ").replace("_", " ")
+                    lines += [f"| {shown} | {_short(numbers[name])} |"] if numbers[name] is not None else []
             lines.append("")
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -71,7 +64,8 @@ class Numbers(SphinxDirective):
 class Rows(SphinxDirective):
     """Print a list of a record as a table: the record, the name of the list, and one ``heading: dotted.name`` a line.
 
-    A dictionary of entries is a list too; ``@`` is then the name of an entry.
+    A dictionary of entries is a list too; ``@`` is then the name of an entry. The name of the list may be dotted; ``.`` is
+    the record itself.
     """
 
     required_arguments = 2
@@ -83,9 +77,10 @@ class Rows(SphinxDirective):
         self.env.note_dependency(str(path))
         if not path.is_file():
             return self.parse_text_to_nodes("None yet: run the command above.")
-        entries = json.loads(path.read_text())["results"][self.arguments[1]]
+        where = [name for name in self.arguments[1].split(".") if name]
+        entries = _find(json.loads(path.read_text())["results"], where)
         if isinstance(entries, dict):
-            entries = [{"@": name} | entry for name, entry in entries.items()]
+            entries = [{"@": name} | entry for name, entry in entries.items() if isinstance(entry, dict)]
         columns = [tuple(part.strip() for part in line.split(":", 1)) for line in self.content]
         body = [[_short(_find(entry, name.split("."))) for _, name in columns] for entry in entries]
         return numeric(self.parse_text_to_nodes(markdown([heading for heading, _ in columns], body)))
@@ -148,7 +143,10 @@ def _find(value: Any, path: list[str]) -> Any:
 
 
 def _short(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Return three digits of a number, or all digits before the point where there are more."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
+    return "" if value is None else str(value)
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

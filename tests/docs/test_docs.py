@@ -1,5 +1,6 @@
 """The documentation tells the truth: its examples run, and it names everything that is registered and cited."""
 
+import builtins
 import doctest
 import importlib
 import pkgutil
@@ -46,6 +47,21 @@ def test_the_examples_of_a_module_run(name):
     module = importlib.import_module(name)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module):
         check_examples(test)
+
+
+def test_classes_that_the_pages_name_exist():
+    known = {name for module in map(importlib.import_module, MODULES) for name in vars(module)}
+    known |= {"PyTorch", "Module", "DistributedDataParallel", "AutoencoderKL", "EvenNormal"}  # not of the package
+    known |= {"Score"}  # of the first design
+    unknown = []
+    for path in [DOCS.parent / "README.md", *(DOCS / page for page in PAGES)]:
+        text = path.read_text()
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        here = known | set(re.findall(r"class (\w+)", text))  # a page defines parts as well
+        for code in re.findall(r"`([^`\n]+)`", prose):
+            names = re.findall(r"(?<![\w./-])[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*(?![\w/-])", code)
+            unknown += [(path.name, name) for name in names if name not in here and not hasattr(builtins, name)]
+    assert not unknown
 
 
 def test_the_pages_that_teach_have_examples():
