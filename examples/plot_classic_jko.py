@@ -161,7 +161,7 @@ plt.show()
 # What the certificate says
 # -------------------------
 # Left: KL falls, and both choices of steps follow one curve. Middle: the dissipation of each new law against what its step has
-# moved. The control lies on the diagonal. Towards three modes all points lie above it, the slow late steps the most: networks
+# moved. The control lies on the diagonal. Toward three modes all points lie above it, the slow late steps the most: networks
 # of this size, fitted to 1000 points, leave a roughness in the density, which KL hardly notices but its gradient does. Wider
 # networks and more points come closer, at a price. Right: how far each step moves.
 

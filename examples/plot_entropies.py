@@ -1,6 +1,6 @@
 r"""
-The entropy catalogue
-=====================
+The entropy catalog
+===================
 
 An f-divergence is one convex function of the density ratio :math:`p=d\rho/d\nu`. Training sees it through the conjugate
 :math:`f^*(u)=\sup_{p\ge0}\,(pu-f(p))`, and the slope :math:`(f^*)'(u)` is the weight of a data point in the critic's

@@ -23,13 +23,13 @@ start = Particles(0.3 * torch.randn(400, 2, generator=rng))
 F = 0.5 * SlicedWasserstein(Particles(spiral), directions=50)
 flow = solve(F, ForwardEuler(), start, step_size=lambda k: min(0.4, 0.1 * 1.02**k), num_steps=130)
 
-figure, axes = plt.subplots(1, 4, figsize=(10.8, 2.7), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(10.8, 2.9), layout="constrained")
 for ax, t in zip(axes, (0, 1, 4, flow.times[-1]), strict=True):
     plotting.particles(flow, over=Particles(spiral), times=[t], limits=[(-3.2, 3.2)] * 2, ax=ax)
 plt.show()
 
 # %%
-# The steps grow, since a flow slows down towards its end: a film at equal times would show mostly the end. At most 66 of the
+# The steps grow, since a flow slows down toward its end: a film at equal times would show mostly the end. At most 66 of the
 # saved states become pictures, evenly spread over the steps. The dot on the right is the energy at that time.
 
 folder = Path(tempfile.mkdtemp())

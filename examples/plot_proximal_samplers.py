@@ -4,7 +4,7 @@ Samplers without noise
 
 BRWP moves particles along :math:`-\nabla V-\tau\nabla\log\rho_T`, where :math:`\rho_T` is the regularized Wasserstein proximal of the
 particles themselves: the entropy is a score in closed form, one proximal step ahead, and no noise. Here it stands beside Langevin (ULA),
-its Metropolis version (MALA) and SVGD, which flow towards the same law.
+its Metropolis version (MALA) and SVGD, which flow toward the same law.
 """
 
 import math

@@ -5,7 +5,7 @@ Your own functional and your own solver
 Both are a class with one method. A new functional runs under every solver, a new solver with every functional, and both
 have energies, orders and pictures at once.
 
-The functional pulls the variance of a law towards one, without a target or a density:
+The functional pulls the variance of a law toward one, without a target or a density:
 
 .. math:: F(\rho)=\tfrac12\bigl(\operatorname{Var}\rho-1\bigr)^2,\qquad \operatorname{Var}\rho=E|x-E x|^2.
 

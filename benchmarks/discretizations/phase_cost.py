@@ -237,7 +237,7 @@ def draw(all_costs: dict[str, Costs], results: dict[str, Any], path: Path) -> No
     from matplotlib.figure import Figure
 
     labels = {"s_jko": "S-JKO (wgflow)", "uncached_maps": "chain of maps", "cached_maps": "chain, cached particles"}
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     base = statistics.mean(all_costs["s_jko"].seconds)
     for (name, costs), color in zip(all_costs.items(), ("C0", "C3", "C2"), strict=True):
@@ -250,11 +250,11 @@ def draw(all_costs: dict[str, Costs], results: dict[str, Any], path: Path) -> No
         right.plot(k[1:], costs.tensor_mb[1:], **style)
     change = results["s_jko"]["trend"]
     value, error = (change[f"change_over_all_phases_percent{s}"] for s in ("", "_se"))
-    left.set(title=f"time of phase k; S-JKO changes by {value:+.1f} ± {error:.1f} %", ylabel="in mean S-JKO phases")
-    middle.set(title="time of K phases", ylabel="in mean S-JKO phases")
-    right.set(title="tensors alive after phase k", ylabel="MB", ylim=(0, None))
+    left.set(title=f"time of step k\nS-JKO changes by {value:+.1f} ± {error:.1f} %", ylabel="in mean steps of S-JKO")
+    middle.set(title="time of K steps", ylabel="in mean steps of S-JKO")
+    right.set(title="tensors alive after step k", ylabel="MB", ylim=(0, None))
     for ax in (left, middle, right):
-        ax.set_xlabel("K" if ax is middle else "phase k")
+        ax.set_xlabel("K" if ax is middle else "step k")
         ax.spines[["top", "right"]].set_visible(False)
         ax.title.set_fontsize(9)
     left.set_ylim(0, None)

@@ -152,8 +152,9 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
     }
     titles = {"mmd_rbf": "MMD, Gaussian kernel", "energy": "energy distance", "stein": "Stein (SVGD)", "blob": "blob"}
     marks = {2: "o-", 64: "s--", 1000: "^:"}
-    figure = Figure(figsize=(15, 3.5), layout="constrained")
-    for ax, case in zip(figure.subplots(1, len(CASES), sharey=True), CASES, strict=True):
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    *panels, last = figure.subplots(2, 3, sharex=True, sharey=True).flat
+    for ax, case in zip(panels, CASES, strict=True):
         for method in METHODS[case]:
             for d, mark in marks.items():
                 points = [
@@ -169,15 +170,15 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
         ax.set(title=titles.get(case, "sliced W2, 50 lines"), xlabel="particles")
         ax.spines[["top", "right"]].set_visible(False)
         ax.title.set_fontsize(10)
-    figure.axes[0].set_ylabel("time of a step, in steps of wgflow")
+    for ax in (panels[0], panels[3]):
+        ax.set_ylabel("time of a step, in steps of wgflow")
     used = {m for methods in METHODS.values() for m in methods}
     for method in (m for m in colors if m in used):
-        figure.axes[-1].plot([], [], color=colors[method], label=names.get(method, "POT"))
+        last.plot([], [], color=colors[method], label=names.get(method, "POT"))
     for d, mark in marks.items():
-        figure.axes[-1].plot([], [], mark, color="grey", markersize=4, label=f"d = {d}")
-    figure.legend(
-        *figure.axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=9
-    )
+        last.plot([], [], mark, color="grey", markersize=4, label=f"d = {d}")
+    last.legend(loc="center", frameon=False)
+    last.axis("off")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

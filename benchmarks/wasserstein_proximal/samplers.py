@@ -130,12 +130,12 @@ def bias_law(args: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
-    """Draw KL of Gaussian targets and W2 of others against steps and against CPU time, a column a target."""
+    """Draw KL of Gaussian targets and W2 of others against steps and against CPU time, a row a target."""
     import matplotlib.pyplot as plt
 
     targets = results["targets"]
-    drawn, axes = plt.subplots(2, len(targets), figsize=(3.1 * len(targets), 5), layout="constrained", squeeze=False)
-    for (by_step, by_time), (name, found) in zip(axes.T, targets.items(), strict=True):
+    drawn, axes = plt.subplots(len(targets), 2, figsize=(8, 2.1 * len(targets)), layout="constrained", squeeze=False)
+    for (by_step, by_time), (name, found) in zip(axes, targets.items(), strict=True):
         key, label = ("kl", "KL") if "kl_of_as_many_draws" in found else ("w2", "$W_2$")
         for (method, row), color in zip(found["methods"].items(), COLORS, strict=False):
             by_step.semilogy(row["steps"], row[key], color=color, label=method)
@@ -144,9 +144,9 @@ def picture(results: dict[str, Any], path: Path) -> None:
             ax.axhline(found[f"{key}_of_as_many_draws"], color="0.6", linewidth=1, linestyle="--")
             ax.set(xlabel=xlabel, ylabel=label)
             ax.spines[["top", "right"]].set_visible(False)
-        by_step.set_title(name)
-    handles = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    drawn.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+        by_step.set_title(name, loc="left", fontsize=10)
+    handles = {label: line for ax in axes[:, 0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     drawn.savefig(path, dpi=110)
     plt.close(drawn)
 

@@ -77,7 +77,7 @@ def compatibility_table() -> str:
             "|---" * (1 + len(shown)) + "|",
         ]
         for cells, names in rows.items():
-            listed = ", ".join(f"`{n}`" for n in names)
+            listed = ", ".join(f"`{n}`".replace(" ", "\N{NO-BREAK SPACE}") for n in names)
             lines.append(f"| {listed} | " + " | ".join(cells[i] or "–" for i in shown) + " |")
         if none:
             lines += ["", "Not for " + ", ".join(f"`{n}`" for n in none) + "."]

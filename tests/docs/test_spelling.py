@@ -21,7 +21,7 @@ BRITISH = re.compile(
     r"|\w*(?:colour|behaviour|favour|neighbour|honour|labour|flavour|rigour|vigour)\w*"
     r"|\w*cent(?:res?|red|ring)|fibres?|metres?|licences?|defences?|offences?"
     r"|\w*(?:model|label|travel|cancel|signal|channel|level|total)l(?:ed|ing|ers?)"
-    r"|greys?|greyscale|artefacts?|whilst|amongst|learnt|spelt|programmes?|judgements?|ageing|fulfil|analys(?:ed?|ing|ers?))\b",
+    r"|greys?|greyscale|artefacts?|whilst|towards|catalogues?|amongst|learnt|spelt|programmes?|judgements?|ageing|fulfil|analys(?:ed?|ing|ers?))\b",
     re.IGNORECASE,
 )
 

@@ -1,4 +1,4 @@
-"""``wgflow run``: a particle flow by the name of its preset, towards a target of the user's."""
+"""``wgflow run``: a particle flow by the name of its preset, toward a target of the user's."""
 
 import inspect
 from collections.abc import Callable, Sequence

@@ -27,7 +27,7 @@ from wgflow.numerics.distances import stacked_squares
 @register_estimator("mean_shift")
 @dataclass(frozen=True)
 class MeanShift(Opposed):
-    r"""A direction of KL to samples: towards data that are near, away from near points of the moving law.
+    r"""A direction of KL to samples: toward data that are near, away from near points of the moving law.
 
     .. math:: v(x)=\sum_jP^+_{ij}(y_j-x)-\sum_jP^-_{ij}(x'_j-x)
 

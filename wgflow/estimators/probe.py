@@ -59,7 +59,7 @@ def velocity_at(
     >>> import torch
     >>> from wgflow import Autograd, InteractionEnergy, PowerLaw
     >>> rho = Particles(torch.tensor([[-1.0], [3.0]], dtype=torch.float64))
-    >>> attraction = InteractionEnergy(PowerLaw(2))  # towards the mean, 1
+    >>> attraction = InteractionEnergy(PowerLaw(2))  # toward the mean, 1
     >>> velocity_at(Autograd(), attraction, rho, None, torch.tensor([[0.0], [5.0]], dtype=torch.float64)).round(decimals=5)
     tensor([[ 1.],
             [-4.]], dtype=torch.float64)
