@@ -17,7 +17,9 @@ from wgflow import (
     Functional,
     Laplace,
     MeanShift,
+    MedianRBF,
     MixedNegatives,
+    NearestRBF,
     Particles,
     PotentialEnergy,
     Pushforward,
@@ -30,6 +32,7 @@ from wgflow import (
     TwoBatch,
     UnitSpeed,
     guided,
+    velocity_at,
     why_not,
 )
 from wgflow.kernels import Matern
@@ -463,3 +466,26 @@ def test_a_floor_is_of_two_softmaxes():
         MeanShift(RBF(1.0), floor=1e-6)
     with pytest.raises(BadInput, match=r"alpha=0\.5"):
         MixedNegatives(StandardNormal(2), 0.5)
+
+
+# --- rules for the affinity's bandwidth -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [MedianRBF(), NearestRBF()])
+@pytest.mark.parametrize("normalized", ["rows", "sides", "joint"])
+def test_points_without_mass_do_not_count_in_a_rule(rule, normalized):
+    """They fill up the clouds of small classes, too."""
+    F, log_w = KL(Particles(Y)), normal(N, seed=7)
+    field = MeanShift(rule, normalized, own=True)
+    ghosts = Particles(torch.cat([X, 1000 * X[:3]]), torch.cat([log_w, log_w.new_full((3,), -math.inf)]))
+    theirs, ours = (field.velocity(F, p, field.init(F, rng())) for p in (ghosts, Particles(X, log_w)))
+    torch.testing.assert_close(theirs[:N], ours, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [MedianRBF(), NearestRBF()])
+def test_a_rule_looks_at_the_particles_not_at_the_points_asked_about(rule):
+    F, field = KL(Particles(Y)), MeanShift(rule)
+    es = refined(field, F, Particles(OTHER))
+    held = MeanShift(rule.fit(X))
+    there = velocity_at(field, F, Particles(X), es, X[:1] + 1.0)
+    torch.testing.assert_close(there, velocity_at(held, F, Particles(X), es, X[:1] + 1.0), rtol=1e-6, atol=1e-9)

@@ -8,6 +8,7 @@ from _exact import double, rng
 from torch import nn
 
 from wgflow import (
+    KALE,
     KL,
     RBF,
     Annealed,
@@ -15,11 +16,15 @@ from wgflow import (
     BadInput,
     Dataset,
     EnergyDistance,
+    Entropy,
     ForwardEuler,
     Geometric,
     InFeatures,
+    KernelDensity,
     Laplace,
     MeanShift,
+    MedianRBF,
+    NearestRBF,
     NotConverged,
     Particles,
     Pushforward,
@@ -32,6 +37,7 @@ from wgflow import (
     UnitSpeed,
     Unsupported,
     solve,
+    velocity_at,
 )
 from wgflow.functionals.base import views_of
 from wgflow.measures import Stack
@@ -268,3 +274,52 @@ def test_several_bandwidths_at_unit_speed_add_up():
     kinds = [UnitSpeed(MeanShift(Laplace(T), "joint")) for T in (0.1, 0.5)]
     both = velocity(Total(tuple(kinds)), F, X, OTHER)
     torch.testing.assert_close(both, sum(velocity(e, F, X, OTHER) for e in kinds), rtol=0, atol=1e-12)
+
+
+RULES = {
+    "median": lambda y: SquaredMMD(y, MedianRBF()),
+    "nearest": lambda y: 0.5 * SquaredMMD(y, NearestRBF()),
+    "distinct": lambda y: SquaredMMD(y, MedianRBF(), pairs="distinct"),
+    "kale": lambda y: KALE(y, MedianRBF()),
+    "two": lambda y: SquaredMMD(y, MedianRBF()) + Entropy(KernelDensity(NearestRBF())),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_rule_that_is_held_is_one_of_the_features(name, normalized, weighted):
+    """An implicit step holds bandwidths where they are: of the features, which have other units than the points."""
+    p = Particles(X, normal(len(X), seed=4) if weighted else None)
+    F = InFeatures(RULES[name](Particles(Y)), lambda x: [100 * x[:, :1], torch.stack([x, x.sin()], 1)], normalized)
+    held = F.fit(p)
+    torch.testing.assert_close(held.value(p), F.value(p), rtol=1e-12, atol=0)
+    assert not torch.isclose(held.value(Particles(3 * X)), F.value(Particles(3 * X)), rtol=1e-3)  # it stays
+    if not (
+        normalized and name == "two"
+    ):  # an entropy depends on the unit, in which a second batch would count as well
+        torch.testing.assert_close(held.contrast(p).value(p), F.contrast(p).value(p), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["median", "nearest", "kale"])
+def test_the_velocity_at_points_has_the_bandwidth_of_the_features(name):
+    F, p = InFeatures(RULES[name](Particles(Y)), lambda x: 100 * x.square()), Particles(X)
+    there = velocity_at(Autograd(), F, p, None, X + 1e-9)
+    torch.testing.assert_close(there, Autograd().velocity(F, p, None), rtol=1e-4, atol=1e-7)
+
+
+def test_functionals_without_rules_are_not_looked_at_again():
+    calls = []
+    F = InFeatures(SquaredMMD(Particles(Y), RBF(1.0)), lambda x: calls.append(0) or x)
+    assert F.fit(Particles(X)) is F
+    assert not calls
+
+
+def test_units_are_held_in_an_implicit_step():
+    """A line search compares values: the gradient is that of the value only while the unit stays."""
+    F, p = InFeatures(SquaredMMD(Particles(Y), RBF(1.0)), lambda x: 100 * x, normalized=True), Particles(X)
+    held, direction, h = F.fit(p), normal(*X.shape, seed=8), 1e-5
+    torch.testing.assert_close(held.value(p), F.value(p), rtol=1e-12, atol=0)
+    rate = (held.value(Particles(X + h * direction)) - held.value(Particles(X - h * direction))) / (2 * h)
+    slope = -(Autograd().velocity(held, p, None) * direction).sum() / len(X)
+    torch.testing.assert_close(rate, slope, rtol=1e-6, atol=0)

@@ -16,7 +16,9 @@ from wgflow import (
     Labelled,
     LabelledLatent,
     MeanShift,
+    MedianRBF,
     MixedNegatives,
+    NearestRBF,
     OfEveryClass,
     Particles,
     PerClass,
@@ -187,3 +189,11 @@ def test_targets_without_labels_and_empty_classes_are_refused():
         F.value(Particles(behind(X, CX)))
     with pytest.raises(BadInput, match="no point of class 1"):
         Labelled(Dataset(double([[0.0], [1.0]]), labels=torch.tensor([0, 2])))
+
+
+@pytest.mark.parametrize("rule", [MedianRBF(), NearestRBF()])
+@pytest.mark.parametrize("inside", [lambda F: F, lambda F: InFeatures(F, lambda x: [x, torch.stack([x, 0.1 * x], 1)])])
+def test_a_rule_that_is_held_is_one_of_the_points_without_labels(rule, inside):
+    """Labels are a distance of the root of 2 apart, whatever the units of the points."""
+    F, p = conditional(lambda y: inside(SquaredMMD(y, rule))), Particles(behind(0.01 * X, CX))
+    torch.testing.assert_close(F.fit(p).value(p), F.value(p), rtol=1e-12, atol=0)

@@ -19,7 +19,7 @@ from wgflow.functionals import KL, Functional, Scaled, Wrapped
 from wgflow.functionals.base import View, views_of
 from wgflow.functionals.contrast import Contrast
 from wgflow.kernels import RBF, Kernel
-from wgflow.kernels.features import RadialKernel, check_positive_definite
+from wgflow.kernels.features import RadialKernel, at_one_place, check_positive_definite
 from wgflow.measures import Particles, Stack
 from wgflow.numerics.distances import stacked_squares
 
@@ -97,8 +97,9 @@ class MeanShift(Opposed):
 
     @property
     def pointwise(self) -> bool:  # type: ignore[override]
-        """Where rows are normalized and the points that repel are others."""
-        return self.normalized == "rows" and not self.own
+        """Where rows are normalized, the points that repel are others, and no rule looks at all points for a bandwidth."""
+        kernel = self._kernel(0)
+        return self.normalized == "rows" and not self.own and at_one_place(kernel) is kernel
 
     @classmethod
     def example(cls) -> "MeanShift":
@@ -131,8 +132,11 @@ class MeanShift(Opposed):
         if own is None:
             raise BadInput("MeanShift has no second batch yet: call refine(F, draw, state, rng) first, as solvers do")
         against = F.contrast(self.repelling(own, es))
-        kernel = self.kernel if isinstance(self.kernel, Kernel) else self.kernel(max(es.k, 0))
+        kernel = self._kernel(max(es.k, 0))
         return [(view, self._drift(kernel, view, len(own))) for view in views_of(against, rho)]
+
+    def _kernel(self, k: int) -> Kernel:
+        return self.kernel if isinstance(self.kernel, Kernel) else self.kernel(k)
 
     def _drift(self, kernel: Kernel, view: View, own: int) -> Points:
         pair = view.functional
@@ -142,7 +146,8 @@ class MeanShift(Opposed):
         assert isinstance(negative, Stack)
         with torch.no_grad(), full_precision(clouds.device):
             x, y, z = (s.x.detach().flatten(2) for s in (clouds, positive, negative))
-            kernel = kernel.fit(clouds.x.detach().flatten(0, 1))
+            pool = clouds.pooled()
+            kernel = kernel.fit(pool.x, pool.log_w)
             near, away = (kernel.log_profile(stacked_squares(x, other)) for other in (y, z))
             if self.own:
                 away.diagonal(dim1=1, dim2=2)[:, :own] = -torch.inf

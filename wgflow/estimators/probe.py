@@ -83,6 +83,8 @@ def _fitted(part: T, rho: Particles) -> T:
     """Return a functional or an estimator with the bandwidth rules in it resolved at the particles; itself without any."""
     if isinstance(part, Kernel):
         return part.fit(rho.x.detach(), rho.log_w)  # type: ignore[return-value]
+    if isinstance(part, Functional) and type(part).fit is not Functional.fit:
+        return part.fit(rho)  # it may look at other points than these
     if isinstance(part, tuple):
         fitted = tuple(_fitted(p, rho) for p in part)
         return part if all(a is b for a, b in zip(part, fitted, strict=True)) else fitted  # type: ignore[return-value]

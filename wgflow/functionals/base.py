@@ -18,7 +18,7 @@ from wgflow.core.registry import Registry
 from wgflow.core.typing import Info, Points, Scalar
 from wgflow.functionals.penalties import GradientPenalty
 from wgflow.kernels import Kernel
-from wgflow.kernels.densities import DensityModel
+from wgflow.kernels.densities import DensityModel, KernelDensity
 from wgflow.measures import Measure, MovingMeasure, Particles, Stack
 from wgflow.measures.asked import take_points
 from wgflow.measures.realised import realised, realised_size
@@ -159,9 +159,11 @@ class Functional(Checked, Placed, Linear):
         """Return the functional with rules (a bandwidth) applied to ``rho`` and then held: an implicit step minimizes one function."""
         if not dataclasses.is_dataclass(self):
             return self
-        return self._with(Kernel, lambda kernel: kernel.fit(rho.x, rho.log_w))._with(
-            DensityModel, lambda model: model.fit(rho)
-        )
+        return self._with_rules_at(rho)._with(DensityModel, lambda model: model.fit(rho))
+
+    def _with_rules_at(self, rho: Particles) -> Self:
+        held = self._with(Kernel, lambda kernel: kernel.fit(rho.x, rho.log_w))
+        return held._with(KernelDensity, lambda model: model.fit(rho))
 
     def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
         """Return the functional with every measure it holds changed, in the order of :meth:`targets`."""
@@ -179,7 +181,12 @@ class Functional(Checked, Placed, Linear):
         return self if against is self else Contrast(self, against)
 
     def values(self, clouds: Stack) -> Tensor:
-        """Return the values at B clouds, shape (B,); every measure this functional holds is a stack of as many."""
+        """Return the values at B clouds, shape (B,); every measure this functional holds is a stack of as many.
+
+        They have one bandwidth where that is a rule.
+        """
+        if len(clouds) > 1 and (held := self._with_rules_at(clouds.pooled())) is not self:
+            return held.values(clouds)
         each = [self.with_measures(lambda m, b=b: m[b]).value(clouds[b]) for b in range(len(clouds))]  # type: ignore[misc, index]
         return torch.stack(each)
 

@@ -12,10 +12,10 @@ from wgflow.core.instead import shown
 from wgflow.core.networks import called
 from wgflow.core.outputs import differentiable
 from wgflow.core.rules import Says
-from wgflow.core.typing import Points, Scalar
-from wgflow.functionals.base import Functional, View, drawn, register_functional, views_of
+from wgflow.core.typing import Points
+from wgflow.functionals.base import Functional, View, drawn, register_functional
 from wgflow.functionals.mmd import SquaredMMD
-from wgflow.functionals.wrapped import Wrapped
+from wgflow.functionals.viewing import Held, Viewing
 from wgflow.kernels import RBF
 from wgflow.measures import Measure, Particles, Stack, StandardNormal
 
@@ -28,7 +28,7 @@ _BY_BATCH = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 @register_functional("in_features")
 @dataclass(frozen=True)
-class InFeatures(Wrapped):
+class InFeatures(Viewing):
     r"""The functional :math:`\rho\mapsto\frac1J\sum_j\frac1{L_j}\sum_lF\bigl((\phi_{jl})_\#\rho\bigr)` of features of the points.
 
     Its velocity is carried back through the encoder, :math:`v(x)=\sum_{jl}D\phi_{jl}(x)^Tv_{jl}(\phi_{jl}(x))/(JL_j)`: a generator that is
@@ -70,6 +70,8 @@ class InFeatures(Wrapped):
     term: Functional
     encoder: Encoder
     normalized: bool = False
+    _held: Held = None
+    _units: tuple[Tensor | float, ...] | None = None
 
     def __post_init__(self) -> None:
         net = getattr(self.encoder, "__self__", self.encoder)  # of one of its methods as well
@@ -96,30 +98,16 @@ class InFeatures(Wrapped):
         """Return all measures: features are of points."""
         return self.targets()
 
-    def can(self, method: str) -> bool:
-        """The value, where the term has one."""
-        return method == "value" and self.term.can(method)
-
-    def value(self, rho: Particles) -> Scalar:
-        """Return the mean over features and places."""
-        return torch.stack([view.value for view in views_of(self, rho)]).sum()
-
     def views(self, clouds: Stack) -> list[View]:
         """Return the term in every feature, at all its places at once."""
         if len(clouds) > 1:
             raise Unsupported(
                 "InFeatures sees points, one cloud of them: give it the composed encoder, and put it inside of PerClass"
             )
-        rho = clouds[0]
-        ours, targets = self._features(rho.x), self.targets()
-        theirs: dict[int, list[Points]] = {}
-        for m in targets:
-            if id(m) not in theirs:
-                with torch.no_grad():
-                    theirs[id(m)] = self._features(drawn(m[0]).x)  # type: ignore[index]
-        found = []
-        for j, feature in enumerate(ours):
-            unit = self._unit(feature, rho.w, [(theirs[id(m)][j], m.w[0]) for m in targets])  # type: ignore[attr-defined]
+        rho, targets = clouds[0], self.targets()
+        ours, theirs = self._features(rho.x), self._features_of(targets)
+        units, found = self._units or self._units_of(ours, rho.w, theirs, targets), []
+        for j, (feature, unit) in enumerate(zip(ours, units, strict=True)):
 
             def seen(m: Any, j: int = j, unit: Tensor | float = unit) -> Stack:
                 return _stacked(theirs[id(m)][j] / unit, m.log_w)
@@ -127,7 +115,36 @@ class InFeatures(Wrapped):
             term = self.term.with_measures(seen)
             views = term.views(_stacked(feature / unit, clouds.log_w))
             found += [replace(view, weight=view.weight / len(ours)) for view in views]
-        return found
+        return self._as_held(found)
+
+    def fit(self, rho: Particles) -> "InFeatures":
+        """Hold units as well, and rules in these."""
+        if not self.normalized:
+            return super().fit(rho)
+        with torch.no_grad():
+            targets: list[Measure] = [Stack.of(drawn(m)) for m in self.targets()]
+            units = self._units_of(self._features(rho.x), rho.w, self._features_of(targets), targets)
+        return super(InFeatures, replace(self, _units=units)).fit(rho)
+
+    @torch.no_grad()
+    def _features_of(self, targets: list[Measure]) -> dict[int, list[Points]]:
+        """Return the features of the points of every target, by its identity."""
+        theirs: dict[int, list[Points]] = {}
+        for m in targets:
+            if id(m) not in theirs:
+                theirs[id(m)] = self._features(drawn(m[0]).x)  # type: ignore[index]
+        return theirs
+
+    def _units_of(
+        self, ours: list[Points], w: Tensor, theirs: dict[int, list[Points]], targets: list[Measure]
+    ) -> tuple[Tensor | float, ...]:
+        """Return the root mean squared distance of every feature between moving points and targets, over its places."""
+        if not self.normalized:
+            return (1.0,) * len(ours)
+        return tuple(
+            _unit(x, w.detach(), [(theirs[id(m)][j], m.w[0]) for m in targets])  # type: ignore[attr-defined]
+            for j, x in enumerate(ours)
+        )
 
     def _features(self, x: Points) -> list[Points]:
         found = called(self.encoder, "the encoder", x)
@@ -141,17 +158,6 @@ class InFeatures(Wrapped):
                 )
         return [differentiable(y, x, "the encoder") for y in features]
 
-    def _unit(self, ours: Points, w: Tensor, theirs: list[tuple[Points, Tensor]]) -> Tensor | float:
-        """Root mean squared distance between moving points and targets, over the places of a feature."""
-        if not self.normalized:
-            return 1.0
-        x, w = ours.detach().flatten(1), w.detach()
-        centre = w @ x
-        spread = w @ (x - centre).square().sum(1)
-        squares = [spread + v @ (y.flatten(1) - centre).square().sum(1) for y, v in theirs]
-        places = ours.shape[1] if ours.dim() == 3 else 1
-        return (torch.stack(squares).mean() / places).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
-
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> "InFeatures":
         """Return an MMD of squares and sums of the coordinates."""
@@ -162,6 +168,15 @@ class InFeatures(Wrapped):
 def _example_features(x: Points) -> list[Tensor]:
     x = x.flatten(1)
     return [x.square(), torch.stack([x, x.sin()], 1)]
+
+
+def _unit(ours: Points, w: Tensor, theirs: list[tuple[Points, Tensor]]) -> Tensor:
+    x = ours.detach().flatten(1)
+    centre = w @ x
+    spread = w @ (x - centre).square().sum(1)
+    squares = [spread + v @ (y.flatten(1) - centre).square().sum(1) for y, v in theirs]
+    places = ours.shape[1] if ours.dim() == 3 else 1
+    return (torch.stack(squares).mean() / places).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 
 
 def _stacked(feature: Points, log_w: Tensor | None) -> Stack:

@@ -100,7 +100,8 @@ class SquaredMMD(Functional):
         """Return the values at B clouds, (B,); of several the kernel matrices are formed at once, and smaller than in blocks."""
         if len(clouds) == 1 or self.pairs is not None:
             return super().values(clouds)
-        nu, k = self.target, self.kernel.fit(clouds.x.flatten(0, 1), clouds.log_weights.flatten())
+        nu, pool = self.target, clouds.pooled()
+        k = self.kernel.fit(pool.x, pool.log_w)
         assert isinstance(nu, Stack)
         own = stacked_energy(k, clouds.x, clouds.w, clouds.x, clouds.w)
         return own - 2 * stacked_energy(k, clouds.x, clouds.w, nu.x, nu.w) + stacked_energy(k, nu.x, nu.w, nu.x, nu.w)
@@ -140,7 +141,8 @@ class _Attraction(SquaredMMD):
     def values(self, clouds: Stack) -> Tensor:
         if len(clouds) == 1:
             return Functional.values(self, clouds)
-        nu, k = self.target, self.kernel.fit(clouds.x.flatten(0, 1), clouds.log_weights.flatten())
+        nu, pool = self.target, clouds.pooled()
+        k = self.kernel.fit(pool.x, pool.log_w)
         assert isinstance(nu, Stack)
         return -2 * stacked_energy(k, clouds.x, clouds.w, nu.x, nu.w)
 

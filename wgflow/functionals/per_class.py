@@ -7,14 +7,13 @@ from torch import Tensor
 
 from wgflow.core.behind import parted
 from wgflow.core.errors import BadInput
-from wgflow.core.typing import Scalar
-from wgflow.functionals.base import Functional, View, drawn, views_of
-from wgflow.functionals.wrapped import Wrapped
+from wgflow.functionals.base import Functional, View, drawn
+from wgflow.functionals.viewing import Held, Viewing
 from wgflow.measures import Balanced, Labelled, Measure, OfEveryClass, Particles, Stack
 
 
 @dataclass(frozen=True)
-class PerClass(Wrapped):
+class PerClass(Viewing):
     r"""The functional :math:`\rho\mapsto\sum_c\rho(c)\,F(\rho(\cdot|c)\,|\,\nu(\cdot|c))` of points with their class behind them.
 
     A particle is moved by the flow of its class, however many points that has: no label is moved, and no mass between
@@ -45,6 +44,7 @@ class PerClass(Wrapped):
 
     term: Functional
     _event_shape: tuple[int, ...] | None = None
+    _held: Held = None
 
     def __post_init__(self) -> None:
         if self._event_shape is not None:
@@ -61,14 +61,6 @@ class PerClass(Wrapped):
         if len(shapes) != 1:
             raise BadInput(f"PerClass: expected targets of one shape and number of classes, got {len(shapes)}")
         object.__setattr__(self, "_event_shape", shapes.pop()[0])
-
-    def can(self, method: str) -> bool:
-        """The value, where the term has one."""
-        return method == "value" and self.term.can(method)
-
-    def value(self, rho: Particles) -> Scalar:
-        """Return the sum over classes."""
-        return torch.stack([view.value for view in views_of(self, rho)]).sum()
 
     def views(self, clouds: Stack) -> list[View]:
         """Return the views of the term, each with the clouds of all classes."""
@@ -94,7 +86,7 @@ class PerClass(Wrapped):
             one = Stack.of(own)
             views = self.term.with_measures(seen).views(one)
             found.append([replace(view, weight=mass * view.weight) for view in views])
-        return [_joined(same) for same in zip(*found, strict=True)]
+        return self._as_held([_joined(same) for same in zip(*found, strict=True)])
 
     def _parted(self, points: Tensor) -> tuple[Tensor, Tensor]:
         assert self._event_shape is not None

@@ -76,7 +76,8 @@ class KernelDensity(DensityModel):
 
     def fit(self, rho: Particles) -> "KernelDensity":
         """Take the bandwidth from ``rho``."""
-        return KernelDensity(self.kernel.fit(rho.x, rho.log_w))
+        kernel = self.kernel.fit(rho.x, rho.log_w)
+        return self if kernel is self.kernel else KernelDensity(kernel)
 
     def log_density(self, rho: Particles, of: Particles | None = None) -> Tensor:
         r"""Log density at the particles of ``rho``, shape (n,), made from the particles ``of`` (``rho`` itself when None)."""

@@ -112,8 +112,8 @@ def _elsewhere(s: Tensor, one_place: Tensor) -> Tensor:
 class MedianRBF(Rule):
     r"""RBF by the median rule of SVGD: :math:`2\sigma^2=\mathrm{med}(|x_i-x_j|^2)/\log(n+1)`, times ``scale`` squared.
 
-    The median is over pairs of particles at different places, each with the product of their weights. Source: Liu and Wang
-    (2016), who write :math:`e^{-r^2/h}`, :math:`h=\mathrm{med}^2/\log n`.
+    The median is over pairs of particles at different places, each with the product of their weights; n counts those that have
+    mass. Source: Liu and Wang (2016), who write :math:`e^{-r^2/h}`, :math:`h=\mathrm{med}^2/\log n`.
 
     Parameters
     ----------
@@ -132,6 +132,7 @@ class MedianRBF(Rule):
 
     def squared_length(self, x: Points, w: Tensor | None) -> Tensor:
         """Return the median over twice the logarithm."""
+        log = math.log(len(x) + 1) if w is None else ((w > 0).sum().double() + 1).log().to(x.dtype)
         some, w = _some(x, w)
         m = len(some)
         if m < 2:
@@ -139,7 +140,7 @@ class MedianRBF(Rule):
         i, j = torch.triu_indices(m, m, 1, device=x.device)
         s = Distances(some, some, smooth=False).block(slice(0, m), slice(0, m))[i, j]
         s = torch.where(s > _one_place(some, w, len(x)), s, 0.0)
-        return _quantile(s, None if w is None else w[i] * w[j], 0.5) / (2 * math.log(len(x) + 1))
+        return _quantile(s, None if w is None else w[i] * w[j], 0.5) / (2 * log)
 
 
 def _quantile(s: Tensor, w: Tensor | None, share: float) -> Tensor:

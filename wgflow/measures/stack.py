@@ -91,6 +91,12 @@ class Stack(Measure, checks=False):
             return self.x.new_full(self.x.shape[:2], -math.log(self.x.shape[1]))
         return self.log_w.log_softmax(1)
 
+    def pooled(self) -> Particles:
+        """Return the points of all clouds as one, of which each has the same part: what a bandwidth rule looks at."""
+        if len(self) == 1:
+            return self[0]
+        return Particles(self.x.flatten(0, 1), None if self.log_w is None else self.log_weights.flatten())
+
     def draw(self, n: int, rng: torch.Generator) -> Self:  # type: ignore[override]
         """Return the stack itself: its points are drawn already."""
         return self
