@@ -137,7 +137,7 @@ for k in (1, 2, 3):
     a, b, c = learned[0.5][k][2]
     right.plot(y, math.log(s) + (y - m) ** 2 / (2 * s**2) - y**2 / 2, color="0.75", linewidth=4)
     right.plot(y, a + b * y + c * y**2 / 2, color=colours[k], label=f"k = {k}")
-right.set(title="critic, grey: exact potential", xlabel="y")
+right.set(title="critic, gray: exact potential", xlabel="y")
 right.legend(frameon=False)
 for ax in (left, middle, right):
     ax.spines[["top", "right"]].set_visible(False)

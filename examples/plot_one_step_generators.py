@@ -57,7 +57,7 @@ def generator(F, field):
 generators = {name: generator(*parts) for name, parts in FIELDS.items()}
 
 # %%
-# What they have learned: a point has the colour of the direction of its noise, so that the map can be seen, and not its image alone.
+# What they have learned: a point has the color of the direction of its noise, so that the map can be seen, and not its image alone.
 
 z = torch.randn(3000, 2, generator=torch.Generator().manual_seed(1))
 colour = torch.atan2(z[:, 1], z[:, 0])

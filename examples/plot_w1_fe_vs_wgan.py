@@ -147,7 +147,7 @@ plt.show()
 # %%
 # How much of a step is made
 # --------------------------
-# A run reports which fraction of the Euler step the generator has realised. Only where that is not small do the targets bound
+# A run reports which fraction of the Euler step the generator has realized. Only where that is not small do the targets bound
 # anything; otherwise W1-FE and the naive control, which evaluates the critic again before each of the K updates, do nearly the same.
 
 
@@ -157,7 +157,7 @@ def realised(flow):
 
 for (problem, method), flows in runs.items():
     last = np.mean([curve(flow)[2, -1] for flow in flows])
-    print(f"{problem:15} {method:22} W1 {last:.2f}, realised {np.mean([realised(flow) for flow in flows]):+.2f}")
+    print(f"{problem:15} {method:22} W1 {last:.2f}, realized {np.mean([realised(flow) for flow in flows]):+.2f}")
 
 # %%
 # What happened
@@ -165,7 +165,7 @@ for (problem, method), flows in runs.items():
 # * Three updates a step lead down faster than one on the ring. On the four Gaussians, where the generator has to contract the source, they
 #   do not in all runs.
 # * Ten are too many for this critic, whose potential is good only near the points that it was trained on. With persistent targets that
-#   costs less than with the naive control, whose points run on: there the realised fraction is lower, or far below 0.
+#   costs less than with the naive control, whose points run on: there the realized fraction is lower, or far below 0.
 # * What persistence costs in time is small, because five critic updates with a gradient penalty cost more than some updates of a generator.
 #
 # None of this is a measurement: two seeds, and rates at which all of it happens quickly.

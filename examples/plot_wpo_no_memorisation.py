@@ -31,14 +31,14 @@ x, fresh = spiral(900, seed=0), spiral(2000, seed=1)
 fit = fit_kernel_score(x, num_centres=80, floor=25.0, max_iters=1500)  # no kernel wider than a fifth of the data
 kde = presets.isotropic_kde(fit.points)
 
-print(f"log-likelihood of fresh points, {len(x)} points in all, 80 of them centres")
+print(f"log-likelihood of fresh points, {len(x)} points in all, 80 of them centers")
 print(f"  kernel score model       {fit.law.log_prob(fresh).mean():.2f}")
 print(f"  best isotropic kernels   {kde.log_prob(fresh).mean():.2f}")
 
 # %%
 # Precisions are the manifold
 # ---------------------------
-# Every centre with the ellipse of one standard deviation of its kernel. Nobody has said that the data lie on a curve: the short axes
+# Every center with the ellipse of one standard deviation of its kernel. The model was not told that the data lie on a curve: the short axes
 # are its normals and the long ones its tangents.
 
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.5), layout="constrained", sharex=True, sharey=True)

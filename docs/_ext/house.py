@@ -83,7 +83,7 @@ def draw(path: Path) -> None:
     shown = [[name for name in rooms if not name.startswith("_")] for rooms in FLOORS]
     shown[FLOORS.index(["__init__"])] = ["wgflow"]
     shown = [rooms for rooms in shown if rooms]
-    fig = Figure(figsize=(9.6, 0.72 * len(shown) + 0.4))
+    fig = Figure(figsize=(9.6, 0.8 * len(shown) + 0.4))
     ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(-0.45, len(shown) + 0.05))
     ax.axis("off")
     for level, rooms in enumerate(shown):

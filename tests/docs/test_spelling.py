@@ -55,6 +55,14 @@ def test_docstrings_are_in_american_spelling(module):
     assert not [word for text in docstrings(module) for word in BRITISH.findall(blanked(text, _DOCSTRING))]
 
 
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda p: p.name)
+def test_comments_of_examples_are_in_american_spelling(example):
+    lines = re.findall(
+        r"^# .*$", example.read_text(encoding="utf-8"), re.MULTILINE
+    )  # the text of a page of the gallery
+    assert not BRITISH.findall(blanked("\n".join(lines), _PAGE))
+
+
 @pytest.mark.parametrize(
     "word", ["normalised", "Regularisation", "colours", "uncentred", "modelling", "minimiser", "licence"]
 )

@@ -1,4 +1,4 @@
-"""The command line: ``wgflow train``, ``sample``, ``evaluate``, ``bench``, ``list`` and ``show``."""
+"""The command line: ``wgflow train``, ``sample``, ``evaluate``, ``run``, ``bench``, ``list`` and ``show``."""
 
 from wgflow.cli.bench import bench
 from wgflow.cli.commands import evaluate, main, sample, train

@@ -225,7 +225,7 @@ class QuadratureNormalizer(Normalizer):
     Raises
     ------
     BadInput
-        For points of more than one coordinate, an empty interval, nodes further apart than the kernel is wide, and, on a CPU, a point
+        For points of more than one coordinate, an empty interval, nodes farther apart than the kernel is wide, and, on a CPU, a point
         outside of the interval.
 
     Notes
