@@ -187,6 +187,12 @@ def test_two_things_are_told_apart(kind: str) -> None:
     assert not differences(one, describe(TWO[kind][0]))
 
 
+def test_what_is_compiled_is_told_as_what_it_was() -> None:
+    f, net = (lambda x: -x), nn.Linear(1, 1)
+    for plain, compiled in ((f, torch.compile(f)), (net, torch.compile(net))):
+        assert not differences(describe(plain), describe(compiled))
+
+
 SAME = {
     "a comment": ("def f(x):\n    return x\n", "def f(x):\n    # the identity\n\n    return x  # it\n"),
     "a docstring": ("def f(x):\n    return x\n", "def f(x):\n    '''The identity.'''\n    return x\n"),

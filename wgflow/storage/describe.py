@@ -170,6 +170,8 @@ class _Description:
     def _(self, f: FunctionType) -> Any:
         if getattr(f, "asked_at_points", False):  # a check around a method: the method decides, in the check's place
             return self.look(f.__wrapped__)  # type: ignore[attr-defined]
+        if hasattr(f, "_torchdynamo_orig_callable"):  # of torch.compile
+            return self.of(f._torchdynamo_orig_callable)
         held: dict[str, Any] = {"function": f.__qualname__}
         if is_library(f):
             held["function"] = f"{told_name(f.__module__)}.{f.__qualname__}"
