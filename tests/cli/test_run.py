@@ -1,6 +1,7 @@
 """``wgflow run``: a preset by its name, a target of one's own, and what it leaves behind."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_targets.py").write_text(MODULE)
     (tmp_path / "named.csv").write_text("x,y\n1.0,2.0\n")
-    monkeypatch.delitem(sys.modules, "my_targets", raising=False)
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, x=np.zeros((3, 2)))
+    for module in ("my_targets", "mine"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 def ran(*words: str) -> dict[str, np.ndarray]:
@@ -95,6 +99,10 @@ def test_targets_and_starts_may_be_measures_tensors_and_files() -> None:
             "expected numbers with commas between them, a point a line, without a header",
         ),
         (["svgd", "--target", "my_targets:law", "--step_size", "-1"], "step_size"),
+        (["svgd", "--target", "my_targets:law", "--step_size", ""], "wgflow: step_size is empty"),
+        (["svgd", "--target", "my_targets:law", "--dim", "2"], "dim=2, and points have the shape (3,)"),
+        (["ula", "--target", "my_targets:log_prob", "--dim", "3", "--start", "my_targets:start"], "dim=3, and points"),
+        (["mmd_flow", "--target", "archive.npy", "--kernel", "riesz(1.0)"], "expected an array of numpy.save"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_one_line(
@@ -105,6 +113,28 @@ def test_what_cannot_be_run_is_said_in_one_line(
     assert len(lines) == 1
     assert said in lines[0]
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "write",
+    {
+        "the other order of bytes": lambda x: np.save("data.npy", x.astype(">f8")),
+        "long doubles": lambda x: np.save("data.npy", x.astype(np.longdouble)),
+        "unsigned": lambda x: np.save("data.npy", x.astype(">u2")),
+        "columns first": lambda x: np.save("data.npy", np.asfortranarray(x)),
+        "a mark of bytes": lambda x: np.savetxt("data.csv", x, delimiter=",", encoding="utf-8-sig"),
+        "capitals": lambda x: np.savetxt("data.CSV", x, delimiter=","),
+        "an array turned round": lambda x: Path("mine.py").write_text(
+            "import numpy as np\nx = np.arange(12.0).reshape(6, 2)[::-1].astype('>f4')[:, ::-1]"
+        ),
+    }.values(),
+)
+def test_points_are_read_however_they_were_written(write: Callable[[np.ndarray], object]) -> None:
+    write(np.arange(12.0).reshape(6, 2))
+    target = next((str(p) for p in Path().glob("data.*")), "mine:x")
+    words = ["mmd_flow", "--kernel", "riesz(1.0)", "--num-steps", "2", "--start"]
+    found = ran(*words, target, "--target", target, "--out", "here")["path"][0]
+    assert sorted(found.flatten()) == list(range(12))
 
 
 def test_every_particle_preset_has_its_options_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

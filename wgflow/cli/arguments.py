@@ -36,7 +36,7 @@ class Word(click.ParamType):
         if not isinstance(value, str):
             return value
         if not value.strip():
-            raise BadInput(f"{name} is empty: expected a value")
+            raise BadInput(f"{name.removeprefix('method__')} is empty: expected a value")
         return self.read(value, name)
 
     def read(self, value: str, name: str) -> Any:

@@ -45,19 +45,27 @@ def callbacks(names: str | None) -> list[Any]:
 
 def array(path: Path, what: str) -> np.ndarray:
     """Return the points (n, d) of an .npy file, or of a text file with a point a line; raises ``BadInput`` for another file."""
+    kind = path.suffix.lower()
     try:
-        if path.suffix == ".npy":
+        if kind == ".npy":
             found = np.load(path, allow_pickle=False)
         else:
-            found = np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=2)
+            found = np.loadtxt(path, delimiter="," if kind == ".csv" else None, ndmin=2, encoding="utf-8-sig")
+        return points(found, f"{what}={str(path)!r}")
     except (ValueError, EOFError) as error:
-        kind = {".npy": "an array of numpy.save", ".csv": "numbers with commas between them, a point a line"}
-        expected = kind.get(path.suffix, "numbers with spaces between them, a point a line")
-        header = "" if path.suffix == ".npy" else ", without a header"
+        known = {".npy": "an array of numpy.save", ".csv": "numbers with commas between them, a point a line"}
+        expected = known.get(kind, "numbers with spaces between them, a point a line")
+        header = "" if kind == ".npy" else ", without a header"
         raise BadInput(f"{what}={str(path)!r}: expected {expected}{header} ({str(error)[:80]})") from error
+
+
+def points(found: Any, where: str) -> np.ndarray:
+    """Return an array (n, d) in float64, in the order of bytes and memory that torch takes; raises ``BadInput`` for another one."""
+    if not isinstance(found, np.ndarray):  # an archive under the name of an array
+        raise BadInput(f"{where}: expected an array of numpy.save, got {shown(found)}")
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
-        raise BadInput(f"{what}={str(path)!r}: expected points (n, d), got {found.dtype} of shape {found.shape}")
-    return found
+        raise BadInput(f"{where}: expected points (n, d), got {found.dtype} of shape {found.shape}")
+    return np.array(found, dtype=np.float64)
 
 
 @contextmanager

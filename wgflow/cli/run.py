@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow.cli.arguments import Section
-from wgflow.cli.own import array, named
+from wgflow.cli.own import array, named, points
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Whole
 from wgflow.core.instead import shown
@@ -74,6 +74,8 @@ def run(
         raise BadInput(f"{preset} needs {what}: see wgflow run {preset} --help")
     begin = None if start is None else _start(start)
     law = _target(target, dim, begin)
+    if dim is not None and law.event_shape != (dim,):
+        raise BadInput(f"dim={dim}, and points have the shape {tuple(law.event_shape)}: leave it out, or give others")
     begin = begin or _drawn(law, particles, seed)
     made = {n: m.options[n].made(v) for n, v in options.items() if not m.options[n].unsaid(v)}
     flow = m.preset(target=law, initial=begin, **made).to(device, torch.float64 if double else torch.float32)
@@ -149,7 +151,8 @@ def write(solution: "Solution", path: Path) -> None:
 def _given(text: str, what: str) -> Any:
     """Return what a text stands for: an object of a module, or the points of a file."""
     is_points = Path(text).is_file() and Path(text).suffix != ".py"
-    return torch.from_numpy(array(Path(text), what)).double() if is_points else named(text, what)
+    found = array(Path(text), what) if is_points else named(text, what)
+    return torch.from_numpy(points(found, f"{what}={text!r}")) if isinstance(found, np.ndarray) else found
 
 
 def _target(text: str, dim: int | None, begin: "MovingMeasure | None") -> "Measure":
@@ -158,8 +161,8 @@ def _target(text: str, dim: int | None, begin: "MovingMeasure | None") -> "Measu
     found = _given(text, "target")
     if isinstance(found, Measure):
         return found
-    if isinstance(found, (Tensor, np.ndarray)):
-        return Dataset(torch.as_tensor(found))
+    if isinstance(found, Tensor):
+        return Dataset(found)
     if not isinstance(found, Callable):  # type: ignore[arg-type]
         raise BadInput(f"target={text!r} is {shown(found)}: expected a measure, points or a log density")
     if dim is None and begin is None:
@@ -174,9 +177,9 @@ def _start(text: str) -> "MovingMeasure":
     found = _given(text, "start")
     if isinstance(found, MovingMeasure):
         return found
-    if not isinstance(found, (Tensor, np.ndarray)):
+    if not isinstance(found, Tensor):
         raise BadInput(f"start={text!r} is {shown(found)}: expected Particles or points")
-    return Particles(torch.as_tensor(found))
+    return Particles(found)
 
 
 def _drawn(law: "Measure", n: int, seed: int) -> "Particles":
