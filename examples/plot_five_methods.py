@@ -104,19 +104,20 @@ print(f"{'the data':13} {'':13} 8 of 8 modes, energy distance {floor:.4f}")
 # %%
 # Where they are after the same time
 # ----------------------------------
-# Nobody is done. Each step of W1-FE makes five generator updates of what one critic has learned, where WGAN-GP makes one. The two
+# No method has converged. Each step of W1-FE makes five generator updates of what one critic has learned, where WGAN-GP makes one. The two
 # drifts cost little a step and have filled the ring from the inside; what is left in its middle goes slowly.
 
-figure, axes = plt.subplots(1, 6, figsize=(15, 2.9), layout="constrained")
-for ax, (name, x) in zip(axes, ends.items(), strict=False):
+figure, axes = plt.subplots(2, 3, figsize=(8.4, 5.8), layout="constrained")
+*clouds, last = axes.flat
+for ax, (name, x) in zip(clouds, ends.items(), strict=True):
     ax.scatter(*x.T, s=1.5, color="C0")
     ax.scatter(*target.means.T, s=90, facecolors="none", edgecolors="0.35", linewidths=0.7)
     ax.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), xticks=[], yticks=[], aspect="equal")
     ax.set_title(f"{name}\n{covered(x)} of 8 modes", fontsize=10)
 for name, curve in curves.items():
-    axes[-1].semilogy(*zip(*curve, strict=True), label=name)
-axes[-1].axhline(floor, color="0.4", linestyle="--", linewidth=1)
-axes[-1].set_xlabel("seconds of the processor")
-axes[-1].set_title("energy distance\n(dashed: data to data)", fontsize=10)
-axes[-1].legend(frameon=False, fontsize=7)
+    last.semilogy(*zip(*curve, strict=True), label=name)
+last.axhline(floor, color="0.4", linestyle="--", linewidth=1)
+last.set_xlabel("CPU seconds")
+last.set_title("energy distance\n(dashed: data to data)", fontsize=10)
+last.legend(frameon=False, fontsize=8)
 plt.show()

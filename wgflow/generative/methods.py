@@ -206,7 +206,7 @@ class Method:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What options are where nobody says: of :data:`SETTINGS`, or the preset's own."""
+        """What options are where they are not given: of :data:`SETTINGS`, or the preset's own."""
         settings = SETTINGS.get(self.name, {})
         return {name: settings.get(name, o.default) for name, o in self.options.items()}
 

@@ -1,4 +1,4 @@
-"""What recipes take for a method where nobody says: sizes for 28×28 images on a CPU, and the recipes with names of their own."""
+"""What recipes set for a method where it is not given: sizes for 28×28 images on a CPU, and the recipes with names of their own."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -115,7 +115,7 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    r"""Return :math:`\mathrm{round}(127.5\,(x + 1))` cut to 0 ... 255, as uint8. Any shape.
+    r"""Return :math:`\mathrm{round}(127.5\,(x + 1))` cut to the range from 0 to 255, as uint8. Any shape.
 
     The inverse of :func:`to_unit`. Halves are rounded to even levels; what is not a number has no color, and
     its byte is arbitrary.
