@@ -24,6 +24,15 @@ def test_the_states_of_chosen_times_are_kept_and_no_others():
     assert run((2.0, 0.3)).times == pytest.approx([0.3, 2.0])
 
 
+def test_times_in_single_precision_are_those_that_were_meant():
+    """0.1 is there more than 0.1, by six parts in a hundred million: the state at 0.1 is what is asked for, not the next."""
+    times = torch.linspace(0.0, 3.0, 31)
+    assert run(times).times == pytest.approx(times.double().tolist(), rel=1e-6)
+    for time in times[1:]:
+        flow = wg.solve(V, wg.ForwardEuler(), START, step_size=0.1, num_steps=40, callbacks=[wg.StopAt(time)])
+        assert flow.state.t == pytest.approx(float(time), rel=1e-6)
+
+
 def test_a_time_between_two_steps_is_met_by_the_next():
     flow = run((0.25, 0.26, 0.9), step_size=lambda k: 0.2 * (k + 1), num_steps=4)
     assert flow.times == pytest.approx([0.6, 1.2])

@@ -14,6 +14,7 @@ from wgflow.bench.judge import Judge, start_of
 from wgflow.bench.measuring import Clock, peak_memory_mb, record, reset_peak
 from wgflow.bench.problem import Method, Problem, as_method
 from wgflow.bench.result import Result, Row, Status
+from wgflow.core.clock import reached
 from wgflow.core.errors import BadInput, Diverged, NotConverged, WgflowError
 from wgflow.core.fields import Count, Positive, Whole, checked
 from wgflow.core.progress import progress_bar
@@ -148,7 +149,7 @@ class _Watch(Callback):
     def on_step(self, run: Any, row: dict[str, Any]) -> None:
         """Take the error where it is time."""
         times = self.judge.problem.times[:-1]
-        if len(self.errors) == len(times) or run.state.t < times[len(self.errors)] * (1 - 1e-9):
+        if len(self.errors) == len(times) or not reached(run.state.t, times[len(self.errors)]):
             return
         begun, before = self.clock()[0], replace(self.counts)
         self.errors.append(self.judge.at(run.state.measure, times[len(self.errors)]))

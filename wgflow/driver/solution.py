@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from wgflow.core.brief import WIDTH, Brief, fitting, shortened, table
+from wgflow.core.clock import reached
 from wgflow.core.fields import Checked, NonNegative, Whole
 from wgflow.core.inner import UNCONVERGED
 from wgflow.core.instead import suggest
@@ -28,8 +29,6 @@ def _copied(t: Tensor) -> Tensor:
     return t.detach().clone() if t.is_cpu else t.detach().cpu()
 
 
-_ROUNDING = 1e-9
-"""Of a time that is a sum of step sizes, relative."""
 MOST_SAVED = 2**24
 """Bytes of states that a flow saves where nobody has said which to save."""
 
@@ -72,7 +71,7 @@ class Save(Checked):
         """Whether the state after step ``k``, at time ``t``, is kept, when those of the times ``kept`` are."""
         if self.times is not None:
             before = kept[-1] if kept else -math.inf
-            return any(before < time * (1 - _ROUNDING) <= t for time in self.times)
+            return any(reached(t, time) and not reached(before, time) for time in self.times)
         every = self.every * spacing
         return bool(every) and (k % every == 0 or last) and t not in kept[-1:]
 

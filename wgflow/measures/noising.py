@@ -7,14 +7,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from wgflow.core.clock import ROUNDING
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, NonNegative, Positive
 from wgflow.core.typing import Points
 from wgflow.measures.base import Measure, register_measure
 from wgflow.measures.particles import Particles
 from wgflow.measures.targets import Gaussian
-
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Reversed(Measure):
         if not self.base.supports("noised"):
             self.base.noised(1.0, 0.0)  # which says what to use instead
         self.noising(self.horizon)  # which refuses one that is too late
-        if self.time > self.horizon * (1 + _ROUNDING):
+        if self.time > self.horizon * (1 + ROUNDING):
             raise BadInput(
                 f"Reversed: time {self.time:g} is beyond the horizon {self.horizon:g}, where there is no noise left: take fewer or "
                 "smaller steps"

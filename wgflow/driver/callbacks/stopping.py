@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from wgflow.core.clock import reached
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, NonNegative, PositiveOrInfinite
 from wgflow.driver.callbacks.base import Callback, say_unrecorded
@@ -89,7 +90,7 @@ class StopAt(Callback):
     time: PositiveOrInfinite
 
     def _reached(self, run: "Run") -> str | None:
-        return run.STOP if run.state.t >= self.time * (1 - 1e-9) else None
+        return run.STOP if reached(run.state.t, self.time) else None
 
     def on_start(self, run: "Run") -> str | None:
         """Look at the time of a resumed run."""
