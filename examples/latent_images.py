@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import wgflow as wg
 from wgflow import presets
-from wgflow.generative import ImageData, LatentSpace, load_images, save_grid, to_unit
+from wgflow.generative import ImageData, LatentSpace, load_images, to_uint8, to_unit
 from wgflow.generative.nets import ToyCritic, ToyGenerator
 from wgflow.metrics import Memorization, SinkhornMetric
 
@@ -117,6 +117,19 @@ def compared(name: str, law: wg.Measure, space: LatentSpace, metrics: list[Any])
     return found
 
 
+def draw(images: dict[str, Tensor], path: Path) -> None:
+    """Show the images (n, 1, height, width) of every model, bytes, in a row beside its name."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(7.5, 0.6 * len(images)), layout="constrained")
+    for ax, (name, x) in zip(drawing.subplots(len(images), 1, squeeze=False)[:, 0], images.items(), strict=True):
+        ax.imshow(torch.cat(list(x[:, 0]), 1).numpy(), cmap="gray", vmin=0, vmax=255)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    drawing.savefig(path, dpi=120, bbox_inches="tight")
+
+
 def main() -> None:
     """Fit, compare, and draw images a row a model."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,21 +156,21 @@ def main() -> None:
         Memorization(codes * space.std, held_out[half:], n=100 if args.quick else 1000),
     ]
     print(f"{len(train)} training images; {args.components} components hold {space.explained:.0%} of the variance")
-    rows, grid = {}, []
+    rows, drawn = {}, {}
     for name in args.models:
         torch.manual_seed(0)
         begin = time.process_time()
         law = MODELS[name](codes, args.seconds)
         seconds = time.process_time() - begin
         rows[name] = compared(name, law, space, metrics) | {"seconds": seconds}
-        grid.append(space.decode(law.draw(10, torch.Generator().manual_seed(3)).x))
+        drawn[name] = to_uint8(space.decode(law.draw(10, torch.Generator().manual_seed(3)).x))
     print(f"\n{'':24}excess   ratio (chance)   memorized   closer   precision   recall   CPU s")
     for name, row in rows.items():
         print(
             f"{name:24}{row['sinkhorn_excess']:6.2f}   {row['nn_ratio']:.3f} ({row['nn_ratio_chance']:.3f})"
             f"{row['memorized']:12.3f}{row['closer']:9.3f}{row['precision']:12.2f}{row['recall']:9.2f}{row['seconds']:8.0f}"
         )
-    save_grid(torch.cat(grid), args.out.with_suffix(".png"), columns=10)
+    draw(drawn, args.out.with_suffix(".png"))
     args.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
 
 

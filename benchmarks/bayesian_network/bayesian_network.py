@@ -150,20 +150,28 @@ def study(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def picture(sets: dict[str, Any], args: argparse.Namespace) -> None:
     """Draw the test error against steps and against time, a row a set."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
-    drawn, axes = plt.subplots(len(sets), 2, figsize=(8, 2.7 * len(sets)), layout="constrained", squeeze=False)
+    drawn = Figure(figsize=(9, 2.8 * len(sets)), layout="constrained")
+    axes = drawn.subplots(len(sets), 2, squeeze=False, sharey="row")
     for (name, found), (by_step, by_time) in zip(sets.items(), axes, strict=True):
-        for method, row in found["methods"].items():
-            curve = row["rmse_curve"]
+        for i, (method, row) in enumerate(found["methods"].items()):
+            curve, style = row["rmse_curve"], {"color": f"C{i}", "linestyle": "--" if "momentum" in method else "-"}
             steps = [min(k * args.every, args.steps) for k in range(len(curve))]
-            by_step.semilogy(steps, curve, label=method)
-            by_time.semilogy([k * (row["ms_per_step"] or 0) / 1e3 for k in steps], curve)
-        by_step.set(title=name, xlabel="steps", ylabel="test RMSE")
-        by_time.set(title=name, xlabel="CPU seconds")
-    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    drawn.savefig(figure(args, "bayesian_network.png"), dpi=110)
-    plt.close(drawn)
+            by_step.plot(steps, curve, label=method, linewidth=1.3, **style)
+            by_time.plot([k * (row["ms_per_step"] or 0) / 1e3 for k in steps], curve, linewidth=1.3, **style)
+        by_step.set_ylabel(f"{name}: test error")
+    for ax in axes.flat:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1, 0].set_xlabel("steps")
+    axes[-1, 1].set_xlabel("CPU seconds")
+    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    drawn.savefig(figure(args, "bayesian_network.png"), dpi=130)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -129,13 +129,18 @@ def draw(suites: Sequence[dict[str, Any]], path: Path) -> None:
             for ax, key in zip(axes[:, column], ("kl", "mass_tv"), strict=True):
                 points = [(r["t"], r[key]) for r in trace if key in r]
                 if points:
-                    ax.semilogy(*zip(*points, strict=True), **style, label=row["label"])
+                    ax.plot(*zip(*points, strict=True), **style, label=row["label"])
             bound = [(r["t"], r["mass_kl"]) for r in trace if "kl" not in r and r["t"] > 0.5]
             if bound and row["label"].startswith("Langevin, "):
-                axes[0, column].semilogy(
+                axes[0, column].plot(
                     *zip(*bound, strict=True), color=f"C{i}", linestyle=":", linewidth=1.6, label=MASSES
                 )
-        axes[1, column].set_xlabel("time", fontsize=8)
+        axes[0, column].set_yscale("log")
+        axes[1, column].set_ylim(bottom=0)
+        # One method goes on until it is flat, four times as long as the others.
+        axes[1, column].set_xscale("function", functions=(lambda t: t.clip(0) ** 0.5, lambda s: s**2))
+        axes[1, column].set_xticks([t for t in (0, 1, 2, 4, 8, 16) if t <= axes[1, column].get_xlim()[1]])
+        axes[1, column].set_xlabel("time, on a scale of square roots", fontsize=8)
     axes[0, 0].set_ylabel("KL to the target", fontsize=8)
     axes[1, 0].set_ylabel("total variation of the masses", fontsize=8)
     for ax in axes.flat:
