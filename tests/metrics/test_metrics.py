@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from wgflow import BadInput, EnergyDistance, Evaluate, ForwardEuler, NotConverged, PotentialEnergy, solve
 from wgflow.functionals import Functional, SinkhornDivergence
-from wgflow.measures import Dataset, Gaussian, Measure, Particles, Smoothed, StandardNormal
+from wgflow.measures import Dataset, Gaussian, Measure, Particles, Pushforward, Smoothed, StandardNormal
 from wgflow.metrics import (
     MAX_POINTS,
     FunctionalValue,
@@ -304,19 +305,19 @@ def test_weights_of_the_model_are_used():
     assert metric(model, rng())["sinkhorn"] < 1.0  # uniform weights would give 1e6 / 40
 
 
+METRICS = [
+    lambda data, n: FunctionalValue(EnergyDistance(data), n=n),
+    lambda data, n: Moments(n),
+    lambda data, n: SinkhornMetric(data, n=n, blur=0.3),
+    lambda data, n: PrecisionRecall(data, n=n),
+    lambda data, n: Memorization(data, n=n),
+    lambda data, n: Memorization(data, held_out=cloud(90, 2, seed=5), n=n),
+]
+
+
 @pytest.mark.parametrize("n", [20, 60])
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda data, n: FunctionalValue(EnergyDistance(data), n=n),
-        lambda data, n: Moments(n),
-        lambda data, n: SinkhornMetric(data, n=n, blur=0.3),
-        lambda data, n: PrecisionRecall(data, n=n),
-        lambda data, n: Memorization(data, n=n),
-        lambda data, n: Memorization(data, held_out=cloud(90, 2, seed=5), n=n),
-    ],
-)
+@pytest.mark.parametrize("make", METRICS)
 def test_weights_that_are_no_numbers_are_refused(make, wrong, n):
     """Draws by weight of such particles would be finite points, and the metric a number."""
     metric = make(Dataset(cloud(120, 2)), n)
@@ -326,6 +327,38 @@ def test_weights_that_are_no_numbers_are_refused(make, wrong, n):
     with pytest.raises(BadInput, match="must be finite, or -inf for some points, not for all"):
         metric(Particles(cloud(60, 2, seed=1), log_w), rng())
     metric(Particles(cloud(60, 2, seed=1), torch.where(torch.arange(60) == 3, -math.inf, 0.0)), rng())
+
+
+class _WithItsWeights(Measure):
+    """A law of one's own whose draws carry weights."""
+
+    event_shape = torch.Size([2])
+
+    def __init__(self, log_w):
+        self.held = log_w
+
+    def draw(self, n, rng):
+        x = torch.randn(n, 2, generator=rng, dtype=torch.float64)
+        return Particles(x, torch.zeros(n).double() + self.held)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("make", METRICS)
+def test_weights_of_draws_that_are_no_numbers_are_refused(make, wrong):
+    """The value of a functional was NaN, moments ended in an error of LAPACK."""
+    metric = make(Dataset(cloud(120, 2)), 50)
+    with pytest.raises(BadInput, match="log_w of draws of this _WithItsWeights must be finite"):
+        metric(_WithItsWeights(wrong), rng())
+    metric(_WithItsWeights(0.0), rng())
+
+
+@pytest.mark.parametrize("n", [30, 60])
+@pytest.mark.parametrize("make", METRICS)
+def test_weights_of_a_latent_that_are_no_numbers_are_refused(make, n):
+    """Draws by weight of the latent would be finite points."""
+    latent = Particles(cloud(60, 2, seed=1), torch.where(torch.arange(60) == 3, math.nan, 0.0).double())
+    with pytest.raises(BadInput, match="log_w of this Particles must be finite"):
+        make(Dataset(cloud(120, 2)), n)(Pushforward(latent, nn.Identity()), rng())
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])

@@ -1,6 +1,7 @@
 """Clouds that metrics compare: all points of a finite measure, and clouds made comparable."""
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +10,6 @@ from wgflow.core.errors import BadInput
 from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
-from wgflow.measures.derived import Derived
 from wgflow.measures.particles import Particles
 
 _SMALLEST = 1e-150
@@ -37,14 +37,18 @@ def require_weights(law: Measure) -> None:
     log_w = getattr(law, "log_w", None)
     if isinstance(log_w, Tensor):
         require_log_weights(log_w, f"this {type(law).__name__}")
-    if isinstance(law, Derived):
-        require_weights(law.base)
+    for part in fields(law) if is_dataclass(law) else ():
+        if isinstance(inner := getattr(law, part.name, None), Measure):
+            require_weights(inner)
 
 
 def drawn(law: Measure, n: int, rng: torch.Generator) -> Particles:
-    """Return ``n`` draws of a law; raises ``BadInput`` for weights that are no numbers."""
+    """Return ``n`` draws of a law; raises ``BadInput`` for weights that are no numbers, its own or those of the draws."""
     require_weights(law)
-    return law.draw(n, rng)
+    p = law.draw(n, rng)
+    if p.log_w is not None:
+        require_log_weights(p.log_w, f"draws of this {type(law).__name__}")
+    return p
 
 
 def some_points(law: Measure, n: int, rng: torch.Generator) -> Particles:

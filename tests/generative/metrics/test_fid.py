@@ -18,7 +18,7 @@ from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
 from wgflow.generative.metrics.features import ModuleFeatures, RandomConvFeatures, sha256
 from wgflow.generative.metrics.fid import FID, ReferenceStats, frechet_distance, reference_stats
 from wgflow.generative.metrics.inception import INCEPTION_FILES, INCEPTION_VARIABLE, InceptionFeatures
-from wgflow.measures import Particles
+from wgflow.measures import Particles, Smoothed
 
 
 def rng(seed=0):
@@ -308,6 +308,15 @@ def test_a_weighted_model_is_counted_by_its_weights():
     metric = FID(PIXELS, images(30), n=8, batch=8)
     repeated = Particles(to_unit(X.repeat_interleave(counts, 0)))
     assert metric(model, rng()) == pytest.approx(metric(repeated, rng()), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [30, 60])
+def test_weights_that_are_no_numbers_are_refused(n):
+    """Their draws are images, and the distance looked like one; found through what a law is made of."""
+    x, lost = to_unit(images(60)), torch.where(torch.arange(60) == 3, torch.nan, 0.0)
+    for law in (Particles(x, lost), Smoothed(Particles(x, lost), lambda k: 0.0)):
+        with pytest.raises(BadInput, match="log_w of this Particles must be finite"):
+            FID(PIXELS, images(60, seed=1), n=n)(law, rng())
 
 
 def test_bad_sizes():

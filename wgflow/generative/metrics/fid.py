@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, checked
-from wgflow.core.finite import first_nonfinite_index, require_log_weights
+from wgflow.core.finite import first_nonfinite_index
 from wgflow.core.imports import require
 from wgflow.generative.data import ImageSet, to_uint8
 from wgflow.generative.data._images import check_images, cut_off, other_range
@@ -21,6 +21,7 @@ from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
+from wgflow.metrics.points import drawn, require_weights
 
 __all__ = ["FID", "ReferenceStats", "frechet_distance", "reference_stats"]
 
@@ -133,7 +134,7 @@ class FID(Checked):
     ------
     BadInput
         On construction for bad sizes, a reference that is not uint8, statistics of another protocol, or ``kid`` with
-        statistics; in a call for draws that are not finite images.
+        statistics; in a call for draws that are not finite images, and weights that are no numbers.
 
     Notes
     -----
@@ -254,8 +255,7 @@ class FID(Checked):
         if isinstance(
             rho, Particles
         ):  # their numbers are drawn at once: a second batch would repeat images of the first
-            if rho.log_w is not None:
-                require_log_weights(rho.log_w, "these images")
+            require_weights(rho)
             whole = rho.log_w is None and len(rho) == self.n
             index = torch.arange(self.n) if whole else picks(rho.log_w, len(rho), self.n, rng)
             yield from (rho.x[some].detach() for some in index.to(rho.device).split(self.batch))
@@ -263,11 +263,11 @@ class FID(Checked):
         missing = self.n
         while missing:
             with torch.no_grad():
-                drawn = rho.draw(min(self.batch, missing), rng)
-            if drawn.log_w is not None:  # the distance counts every image once
-                drawn = drawn.resampled(min(self.batch, missing), rng)
-            missing -= len(drawn)
-            yield drawn.x
+                some = drawn(rho, min(self.batch, missing), rng)
+            if some.log_w is not None:  # the distance counts every image once
+                some = some.resampled(min(self.batch, missing), rng)
+            missing -= len(some)
+            yield some.x
 
     def _say_range(self, low: float, high: float) -> None:
         """Warn, once, about images that were made for another range than [-1, 1]."""
