@@ -289,7 +289,12 @@ def save_images(
 
 def _say_cut_off(images: Tensor) -> None:
     low, high = (float(edge) for edge in images.aminmax())
-    if cut_off(low, high):
+    if math.isnan(low):
+        lost = int(images.isnan().flatten(1).any(1).sum())
+        warnings.warn(
+            f"{lost} of {len(images)} images have values that are not numbers: these have no color", stacklevel=3
+        )
+    elif cut_off(low, high):
         warnings.warn(other_range(low, high), stacklevel=3)
 
 

@@ -21,7 +21,7 @@ from wgflow.generative.data import ImageData, ImageSet, load_images, to_uint8, t
 from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
 from wgflow.generative.metrics.fid import ReferenceStats
 from wgflow.generative.sample import save_images
-from wgflow.measures import Pushforward, StandardNormal
+from wgflow.measures import Particles, Pushforward, StandardNormal
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -121,6 +121,19 @@ def test_sixteen_bits_a_channel_are_refused_in_colour_too(kind: int, channels: i
         load_images(tmp_path)
     (tmp_path / "a.png").write_bytes(png(kind, channels, depth=8))
     assert len(load_images(tmp_path).images) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "level"), [(b"P6 2 2 65535\n", b"\1\0"), (b"P6 2 2 256\n", b"\1\0"), (b"P3 2 2 1000\n", b"9 ")]
+)
+def test_pixmaps_of_more_than_8_bits_are_refused(tmp_path, head, level):
+    """Pillow rounds their colors to 8 bits."""
+    pytest.importorskip("PIL.Image")
+    (tmp_path / "a.ppm").write_bytes(head + 12 * level)
+    with pytest.raises(BadInput, match=r"a\.ppm has 16 bits a channel, expected 8 bits"):
+        load_images(tmp_path)
+    (tmp_path / "a.ppm").write_bytes(b"P6 2 2 15\n" + 12 * b"\2")
+    assert load_images(tmp_path).images.unique().tolist() == [34]
 
 
 @pytest.mark.parametrize("format", ["gif", "tif", "webp"])
@@ -417,6 +430,15 @@ def test_images_of_another_range_are_not_saved_without_a_word(
         save_images(model, 3, tmp_path / name)
     assert len(said) == warns
     assert all("expected [-1, 1]: what lies outside of that was cut off" in str(w.message) for w in said)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+def test_images_that_are_no_numbers_are_not_saved_without_a_word(name: str, tmp_path: Path) -> None:
+    """They became black, one among others was not seen."""
+    images = torch.zeros(4, 1, 8, 8)
+    images[2, 0, 3, 3] = torch.nan
+    with pytest.warns(UserWarning, match="1 of 4 images have values that are not numbers: these have no color"):
+        save_images(Particles(images), 4, tmp_path / name)
 
 
 U = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)

@@ -84,13 +84,21 @@ def _header(path: Path) -> _Header:
     with _opened(path) as image:
         mode, edge = image.mode, min(image.size)
         # Pillow takes the upper 8 of 16 bits of a color, and cuts 16 bits of grey off at 255.
-        deep = any(re.search(r";16[BLN]", str(tile)) for tile in image.tile)
+        deep = any(re.search(r";16[BLN]", str(tile)) for tile in image.tile) or _deep_pixmap(image)
         # A camera's JPEG with a preview behind it (MPO) is one picture.
         film = getattr(image, "is_animated", False) and image.format != "MPO"
     if deep or mode not in _GREY + _COLOUR:
         depth = "16 bits a channel" if deep else f"pixels of Pillow's mode {mode}"
         raise BadInput(f"{path} has {depth}, expected 8 bits a channel: convert it first")
     return _Header(mode in _GREY, edge, film)
+
+
+def _deep_pixmap(image: Any) -> bool:
+    """Whether a PPM file has levels above 255: its tile ends in the mode and the largest level."""
+    if image.format != "PPM" or not image.tile:
+        return False
+    _, _, _, held = image.tile[0]
+    return isinstance(held, tuple) and int(held[-1]) > 255
 
 
 def _decode(path: Path, mode: str, edge: int) -> Tensor:
