@@ -1,6 +1,7 @@
 """Principal components of images: an affine code and its decoder, fitted once and saved with the run."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_equal_images_vary_in_no_direction() -> None:
         LatentSpace.fit(ImageData(torch.full((9, 1, 4, 4), 7, dtype=torch.uint8)), 1)
 
 
+def test_what_is_left_by_rounding_is_no_direction() -> None:
+    """One pixel differs by one level in one of 2000 images: a second component was noise, its codes were of size 1."""
+    images = pixels(1).repeat(2000, 1, 1, 1)
+    images[0, 0, 0, 0] ^= 1
+    space = LatentSpace.fit(ImageData(images), 1)
+    assert space.std.item() == pytest.approx((2000 / 1999) ** -0.5 * 2000**-0.5 / 127.5, rel=1e-4)
+    assert space.explained <= 1
+    with pytest.raises(BadInput, match="vary in 1 directions only"):
+        LatentSpace.fit(ImageData(images), 2)
+
+
 @pytest.fixture(scope="module")
 def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pca") / "run"
@@ -86,6 +98,14 @@ def test_a_generator_in_a_latent_space_draws_images(run: Path) -> None:
     space = LatentSpace.load(run / LATENT_SPACE, 6, (1, 8, 8))
     inside = images[(images.abs().flatten(1) < 1).all(1)]
     torch.testing.assert_close(space.decode(space.encode(inside)), inside, atol=1e-4, rtol=0)
+
+
+def test_a_space_without_spread_is_damaged(run: Path, tmp_path: Path) -> None:
+    """Every code would decode to the mean."""
+    space = LatentSpace.load(run / LATENT_SPACE, 6, (1, 8, 8))
+    replace(space, std=space.std * 0).save(tmp_path / LATENT_SPACE)
+    with pytest.raises(BadInput, match="fits it anew"):
+        LatentSpace.load(tmp_path / LATENT_SPACE, 6, (1, 8, 8))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" * 20, None])

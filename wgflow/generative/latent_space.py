@@ -102,11 +102,12 @@ class LatentSpace(Space):
         mean = mean / count
         variances, vectors = torch.linalg.eigh(second / count - torch.outer(mean, mean))
         variances, vectors = variances.flip(0), vectors.flip(1)
-        rank = int((variances > 1e-10 * variances[0].clamp(min=1e-300)).sum())
+        rounding = float(second.trace()) / count * torch.finfo(second.dtype).eps
+        rank = int((variances > max(1e-10 * float(variances[0]), 10 * rounding)).sum())
         if dim > rank:
             raise BadInput(f"pca={dim}: the images vary in {rank} directions only, ask for no more")
         directions = vectors[:, :dim].T.reshape(dim, *shape).float().contiguous()
-        explained = float(variances[:dim].sum() / variances.sum())
+        explained = float(variances[:dim].sum() / variances.clamp(min=0).sum())
         return cls(mean.reshape(shape).float(), directions, variances[:dim].sqrt().float(), explained)
 
     @property
@@ -146,7 +147,7 @@ class LatentSpace(Space):
             raise BadInput(f"{path} cannot be read as safetensors ({str(error)[:100]}): {_AGAIN}") from error
         wanted = {"mean": tuple(image_shape), "directions": (dim, *image_shape), "std": (dim,), "explained": ()}
         found = {name: tuple(t.shape) for name, t in held.items() if t.is_floating_point() and t.isfinite().all()}
-        if found != wanted:
+        if found != wanted or not bool((held["std"] > 0).all()):
             raise BadInput(
                 f"{path} is not the latent space of {dim} components of images {tuple(image_shape)}: {_AGAIN}"
             )
