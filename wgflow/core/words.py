@@ -13,6 +13,7 @@ NOTHING = ("none", "null", "~")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 _INFINITE = re.compile(r"([+-]?)\.?(inf|infinity)")
 _REFUSED: Any = object()
+_QUOTES = ". In a file, text that reads as a number, a date, or yes or no stands in quotes"
 
 
 def read(hint: Any, value: Any, name: str) -> Any:
@@ -33,7 +34,8 @@ def read(hint: Any, value: Any, name: str) -> Any:
         found = _as(kind, value)
         if found is not _REFUSED:
             return found
-    raise BadInput(f"{name}={shortened(value)}: expected {' or '.join(_SAID[kind] for kind in accepted)}")
+    quotes = "" if str not in accepted or value is None or isinstance(value, str) else _QUOTES
+    raise BadInput(f"{name}={shortened(value)}: expected {' or '.join(_SAID[kind] for kind in accepted)}{quotes}")
 
 
 def kinds(hint: Any) -> tuple[type, ...]:

@@ -177,10 +177,18 @@ class Recipe(Written, Brief):
         own = {f.name: f.default for f in dataclasses.fields(self) if f.name != "options"}
         name = given.get("method", own["method"])
         rates = SETTINGS[name]["lr"] if name == FIRST_METHOD else None
-        options = dict(given.pop("options", {}))
+        options = given.pop("options", {})
+        if not isinstance(options, Mapping):
+            raise BadInput(
+                f"options={shortened(options)}: expected a dictionary of options by name; a file has a line for each of them"
+            )
+        options = dict(options)
         if rates is not None:
             given = with_both_rates(given, options.get("lr", rates))
         fields = {key: given.pop(key, value) for key, value in own.items()}
+        for key in given:
+            if METHOD + key in given:
+                raise BadInput(f"{key} and {METHOD}{key} are one option, and both are given: leave one out")
         options |= {key.removeprefix(METHOD): value for key, value in given.items()}
         for key, value in (fields | {"options": options}).items():
             object.__setattr__(self, key, value)
