@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 
-from wgflow import Checkpoint, Evaluate, ForwardEuler, KeepBest, Particles, PotentialEnergy, StopAt, solve
+from wgflow import (
+    BadInput,
+    Checkpoint,
+    Evaluate,
+    ForwardEuler,
+    KeepBest,
+    Particles,
+    PotentialEnergy,
+    Save,
+    StopAt,
+    solve,
+)
 
 RECORDS = [3.0, 1.0, math.nan, 2.0, 1.0, 0.5]
 
@@ -48,3 +59,18 @@ def test_the_last_law_of_a_stopped_run_counts():
 def test_a_key_that_is_never_recorded_is_named():
     with pytest.warns(UserWarning, match="'los'.* has .*loss"):
         drifting(RECORDS, KeepBest("los"))
+
+
+def test_records_that_are_no_numbers_keep_no_law_and_say_so():
+    best = KeepBest("loss")
+    with pytest.warns(UserWarning, match="no record of 'loss' is a finite number, and no law was kept"):
+        drifting([math.nan, math.inf] * 3, best)
+    assert best.measure is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(Save(2), r"solve\(..., save=Save"), (Checkpoint("x"), r"checkpoint=Checkp")]
+)
+def test_what_is_no_callback_says_where_it_goes(given, said):
+    with pytest.raises(BadInput, match=said):
+        drifting(RECORDS, given)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from wgflow.core.fields import Checked
 from wgflow.core.instead import suggest
 from wgflow.core.typing import Info
+from wgflow.driver.checkpoint import Checkpoint
+from wgflow.driver.solution import Save
 from wgflow.functionals import Functional
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ class Callback(Checked):
 
 suggest(
     Callback,
+    (Checkpoint, "Checkpoints are no callback: solve(..., checkpoint={value})"),
+    (Save, "What to keep of the states is no callback: solve(..., save={value})"),
     (Functional, "A functional along the flow is Evaluate([FunctionalValue(F)])"),
     (Callable, "Write a subclass of Callback with on_step, or StopWhen(condition)"),
 )

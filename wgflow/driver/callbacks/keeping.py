@@ -1,6 +1,7 @@
 """The best law of a run, and an early end of a run that gets no better."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,10 @@ class KeepBest(Callback):
         return run.STOP if self.patience is not None and self._waited >= self.patience else None
 
     def on_end(self, run: "Run") -> None:
-        """Warn when no record has had the quantity."""
+        """Warn when no record has had the quantity, or none a number."""
         say_unrecorded(self, self.key, run)
+        if self.measure is None and any(self.key in row for row in run.solution.history):
+            warnings.warn(f"KeepBest: no record of {self.key!r} is a finite number, and no law was kept", stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best law and how long it has been the best."""
