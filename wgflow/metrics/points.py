@@ -1,7 +1,8 @@
 """Clouds that metrics compare: all points of a finite measure, and clouds made comparable."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def require_weights(law: Measure) -> None:
     log_w = getattr(law, "log_w", None)
     if isinstance(log_w, Tensor):
         require_log_weights(log_w, f"this {type(law).__name__}")
-    for part in fields(law) if is_dataclass(law) else ():
+    parts: tuple[Field[Any], ...] = fields(law) if is_dataclass(law) else ()
+    for part in parts:
         if isinstance(inner := getattr(law, part.name, None), Measure):
             require_weights(inner)
 
