@@ -1,8 +1,6 @@
 """Clouds that metrics compare: all points of a finite measure, and clouds made comparable."""
 
 from collections.abc import Callable
-from dataclasses import Field, fields, is_dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +10,19 @@ from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
+from wgflow.measures.weighed import drawn, require_weights
+
+__all__ = [
+    "all_points",
+    "drawn",
+    "embedded",
+    "masses",
+    "mean",
+    "require_weights",
+    "same_kind",
+    "some_points",
+    "with_mass",
+]
 
 _SMALLEST = 1e-150
 """Below it, and above its inverse, squares of distances are 0 or infinite in float64, and every point a neighbor of every other."""
@@ -31,26 +42,6 @@ def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
     else:
         return None
     return with_mass(cloud)
-
-
-def require_weights(law: Measure) -> None:
-    """Raise ``BadInput`` for a law with weights that are no numbers, its own or those of what it is made from: draws would hide it."""
-    log_w = getattr(law, "log_w", None)
-    if isinstance(log_w, Tensor):
-        require_log_weights(log_w, f"this {type(law).__name__}")
-    parts: tuple[Field[Any], ...] = fields(law) if is_dataclass(law) else ()
-    for part in parts:
-        if isinstance(inner := getattr(law, part.name, None), Measure):
-            require_weights(inner)
-
-
-def drawn(law: Measure, n: int, rng: torch.Generator) -> Particles:
-    """Return ``n`` draws of a law; raises ``BadInput`` for weights that are no numbers, its own or those of the draws."""
-    require_weights(law)
-    p = law.draw(n, rng)
-    if p.log_w is not None:
-        require_log_weights(p.log_w, f"draws of this {type(law).__name__}")
-    return p
 
 
 def some_points(law: Measure, n: int, rng: torch.Generator) -> Particles:

@@ -21,7 +21,7 @@ from wgflow.generative.metrics.inception import InceptionFeatures
 from wgflow.measures._by_weight import picks
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.metrics.points import drawn, require_weights
+from wgflow.measures.weighed import drawn, require_weights
 
 __all__ = ["FID", "ReferenceStats", "frechet_distance", "reference_stats"]
 
