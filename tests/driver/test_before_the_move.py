@@ -89,6 +89,7 @@ def test_a_run_folder_goes_on_from_an_earlier_checkpoint(tmp_path: Path) -> None
     assert generative.sample(generator, 2).shape == (2, 1, 28, 28)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # the oldest matplotlib has some, of the newest pyparsing
         solution = generative.train(generative.Recipe(**RECIPE), folder, device="cpu", progress=False)
     ours = end(solution)
     for row in ours["history"]:
