@@ -95,7 +95,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_generator_goes_to_plain_torch(run: Path, tmp_path: Path) -> None:
     law = load_generator(run, "cpu")
     z = torch.randn(3, *law.latent.event_shape, generator=torch.Generator().manual_seed(0))
-    program = torch.export.export(law.map, (z[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
+    program = torch.export.export(law.map, (z[:2],), dynamic_shapes=({0: torch.export.Dim("n")},), strict=False)
     torch.export.save(program, tmp_path / "generator.pt2")
     net = torch.export.load(tmp_path / "generator.pt2").module()
     torch.testing.assert_close(net(z), law.map(z))
