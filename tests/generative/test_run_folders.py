@@ -58,7 +58,8 @@ RECORDS = [
     (edited({"image_shape": [1, 10**9, 8]}), "image_shape=[1, 1000000000, 8]"),
     (edited({"image_shape": [3, 8, 8]}), "is of another network than recipe.json says"),
     (edited({"bach": 8}), "no 'bach': did you mean 'batch'"),
-    (edited({"batch": True}), "batch=True: expected a whole number"),
+    (edited({"method.batch": True}), "batch=True: expected a whole number"),
+    (edited({"batch": 8}), "batch and method.batch are one option"),
     (edited({"data": {"a": 1}}), "data=<dict>: expected text"),
     (edited({"network": "smal"}), "did you mean 'small'"),
 ]

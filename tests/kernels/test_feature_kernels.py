@@ -238,8 +238,6 @@ def test_a_run_goes_on_to_the_last_bit_and_another_seed_is_another_run(tmp_path)
 NEED_A_POSITIVE_DEFINITE_ONE = {
     "random": wg.RandomFourierFeatures,
     "nystrom": lambda k: wg.Nystrom(k, PLACES),
-    "stein": wg.Stein,
-    "ksd": lambda k: wg.SquaredKSD(wg.StandardNormal(2), k),
     "mean shift": wg.MeanShift,
 }
 
@@ -250,6 +248,15 @@ NEED_A_POSITIVE_DEFINITE_ONE = {
 )
 def test_kernels_that_are_not_positive_definite_are_refused(make, kernel):
     with pytest.raises(wg.BadInput, match="expected a positive definite kernel"):
+        make(kernel)
+
+
+@pytest.mark.parametrize("make", [wg.Stein, lambda k: wg.SquaredKSD(wg.StandardNormal(2), k)], ids=["stein", "ksd"])
+@pytest.mark.parametrize(
+    "kernel", [wg.Riesz(), wg.PowerLaw(2.0), wg.Logarithmic(), -1.0 * wg.RBF(1.0), wg.RBF(1.0) - wg.RBF(2.0)], ids=str
+)
+def test_kernels_that_are_not_positive_where_points_coincide_are_refused(make, kernel):
+    with pytest.raises(wg.BadInput, match="where points coincide"):
         make(kernel)
 
 

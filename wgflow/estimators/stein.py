@@ -7,7 +7,7 @@ from wgflow.core.typing import Points
 from wgflow.estimators.base import SlopeEstimator, energy_slope, register_estimator
 from wgflow.functionals import Functional
 from wgflow.kernels import RBF
-from wgflow.kernels.features import RadialKernel, check_positive_definite
+from wgflow.kernels.features import RadialKernel, check_positive_at_zero
 from wgflow.kernels.stein_sums import stein_sums
 from wgflow.measures import Particles
 
@@ -34,7 +34,7 @@ class Stein(SlopeEstimator):
     Raises
     ------
     BadInput
-        For a kernel that is not positive definite.
+        For a kernel that is not positive where points coincide.
 
     Notes
     -----
@@ -57,7 +57,7 @@ class Stein(SlopeEstimator):
     splits_entropy = True
 
     def __post_init__(self) -> None:
-        check_positive_definite(type(self), self.kernel)
+        check_positive_at_zero(type(self), self.kernel)
 
     @classmethod
     def example(cls) -> "Stein":

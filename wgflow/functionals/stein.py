@@ -10,7 +10,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, register_functional
 from wgflow.kernels import RBF
-from wgflow.kernels.features import RadialKernel, check_positive_definite
+from wgflow.kernels.features import RadialKernel, check_positive_at_zero
 from wgflow.kernels.stein_blocks import stein_pairs
 from wgflow.measures import Measure, Particles, StandardNormal
 from wgflow.numerics.distances import Distances
@@ -45,7 +45,7 @@ class SquaredKSD(Functional):
     Raises
     ------
     BadInput
-        When the target has no log density, and for a kernel that is not positive definite.
+        When the target has no log density, and for a kernel that is not positive where points coincide.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class SquaredKSD(Functional):
                 f"target={type(self.target).__name__}: a Stein discrepancy needs log_prob. Use Unnormalised or a Gaussian, or "
                 "SquaredMMD, which needs samples only."
             )
-        check_positive_definite(type(self), self.kernel)
+        check_positive_at_zero(type(self), self.kernel)
 
     def value(self, rho: Particles) -> Scalar:
         r"""Return :math:`\sum_{ij}w_iw_jk_\pi(x_i,x_j)`: the V-statistic, never negative."""

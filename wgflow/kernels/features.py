@@ -147,6 +147,24 @@ def check_positive_definite(owner: type, kernel: Kernel, otherwise: str = "") ->
         )
 
 
+def check_positive_at_zero(owner: type, kernel: Kernel) -> None:
+    """Refuse a kernel that is not positive where points coincide, as none is that is positive definite: ``Riesz``, or -1 times one.
+
+    A value that is on another device than the CPU is not looked at.
+
+    Raises
+    ------
+    BadInput
+        In the name of the class ``owner``.
+    """
+    value = at_one_place(kernel).profile(torch.zeros((), dtype=torch.float64))
+    if readable(value) and not value > 0:
+        raise BadInput(
+            f"{owner.__name__}(kernel={kernel}): expected a positive definite kernel, such as RBF, Laplace or Matern, and this one is "
+            f"{float(value):g} where points coincide"
+        )
+
+
 RadialKernel = Annotated[
     Kernel,
     Rule(
