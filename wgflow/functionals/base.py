@@ -185,9 +185,8 @@ class Functional(Checked, Placed, Linear):
 
         They have one bandwidth where that is a rule.
         """
-        if len(clouds) > 1 and (held := self._with_rules_at(clouds.pooled())) is not self:
-            return held.values(clouds)
-        each = [self.with_measures(lambda m, b=b: m[b]).value(clouds[b]) for b in range(len(clouds))]  # type: ignore[misc, index]
+        held = self._with_rules_at(clouds.pooled()) if len(clouds) > 1 else self
+        each = [held.with_measures(lambda m, b=b: m[b]).value(clouds[b]) for b in range(len(clouds))]  # type: ignore[misc, index]
         return torch.stack(each)
 
     def views(self, clouds: Stack) -> list["View"]:
