@@ -151,7 +151,9 @@ def write(solution: "Solution", path: Path) -> None:
 def _given(text: str, what: str) -> Any:
     """Return what a text stands for: an object of a module, or the points of a file."""
     is_points = Path(text).is_file() and Path(text).suffix != ".py"
-    found = array(Path(text), what) if is_points else named(text, what)
+    if is_points:
+        return torch.from_numpy(array(Path(text), what))
+    found = named(text, what)
     return torch.from_numpy(points(found, f"{what}={text!r}")) if isinstance(found, np.ndarray) else found
 
 

@@ -10,7 +10,7 @@ from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.instead import suggest
 from wgflow.functionals.base import Functional
 from wgflow.measures.base import Measure
-from wgflow.metrics.points import drawn, require_weights
+from wgflow.measures.weighed import drawn, require_weights
 
 
 class Metric(Protocol):

@@ -13,8 +13,9 @@ from wgflow.core.fields import Checked, Count, Whole, checked
 from wgflow.core.rng import generator, mixed
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
+from wgflow.measures.weighed import drawn
 from wgflow.metrics.memorization_report import MemorizationReport, Neighbors, compared
-from wgflow.metrics.points import all_points, drawn, embedded, masses, mean, same_kind, some_points
+from wgflow.metrics.points import all_points, embedded, masses, mean, same_kind, some_points
 from wgflow.metrics.precision_recall import precision_recall
 from wgflow.numerics.neighbors import nearest
 

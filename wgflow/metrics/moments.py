@@ -9,7 +9,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.finite import first_nonfinite_index
 from wgflow.measures.base import Measure
-from wgflow.metrics.points import drawn
+from wgflow.measures.weighed import drawn
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,7 @@ from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.measures.weighed import drawn, require_weights
-
-__all__ = [
-    "all_points",
-    "drawn",
-    "embedded",
-    "masses",
-    "mean",
-    "require_weights",
-    "same_kind",
-    "some_points",
-    "with_mass",
-]
+from wgflow.measures.weighed import drawn
 
 _SMALLEST = 1e-150
 """Below it, and above its inverse, squares of distances are 0 or infinite in float64, and every point a neighbor of every other."""

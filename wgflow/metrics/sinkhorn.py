@@ -17,7 +17,7 @@ from wgflow.core.inner import report
 from wgflow.core.rng import generator
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.metrics.points import drawn, require_weights
+from wgflow.measures.weighed import drawn, require_weights
 from wgflow.numerics.sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
 
 _ROUGH = 0.3
