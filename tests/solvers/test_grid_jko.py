@@ -135,15 +135,15 @@ def test_tridiagonal_systems(n):
 
 def test_w1_has_no_error_in_time():
     x, y = 2 + 1.5 * normal(100, Moments(double([0]), double([[1]]))), normal(100, Moments(double([0]), double([[1]])))
-    F, solver = W1(Particles(y), batch=100), JKO(optim=LBFGS(max_iter=500, tolerance=1e-9), iters=1)
+    F, solver = W1(Particles(y), batch=100), JKO(optim=LBFGS(max_iter=500, tolerance=1e-9), iters=3)
     end, moved = w1_flow(x[:, 0], y[:, 0], 1.0), []
     for k in (2, 8):
-        # Not smooth where particles arrive: what is left is the minimizer's, whose last digits depend on the version of torch
-        # (5.1e-3 with 2.6). An explicit step of h = 1 / 2 is wrong by up to h / 2.
+        # Not smooth where particles arrive: what is left is the minimizer's, a hundredth of an Euler step's h / 2. Begun anew, it
+        # gets nearer (with torch 2.6 from 5.1e-3 to 4.7e-3).
         with pytest.warns(NotConverged, match="kinks"):
             flow = solve(F, solver, Particles(x), step_size=1 / k, num_steps=k)
         moved.append(rms(flow.measure.x[:, 0].sort()[0] - end) / rms(x[:, 0] - end))
-    assert max(moved) < 1e-2
+    assert max(moved) < 5e-3
 
 
 @pytest.mark.parametrize(
