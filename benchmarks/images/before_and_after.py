@@ -18,6 +18,7 @@ from benchmarks._record import figure, held, parser, write
 from benchmarks.images.equal_time import judges, scores, summary
 from wgflow.generative import RECIPES, ImageData, load_images, runtime, to_uint8
 from wgflow.metrics import Metric
+from wgflow.storage.files import replacing
 
 SHOWN = 16
 """Images of every run in the picture, the same latents in all of them."""
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     settings = {"recipe": "fashion-mnist", "points": args.points, "quick": args.quick, "variants": VARIANTS}
     path, stored = args.results / "before_and_after.json", args.results / "before_and_after_strips.png"
     runs = held(path, settings).get("runs", [])
-    strips = list(np.split(np.asarray(Image.open(stored)), len(runs))) if runs else []
+    # A call that was ended between its two files has left a strip more than runs.
+    strips = list(np.asarray(Image.open(stored)).reshape(-1, 28, 28 * SHOWN)[: len(runs)]) if runs else []
     done = {(run["name"], run["seed"]) for run in runs}
     for seed, (name, changes) in itertools.product(range(args.seeds), VARIANTS.items()):
         if (name, seed) not in done:
@@ -81,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             runs.append({"name": name, "seed": seed} | found)
             strips.append(strip)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
-            args.results.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.concatenate(strips)).save(stored)
+            with replacing(stored) as temporary:
+                Image.fromarray(np.concatenate(strips)).save(temporary)
             results = {"rows": summary(runs, "name"), "real": real, "runs": runs}
             write("before_and_after", args.results, settings, results, torch.device("cpu"))
     draw(runs, np.stack(strips), figure(args, "before_and_after.png"))

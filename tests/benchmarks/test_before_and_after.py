@@ -26,6 +26,13 @@ def test_pictures_and_scores_of_a_run_are_kept_together(script, tmp_path, monkey
     assert not trained, "runs that the record holds are kept"
     assert np.array_equal(np.asarray(Image.open(tmp_path / "before_and_after_strips.png")), strips)
 
+    one_more = np.concatenate([strips, strips[:28]])  # of a call that was killed before it wrote the record
+    Image.fromarray(one_more).save(tmp_path / "before_and_after_strips.png")
+    drawn = []
+    monkeypatch.setattr(benchmark, "draw", lambda runs, strips, path: drawn.append(strips))
+    benchmark.main(call)
+    assert np.array_equal(np.concatenate(drawn[0]), strips)
+
 
 def test_the_first_variant_is_the_recipe_as_it_was(script):
     """As in the record of the main job at 3c83481: conv, R1 of 0.2 at every update, else the same fields."""
