@@ -449,6 +449,12 @@ def test_particles_at_one_place_are_drawn_all_the_same(over, tmp_path):
     assert plotting.animate(still, tmp_path / "a.gif", over, quantity=V, dpi=30, progress=False).frames == 2
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_velocity_of_zero_is_drawn_without_a_division_by_it():
+    nowhere = PotentialEnergy(lambda x: 0 * x.sum(1))
+    plotting.vector_field(nowhere, cloud(), grid=4).canvas.draw()
+
+
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependency, match=r"wgflow\[plot\]"):

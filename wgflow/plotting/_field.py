@@ -1,6 +1,6 @@
 """The velocity of a flow, everywhere."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -88,9 +88,9 @@ def vector_field(
         if len(columns) == 2:
             stage.at(frame).paint(panel)
             put(panel, frame, stage, PARTICLE)
-            panel.quiver(
-                *np.meshgrid(*columns, indexing="ij"), *v.T, color=ink(panel), pivot="tail", width=0.0035, zorder=4
-            )
+            look: dict[str, Any] = {"color": ink(panel), "pivot": "tail", "width": 0.0035, "zorder": 4}
+            scale = None if v.any() else 1.0  # matplotlib divides by the mean length where none is given
+            panel.quiver(*np.meshgrid(*columns, indexing="ij"), *v.T, scale=scale, **look)
             frame_axes(panel, stage, "")
         else:
             panel.axhline(0, color=GREY, linewidth=0.8)
