@@ -415,6 +415,7 @@ def test_an_mp4_without_ffmpeg(tmp_path, monkeypatch):
         (lambda: plotting.animate(flow(), "flow.avi"), r"\.gif or \.mp4"),
         (lambda: plotting.animate(flow(), "flow.gif", max_frames=10_000), "at most 600 frames"),
         (lambda: plotting.animate(flow(), "flow.gif", dpi=10_000), "pixels"),
+        (lambda: plotting.animate(flow(), "flow.gif", dpi=1), "dpi=1: expected at least 10"),
         (lambda: plotting.animate(flow(), "flow.gif", fps=0), "fps=0"),
         (lambda: plotting.animate(flow(), "flow.gif", fps=12.5), "fps=12.5"),
         (lambda: plotting.animate(cloud(), "flow.gif"), "expected a Solution"),

@@ -31,6 +31,8 @@ MOST_FRAMES = 600
 GIF_FPS = 50
 """Most pictures a second of a GIF: its delays are hundredths of a second, and players slow one of a single hundredth down."""
 _PIXELS = 1500
+_LEAST_DPI = 10
+"""Fonts have no letters below some 4 dots an inch."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def animate(
     max_frames : int
         At most so many of the saved states, evenly spread; at most 600.
     dpi : int
-        Dots an inch, of a panel of 3.6 inches.
+        Dots an inch, of a panel of 3.6 inches; at least 10.
     progress : bool
         Show a bar.
 
@@ -135,6 +137,8 @@ def animate(
         raise BadInput("no solution to film: expected a Solution, or several by label")
     target, columns = Path(path), len(named) + (quantity is not None)
     _check(target, fps=fps, max_frames=max_frames, dpi=dpi)
+    if dpi < _LEAST_DPI:
+        raise BadInput(f"dpi={dpi}: expected at least {_LEAST_DPI}, for letters to be drawn")
     if max_frames > MOST_FRAMES or 3.6 * columns * dpi > _PIXELS:
         raise BadInput(
             f"max_frames={max_frames}, {3.6 * columns * dpi:.0f} pixels wide: at most {MOST_FRAMES} frames and {_PIXELS} pixels. A "
