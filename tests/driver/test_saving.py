@@ -106,3 +106,49 @@ def test_differences_with_one_seed_differentiate_a_random_flow():
         return float(wg.solve(F, wg.Langevin(), start, step_size=0.1, num_steps=20, seed=4).measure.x.mean())
 
     assert (end(1e-4) - end(-1e-4)) / 2e-4 == pytest.approx(1 - 0.9**20, rel=1e-8)
+
+
+def storages(saved):
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}.values())
+
+
+def test_a_part_of_a_state_is_kept_and_written_without_the_rest(tmp_path):
+    """Five of 20,000 points: a slice would hold the memory of all of them, and be written with it."""
+    start = wg.Particles(torch.arange(40_000.0).reshape(-1, 2))
+    keeps = {
+        "slice": lambda s: s.measure.x[:5],
+        "particles": lambda s: wg.Particles(s.measure.x[:5], s.measure.x[:5, 0]),
+        "by name": lambda s: {"first": s.measure.x[:5], "rest": [s.measure.x[-5:], "five"]},
+    }
+    for name, fn in keeps.items():
+        settings = {"step_size": 0.1, "num_steps": 20, "save": wg.Save(fn=fn)}
+        flow = wg.solve(V, wg.ForwardEuler(), start, checkpoint=wg.Checkpoint(tmp_path / name), **settings)
+        expected = [fn(flow.state)] if name == "slice" else []
+        assert all(torch.equal(flow.saved[-1], x) for x in expected)
+        kept = {
+            "slice": lambda s: [s],
+            "particles": lambda s: [s.x, s.log_w],
+            "by name": lambda s: [s["first"], s["rest"][0]],
+        }[name]
+        assert storages([t for s in flow.saved for t in kept(s)]) <= 21 * 2 * 40
+        assert sum(p.stat().st_size for p in (tmp_path / name).glob("*.states")) < 100_000
+
+
+def test_a_network_whose_buffer_is_a_part_of_the_data_has_checkpoints_of_its_own_size(tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self, data):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+            self.register_buffer("centers", data[:10])
+
+        def forward(self, x):
+            return self.linear(x) + self.centers.mean(0)
+
+    rho = wg.Pushforward(wg.StandardNormal(2), Net(torch.ones(100_000, 2)))
+    solver = wg.JKO(wg.Critic(lambda: torch.nn.Linear(2, 1)), iters=2, batch=8)
+    settings = {"step_size": 0.5, "num_steps": 2, "checkpoint": wg.Checkpoint(tmp_path, every_updates=1)}
+    flow = wg.solve(wg.Softplus(wg.StandardNormal(2), batch=8), solver, rho, **settings)
+    again = wg.solve(wg.Softplus(wg.StandardNormal(2), batch=8), solver, rho, **settings)
+    assert max(p.stat().st_size for p in tmp_path.glob("update-*.pt")) < 100_000
+    for name, t in flow.measure.net.state_dict().items():
+        assert torch.equal(again.measure.net.state_dict()[name], t)

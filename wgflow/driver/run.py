@@ -15,7 +15,7 @@ from wgflow.driver.solution import MOST_SAVED, Save, Solution, size
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
 from wgflow.solvers import Solver, State
-from wgflow.storage.state import first_nonfinite, state_dict
+from wgflow.storage.state import alone, first_nonfinite, state_dict
 
 StepSize = PositiveOrInfinite | Callable[[int], float]
 _EVERY_STEP = Save()
@@ -150,7 +150,7 @@ class Run:
         s, save = self.solution, self.save or _EVERY_STEP
         if save.due(self.state.k, self.state.t, last, self.spacing, s.times):
             s.times.append(self.state.t)
-            s.saved.append(save.fn(self.state))
+            s.saved.append(alone(save.fn(self.state)))
             if self.save is None and not last and size(s.saved[-1]) * len(s.saved) > MOST_SAVED:
                 del s.times[1::2], s.saved[1::2]
                 self.spacing *= 2

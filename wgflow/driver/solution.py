@@ -47,7 +47,8 @@ class Save(Checked):
     every : int
         Keep ``fn(state)`` after every so many time steps, besides the first and the last state; 0 keeps nothing.
     fn : callable
-        From a state to anything; tensors it returns must be copies, since states are changed in place.
+        From a state to anything; tensors it returns must be copies, since states are changed in place. Slices are copied for it: they
+        would keep, and write, the whole tensor that they are of.
     times : tuple of float, optional
         Keep the first state that reaches each of these times, and no others, instead of ``every`` so many. A step is not cut to
         end at a time: choose step sizes that meet it, or read in ``Solution.times`` what was met.

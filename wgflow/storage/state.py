@@ -17,9 +17,12 @@ from torch import Tensor
 
 from wgflow.core.errors import CheckpointError
 from wgflow.core.inner import Carried
+from wgflow.measures import Particles
 
 _PLAIN = (int, float, str, bool, type(None))
 _LOGS = ("log_w", "log_rho")
+_SMALL = 2**10
+"""Bytes of a storage that are no loss."""
 
 
 def state_dict(obj: Any) -> Any:
@@ -47,7 +50,26 @@ def state_dict(obj: Any) -> Any:
     raise CheckpointError(f"{type(obj).__name__} cannot be saved: give it state_dict() and load_state_dict()")
 
 
-def plain(saved: Any, where: str, held: Callable[[Tensor], Tensor] = lambda t: t) -> Any:
+def alone(value: Any) -> Any:
+    """Return tensors, particles, and lists and dictionaries of them without what else their storages hold.
+
+    A slice keeps the whole tensor that it is of in memory, and is written with all of it: parts of larger tensors are copied.
+    """
+    if isinstance(value, Tensor):
+        part = value.layout == torch.strided and value.untyped_storage().nbytes() > max(value.nbytes, _SMALL)
+        return value.clone() if part else value
+    if isinstance(value, Particles):
+        held = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        found = {name: alone(t) for name, t in held.items()}
+        return value if all(found[name] is held[name] for name in held) else dataclasses.replace(value, **found)
+    if type(value) is dict:
+        return {key: alone(v) for key, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(alone, value))
+    return value
+
+
+def plain(saved: Any, where: str, held: Callable[[Tensor], Tensor] = alone) -> Any:
     """Return ``saved`` with NumPy's scalars as Python numbers, and for every tensor what ``held`` makes of it.
 
     Raises
