@@ -106,6 +106,25 @@ def test_a_comparison_that_cannot_be_written_is_printed(module, tmp_path, monkey
     assert "one of my own" in capsys.readouterr().out
 
 
+def test_files_go_into_new_folders(module, tmp_path, capsys):
+    words = ["bench", "--problem", f"{module}:PROBLEM", "--solvers", "forward_euler", "--step-sizes", "0.2"]
+    kept, picture = tmp_path / "new" / "mine.json", tmp_path / "other" / "new" / "mine.png"
+    assert main([*words, "--save", str(kept), "--plot", str(picture)]) == 0
+    assert main(["bench", str(kept), "--plot", str(tmp_path / "again" / "mine.svg")]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "again" / "mine.svg").read_bytes()
+    assert main(["bench", str(kept), "--plot", "mine.picture"]) == 2
+    assert "expected the name of a picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--save", "--plot"])
+def test_a_folder_that_cannot_be_written_is_said_before_the_comparison(option, module, monkeypatch, capsys):
+    monkeypatch.setattr(wg.ForwardEuler, "update", lambda *_: pytest.fail("it ran"))
+    words = ["--solvers", "forward_euler", "--step-sizes", "0.2", option, "/dev/null/new/mine.png"]
+    assert main(["bench", "--problem", f"{module}:PROBLEM", *words]) == 2
+    assert "cannot write /dev/null/new/mine.png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,7 +14,7 @@ from _flows import Interrupt, Stop, contents, files, flow
 import wgflow
 from wgflow import Callback, CannotWrite, CheckpointError
 from wgflow.driver import checkpoint
-from wgflow.storage.files import locked, remove_strays, replacing, write_text
+from wgflow.storage.files import check_writable, locked, remove_strays, replacing, write_text
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and pipes of POSIX")
 
@@ -69,6 +69,24 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotWrite, match=r"cannot write .*a/b: "):
         write_text(tmp_path / "a" / "b", "text")
     assert contents(tmp_path) == {"a": b"precious"}
+
+
+@pytest.mark.parametrize("name", ["folder", "folder/..", "."])
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_written(
+    name: str, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotWrite, match=r"cannot write .*: Is a directory"), replacing(name):
+        pytest.fail("it began")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_is_written_later_is_checked_before(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "a")
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(CannotWrite, match="cannot write"):
+        check_writable("/dev/null/a")
 
 
 @posix

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wgflow.cli.own import named
+from wgflow.cli.own import named, save_picture
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Positive
 from wgflow.core.imports import require
@@ -12,6 +12,7 @@ from wgflow.core.instead import shown
 from wgflow.core.registry import near_misses
 from wgflow.core.rules import rule_of
 from wgflow.core.words import read
+from wgflow.storage.files import check_writable
 
 if TYPE_CHECKING:
     from wgflow.bench import Problem, Result
@@ -80,9 +81,10 @@ def bench(
         )
     if name is not None and name.endswith(".json"):
         saved = load(name)
+        _check_files(None, plot)
         print(saved.table())
         if plot is not None:
-            saved.plot().savefig(plot, dpi=150)
+            save_picture(saved.plot(), plot)
         return
     name = "discretizations" if name is None else name
     if name not in records.names():
@@ -109,6 +111,8 @@ def compare(
     if methods is None and not problem.methods:
         raise BadInput(f"{problem.title} names no methods of its own: say which solvers, --solvers forward_euler,heun")
     sizes = None if step_sizes is None else [_size(word) for word in _words(step_sizes, "step_sizes")]
+    for path in filter(None, (save, plot)):
+        check_writable(path)
     try:
         result = run(problem, methods, step_sizes=sizes, seeds=seeds)
     except BaseException as error:  # Ctrl-C, or an error of the user's own function
@@ -126,7 +130,7 @@ def _keep(result: "Result", save: str | None, plot: str | None) -> None:
     finally:
         print("\n\n".join(str(result.table(time)) for time in result.times))
     if plot is not None:
-        result.plot().savefig(plot, dpi=150)
+        save_picture(result.plot(), plot)
 
 
 def _check_files(save: str | None, plot: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Objects of the user's on the command line: ``package.module:NAME``, and arrays in files."""
+"""What the user names on the command line: objects, ``package.module:NAME``, arrays in files, and pictures to write."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ import numpy as np
 
 from wgflow.core.errors import BadInput
 from wgflow.core.instead import shown
+from wgflow.storage.files import replacing
 
 
 def named(name: str, what: str) -> Any:
@@ -66,6 +67,12 @@ def points(found: Any, where: str) -> np.ndarray:
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
         raise BadInput(f"{where}: expected points (n, d), got {found.dtype} of shape {found.shape}")
     return np.array(found, dtype=np.float64)
+
+
+def save_picture(figure: Any, path: str | Path) -> None:
+    """Write a figure in the format that the name says, whole or not at all; missing folders are made."""
+    with replacing(path) as file:
+        figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
 
 
 @contextmanager

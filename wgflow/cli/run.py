@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow.cli.arguments import Section
-from wgflow.cli.own import array, named, points
+from wgflow.cli.own import array, named, points, save_picture
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Whole
 from wgflow.core.instead import shown
@@ -198,4 +198,4 @@ def _draw(solution: "Solution", law: "Measure", path: Path) -> None:
     here = solution.to("cpu")
     over = law.to("cpu", here.measure.x.dtype) if d <= 2 else None  # type: ignore[attr-defined]
     figure = plotting.particles(here, over=over, dims=None if d <= 2 else (0, 1))
-    figure.savefig(path, dpi=150)  # type: ignore[union-attr]
+    save_picture(figure, path)

@@ -47,8 +47,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path, *, anew: bool) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """Give a new file in the folder of ``path``, which is made ``anew`` where it is missing, and a function that renames it for good."""
-    temporary = path.with_name(f"{_STRAY}{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.parent / f"{_STRAY}{secrets.token_hex(8)}{path.suffix}"
     try:
+        if path.is_dir() and not path.is_symlink():  # a link is replaced
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if anew:
             path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -68,6 +70,13 @@ def _beside(path: Path, *, anew: bool) -> Iterator[tuple[Path, Callable[[Path], 
         if isinstance(error, OSError) and not isinstance(error, WgflowError):
             raise CannotWrite(f"cannot write {path}: {reason(error)}") from error
         raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Make the folder of a file that is to be written later; raises ``CannotWrite`` for what would stand against it then."""
+    path = _nameable(path)
+    with _beside(path, anew=True) as (temporary, _):
+        temporary.unlink()
 
 
 def _nameable(path: str | Path) -> Path:
