@@ -598,7 +598,9 @@ def test_the_energy_distance_is_the_first_curve_of_a_training():
         ((20.0, 0.5, 0.01), {}, "log"),
         ((20.0, math.nan, 0.9), {}, "log"),
         ((20.0, 1.0), {}, "linear"),
-        ((20.0, 0.01, -0.01), {}, "linear"),
+        ((20.0, 0.01, -0.01), {}, "symlog"),
+        ((20.0, 0.01, -0.01), {"energy_distance_floor": 0.005}, "symlog"),
+        ((20.0, 0.01, -2.0), {}, "linear"),
         ((20.0, 0.01), {"energy_distance_floor": 0.0}, "linear"),
         ((math.nan,), {}, "linear"),
     ],
@@ -608,6 +610,8 @@ def test_a_metric_of_a_wide_range_has_a_logarithmic_axis(values, beside, scale):
     ax = plotting.training_curves([], rows).axes[0]
     assert ax.get_yscale() == scale
     low, high = ax.get_ylim()
+    assert max(v for v in (*values, low) if math.isfinite(v)) <= high
+    assert scale != "symlog" or low > 10 * min(values)  # no room for what is far below all values
     assert low <= min(v for v in (0.0 if scale == "linear" else math.inf, *values) if math.isfinite(v)) < high
 
 

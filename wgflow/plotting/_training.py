@@ -41,8 +41,8 @@ def training_curves(
     -------
     Figure
         First up to four metrics, of which the energy distance comes first, then training quantities: objective, transport and energy
-        before others. A metric whose values are positive has a logarithmic axis where one is more than twenty times another. What does
-        not fit is in the logs.
+        before others. A metric whose values are positive has a logarithmic axis where one is more than twenty times another. Where an
+        estimate is slightly negative, this axis is linear around zero. What does not fit is in the logs.
 
     Examples
     --------
@@ -90,9 +90,14 @@ def _line(ax: Any, rows: Sequence[dict[str, Any]], name: str, metric: bool) -> N
     if beside:
         ax.axhline(beside[0], color=GREY, linestyle="--", linewidth=1, label="real against real")
         ax.legend(fontsize=7)
+    finite = [0.0, *(r[name] for r in held if math.isfinite(r[name]))]
+    below, above = min(finite), max(finite)
     if metric and wide([*(r[name] for r in held), *beside[:1]]):
         ax.set_yscale("log")
+    elif metric and below < 0 and above > -20 * below:
+        ax.set_yscale("symlog", linthresh=-2 * below)
+        ax.autoscale(axis="y")  # the line beside it has fixed the margins of a linear axis
     elif metric:
-        ax.set_ylim(bottom=min([0, *(r[name] for r in held if math.isfinite(r[name]))]))
+        ax.set_ylim(bottom=below)
     ax.set_title(textwrap.fill(name.replace("_", " "), 34))
     ax.set_xlabel("update")
