@@ -1,5 +1,8 @@
 """Adams–Bashforth: the weights of its steps, for points and for networks, whose past is a copy."""
 
+import math
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 from _exact import double, mlp, rng
@@ -10,10 +13,12 @@ from wgflow import (
     W1,
     Adam,
     AdamsBashforth,
+    Annealed,
     BoundedEuler,
     Chain,
     Critic,
     ForwardEuler,
+    Functional,
     Particles,
     PotentialEnergy,
     Pushforward,
@@ -115,6 +120,40 @@ def test_the_velocity_before_is_that_of_the_critic_and_the_generator_before() ->
 def test_the_first_step_is_one_of_euler() -> None:
     one, two = (solve(WELL, s, START, step_size=0.2, num_steps=1).measure.x for s in (AdamsBashforth(), ForwardEuler()))
     assert torch.equal(one, two)
+
+
+@dataclass(frozen=True)
+class Drawn(Functional):
+    """A well whose place changes: x' = sin t - x."""
+
+    t: float = 0.0
+
+    def at(self, k: int, t: float) -> "Drawn":
+        return replace(self, t=t)
+
+    def value(self, rho: Particles) -> Tensor:
+        return rho.mean((rho.x - math.sin(self.t)).square().sum(1)) / 2
+
+
+@pytest.mark.parametrize("moves", ["points", "network"])
+def test_the_order_is_two_where_the_functional_depends_on_time(moves: str) -> None:
+    """Against x' = 2 (sin t - x): for a network the velocity before is that of the functional before."""
+    net = Pushforward(START, Table(START.x), regression=Regression(SGD(3.0), batch=3))
+    exact = (4 * math.sin(1) - 2 * math.cos(1)) / 5 + (START.x + 0.4) * math.exp(-2)
+    errors = []
+    for n in (40, 80):
+        end = solve(2 * Drawn(), AdamsBashforth(), START if moves == "points" else net, step_size=1 / n, num_steps=n)
+        x = end.measure.x if moves == "points" else end.measure.map.y.detach()
+        errors.append(float((x - exact).abs().max()))
+    assert 3.7 < errors[0] / errors[1] < 4.3, errors
+
+
+def test_a_functional_that_changes_with_the_number_of_the_step_gives_a_network_the_velocities_of_points() -> None:
+    F = Annealed(lambda s: s * PotentialEnergy(lambda x: x.square().sum(1)), lambda k: 0.7**k) + WELL
+    net = Pushforward(START, Table(START.x), regression=Regression(SGD(3.0), batch=3))
+    steps = [0.1, 0.2, 0.05, 0.05, 0.1]
+    ends = [solve(F, AdamsBashforth(), s, step_size=lambda k: steps[k], num_steps=5).measure for s in (net, START)]
+    torch.testing.assert_close(ends[0].map.y.detach(), ends[1].x, rtol=0, atol=1e-14)
 
 
 def test_a_chain_is_refused() -> None:

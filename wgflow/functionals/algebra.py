@@ -253,8 +253,8 @@ class Sum(Functional):
         return energy, sum(temperature for _, temperature in parts)
 
     def at(self, k: int, t: float) -> Self:
-        """Take every term at that step."""
-        return type(self)(tuple(term.at(k, t) for term in self.terms))
+        """Take every term at that step; itself where none changes."""
+        return self._with_terms(tuple(term.at(k, t) for term in self.terms))
 
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze every term, in order."""
@@ -270,7 +270,9 @@ class Sum(Functional):
 
     def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
         """Change those of every term, in order."""
-        new = tuple(term.with_measures(change) for term in self.terms)
+        return self._with_terms(tuple(term.with_measures(change) for term in self.terms))
+
+    def _with_terms(self, new: tuple[Functional, ...]) -> Self:
         return self if all(a is b for a, b in zip(new, self.terms, strict=True)) else type(self)(new)
 
     def contrast(self, other: Particles) -> Functional:

@@ -62,8 +62,9 @@ class Wrapped(Functional):
         return replace(self, term=term)  # type: ignore[type-var]
 
     def at(self, k: int, t: float) -> Self:
-        """Take the term at that step."""
-        return self._of(self.term.at(k, t))
+        """Take the term at that step; itself where it does not change."""
+        new = self.term.at(k, t)
+        return self if new is self.term else self._of(new)
 
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze the term."""

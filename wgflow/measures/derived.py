@@ -64,5 +64,6 @@ class Derived(Measure):
         return self.base.parts_in_turn
 
     def at(self, k: int, t: float) -> Self:
-        """Return the measure made from the base of step ``k``."""
-        return replace(self, base=self.base.at(k, t))
+        """Return the measure made from the base of step ``k``; itself where that does not change."""
+        base = self.base.at(k, t)
+        return self if base is self.base else replace(self, base=base)

@@ -36,8 +36,12 @@ class Explicit(Solver):
 
     def realise(self, F: Functional, state: State) -> tuple[Functional, Info]:
         """Refine the estimator and return the realization of ``F`` (of this step already) that the step goes by."""
-        info = self.estimator.refine(F, lambda rng: state.measure.draw(self.batch, rng), state.estimator, state.rng)
+        info = self.refined(F, state)
         return F.freeze(state.rng), info
+
+    def refined(self, F: Functional, state: State) -> Info:
+        """Refine the estimator at the present law."""
+        return self.estimator.refine(F, lambda rng: state.measure.draw(self.batch, rng), state.estimator, state.rng)
 
 
 def squared_speed(p: Particles, v: Points) -> Scalar:

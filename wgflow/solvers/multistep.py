@@ -73,7 +73,8 @@ class AdamsBashforth(Explicit):
     -----
     Cost: one gradient a step. For ``Particles`` the memory is their velocities. For a ``Pushforward`` it is the network of the step
     before and what the estimator had learned then: :math:`v_{n-1}` is *that* critic's velocity at *that* generator's output for the same
-    latents, with the target's batch of the present step. It costs a second evaluation and a copy of both networks. (The public code of
+    latents. The functional is that of the step before (:meth:`Functional.at`), with the random numbers of the present one: a target that
+    does not change shows the same batch. It costs a second evaluation and a copy of both networks. (The public code of
     W1-FE keeps references instead of copies, and its method is Euler's.) A critic with piecewise linear activations has a
     piecewise constant velocity: higher order gains nothing there.
 
@@ -110,10 +111,12 @@ class AdamsBashforth(Explicit):
     def update(self, F: Functional, state: State, h: float) -> tuple[State, Info]:
         r"""Complete one time step; reports the dissipation :math:`E|v|^2` at its start."""
         assert isinstance(state, MultistepState)
-        F, info = self.realise(F.at(state.k, state.t), state)
+        now = F.at(state.k, state.t)
+        info = self.refined(now, state)
+        drawn = _twin(state.rng)
+        F, before = now.freeze(state.rng), self._before(F, now, state, drawn)
         ahead = h / (2 * state.last) if state.last else 0.0
-        latents = torch.Generator(device=state.rng.device)
-        latents.set_state(state.rng.get_state())
+        latents = _twin(state.rng)
         memory, earlier = state.velocity, state.earlier
         change: Points | None = None
 
@@ -121,7 +124,9 @@ class AdamsBashforth(Explicit):
             nonlocal memory, earlier, change
             v = self.estimator.velocity(F, p, state.estimator)
             if change is None:  # a measure may ask again for the points of the same latents
-                change = self._change(F, v, latents, state) if ahead else torch.zeros_like(v)
+                change = (
+                    self._change(F if before is None else before, v, latents, state) if ahead else torch.zeros_like(v)
+                )
                 if earlier is None:
                     memory = v
                 else:  # now: the network is trained after this
@@ -132,6 +137,15 @@ class AdamsBashforth(Explicit):
         measure = state.measure.follow(move, state.rng)
         return replace(advance(state, measure, h), last=h, velocity=memory, earlier=earlier), info
 
+    def _before(
+        self, F: Functional, now: Functional, state: MultistepState, drawn: torch.Generator
+    ) -> Functional | None:
+        """Return the functional of the step before as the same draws realize it; None where it is the present one, or not asked for."""
+        if state.earlier is None or not state.last:
+            return None
+        then = F.at(state.k - 1, state.t - state.last)
+        return None if then is now else then.freeze(drawn)
+
     def _change(self, F: Functional, v: Points, latents: torch.Generator, state: MultistepState) -> Points:
         """Return the velocities less those of the step before."""
         earlier = state.earlier
@@ -139,3 +153,8 @@ class AdamsBashforth(Explicit):
             assert state.velocity is not None
             return v - state.velocity
         return v - self.estimator.velocity(F, earlier.measure.draw(len(v), latents), earlier.estimator)
+
+
+def _twin(rng: torch.Generator) -> torch.Generator:
+    """Return another generator of the same state."""
+    return torch.Generator(device=rng.device).set_state(rng.get_state())
