@@ -15,8 +15,29 @@ START = wg.Particles(torch.ones(4, 2))
 
 
 class Fails(wg.Callback):
+    """Fails where it says."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def fail(self, where: str) -> None:
+        if self.where == where:
+            raise wg.BadInput("the log is another's")
+
     def on_start(self, run: Any) -> None:
-        raise wg.BadInput("the log is another's")
+        self.fail("start")
+
+    def on_update(self, run: Any, info: Any) -> None:
+        self.fail("update")
+
+    def on_log(self, run: Any, window: Any) -> None:
+        self.fail("look")
+
+    def on_step(self, run: Any, row: Any) -> None:
+        self.fail("step")
+
+    def on_end(self, run: Any) -> None:
+        self.fail("end")
 
 
 class Stops(wg.Callback):
@@ -48,12 +69,17 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "parts that do not fit": (1, {"F": wg.Entropy()}),
     "numbers": (1, {"initial": wg.Particles(torch.full((4, 2), torch.nan))}),
     "a network": (1, {"initial": wg.Pushforward(wg.StandardNormal(2), no_network, regression=REGRESSION)}),
-    "a callback": (0, {"callbacks": [Fails()]}),
+    "a callback": (0, {"callbacks": [Fails("start")]}),
+    "its update": (1, {"callbacks": [Fails("update")]}),
+    "its look": (0, {"callbacks": [Fails("look")]}),
+    "its step": (1, {"callbacks": [Fails("step")]}),
+    "its end": (1, {"callbacks": [Fails("end")]}),
 }
 
 
 def outcome(**options: Any) -> str:
     settings = {"F": V, "solver": wg.ForwardEuler(), "initial": START, "step_size": 0.5, "num_steps": 3, "seed": 3}
+    settings["log_every"] = 2
     try:
         flow = wg.solve(**settings | options)
     except (wg.WgflowError, KeyError) as error:

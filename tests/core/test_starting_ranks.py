@@ -13,6 +13,10 @@ ERRORS = {
     "parts that do not fit": ("Incompatible", "Entropy.value needs the density"),
     "numbers": ("BadInput", "state.measure.x has entries that are not finite"),
     "a callback": ("BadInput", "the log is another's"),
+    "its update": ("BadInput", "the log is another's"),
+    "its look": ("BadInput", "the log is another's"),
+    "its step": ("BadInput", "the log is another's"),
+    "its end": ("BadInput", "the log is another's"),
 }
 
 

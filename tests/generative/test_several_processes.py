@@ -83,3 +83,8 @@ def test_metrics_that_only_the_first_process_has_are_evaluated_there(ranks: list
 def test_an_evaluation_that_fails_ends_the_run_on_all(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["failing"] == "ValueError: no value"
     assert ranks[1]["failing"] == "WgflowError: rank 0 failed: ValueError: no value"
+
+
+def test_a_process_that_ends_alone_is_named_to_the_one_that_waits(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[1]["left"] == "ValueError: the user's own, outside of a flow"
+    assert ranks[0]["left"].startswith("WgflowError: process 0 of 2 waited for another one that has ended")

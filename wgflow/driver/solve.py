@@ -19,6 +19,7 @@ from wgflow.driver.checkpoint import Checkpoint
 from wgflow.driver.compatibility import why_not
 from wgflow.driver.crossings import keeps_order, report_crossings
 from wgflow.driver.interrupts import Interrupts
+from wgflow.driver.readers import Readers
 from wgflow.driver.run import Run, StepSize
 from wgflow.driver.solution import Save, Solution
 from wgflow.driver.start import check_start
@@ -163,6 +164,14 @@ def _drive(
             stops.append(c.on_start(run) == Run.STOP)
             started.append(c)
 
+    def end() -> None:
+        # Particles of the last good step are still there; networks have been changed in place.
+        kept = solution.status == "diverged" and run.state.measure.tracks_points
+        solution.state, solution.measure = run.state, run.sound[0] if kept else run.state.measure
+        with ExitStack() as ends:  # all of them end, also when one fails
+            for c in reversed(started):
+                ends.callback(c.on_end, run)
+
     try:
         run.keep()
         together(start)
@@ -171,22 +180,23 @@ def _drive(
         if on_any(any(stops), run.state.rng.device) or _advance(run, how, callbacks, checkpoint, log_every):
             solution.status = "stopped"
         _say_unconverged(run)
-    except Diverged as error:
-        solution.status = "diverged"
-        error.solution, error.time = solution, run.sound[1]
-        why = undefined(run.F, run.solver.estimator, run.state.estimator, run.sound[0], run.initial)
-        error.advice = error.advice if why is None else why[0].upper() + why[1:]
-        error.args = (f"{error.reason} {error.advice} The last finite law is that of time {error.time:g}.",)
-        if throw:
+    except BaseException as error:
+        if isinstance(error, Diverged):
+            _explain(error, run)
+        if throw or not isinstance(error, Diverged):
+            end()
             raise
-    finally:
-        # Particles of the last good step are still there; networks have been changed in place.
-        kept = solution.status == "diverged" and run.state.measure.tracks_points
-        solution.state, solution.measure = run.state, run.sound[0] if kept else run.state.measure
-        with ExitStack() as ends:  # all of them end, also when one fails
-            for c in reversed(started):
-                ends.callback(c.on_end, run)
+    together(end)
     return solution
+
+
+def _explain(error: Diverged, run: Run) -> None:
+    """Add to an error what was saved until then, and why it has come so far."""
+    run.solution.status = "diverged"
+    error.solution, error.time = run.solution, run.sound[1]
+    why = undefined(run.F, run.solver.estimator, run.state.estimator, run.sound[0], run.initial)
+    error.advice = error.advice if why is None else why[0].upper() + why[1:]
+    error.args = (f"{error.reason} {error.advice} The last finite law is that of time {error.time:g}.",)
 
 
 def _advance(
@@ -195,6 +205,7 @@ def _advance(
     """Update until all time steps are done, ranks sharing like that; returns whether a callback has stopped the run before."""
     ledger, solution, device = run.ledger, run.solution, run.state.rng.device
     ordered = keeps_order(run.F, run.solver, run.state.measure)
+    readers = Readers(callbacks, device)
     begun, clock = time.perf_counter(), PairClock(run.total_updates - run.updates)
     stop = run.interrupts.asked(looked=True, device=device)
     while run.state.k < run.num_steps and not stop:
@@ -208,8 +219,7 @@ def _advance(
         info |= inner.info()
         run.advice |= inner.advice
         ledger.add(k, info)
-        for c in callbacks:
-            c.on_update(run, info)
+        readers.call("on_update", run, info)
         looked, stepped = ledger.updates % log_every == 0, run.state.k > k
         last = run.state.k == run.num_steps
         if looked or stepped:
@@ -219,20 +229,19 @@ def _advance(
         if stepped:
             run.sound = (run.state.measure, run.state.t)
         if looked:
-            window = ledger.mean_and_clear(ledger.window)
-            for c in callbacks:
-                c.on_log(run, window)
+            readers.call("on_log", run, ledger.mean_and_clear(ledger.window))
         if stepped:
             row = _record(run, time.perf_counter() - begun)
             begun = time.perf_counter()
-            stop = on_any(Run.STOP in [c.on_step(run, row) for c in callbacks], device)
+            stop = on_any(Run.STOP in readers.call("on_step", run, row), device)
             if stop:
-                for c in callbacks:
-                    c.on_stop(run, row)
+                readers.call("on_stop", run, row)
             row |= run.metrics
             run.metrics = {}
             solution.history.append(row)
             run.keep(last=stop or last)
+        if looked or stepped:
+            readers.agree()
         stop = run.interrupts.asked(looked=looked or stepped, device=device) or stop
         if checkpoint is not None and checkpoint.due(run, looked=looked or stepped, last=stop or last):
             ledger.settle()

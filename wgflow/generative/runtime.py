@@ -1,6 +1,7 @@
 """Where a training runs: device, precision and ranks, behind one small object."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 
 from wgflow import Measure, Particles
 from wgflow.core.compiling import Compile, check_compiles, mark
-from wgflow.core.errors import BadInput
+from wgflow.core.errors import BadInput, WgflowError
 from wgflow.core.fields import Checked, Count, Whole, checked
 from wgflow.core.typing import Points
 from wgflow.measures import Derived
 
 _MEETING = timedelta(seconds=60)
+_OF_OTHERS = re.compile(r"gloo/transport|NCCL|Connection (closed|reset) by peer")
+"""In what the backends of torch.distributed say of a process that is not there any more: they have no class for it."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ def runtime(
         or whose other processes do not come.
     MissingDependency
         Where torch is too old to compile, or has no C++ compiler.
+    WgflowError
+        At the end of the block, where another process has ended in the middle of it.
 
     Examples
     --------
@@ -135,6 +140,13 @@ def runtime(
             _meet(place, rank, world)
         try:
             yield Runtime(place, precision, rank, world, local, compile)
+        except RuntimeError as error:
+            if world == 1 or isinstance(error, WgflowError) or not _OF_OTHERS.search(str(error)):
+                raise
+            raise WgflowError(
+                f"process {rank} of {world} waited for another one that has ended or does not answer: see what that one says, or the "
+                f"launcher of it ({str(error).splitlines()[0][:200]})"
+            ) from error
         finally:
             if world > 1:
                 dist.destroy_process_group()
