@@ -91,7 +91,7 @@ class ImplicitScoreMatching(_Fitted):
     >>> import torch
     >>> from wgflow import Gaussian
     >>> data, law = Particles(torch.tensor([[1.0], [-1.0]])), Gaussian(torch.zeros(1), torch.eye(1))
-    >>> float(ImplicitScoreMatching(data).value(law.draw(1, torch.Generator())))
+    >>> ImplicitScoreMatching(data).value(law.draw(1, torch.Generator())).item()
     -1.0
     """
 
