@@ -15,6 +15,7 @@ from wgflow import (
     EvaluationNoise,
     ForwardEuler,
     Functional,
+    InFeatures,
     Laplace,
     MeanShift,
     MedianRBF,
@@ -489,3 +490,25 @@ def test_a_rule_looks_at_the_particles_not_at_the_points_asked_about(rule):
     held = MeanShift(rule.fit(X))
     there = velocity_at(field, F, Particles(X), es, X[:1] + 1.0)
     torch.testing.assert_close(there, velocity_at(held, F, Particles(X), es, X[:1] + 1.0), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("asked", [lambda rule: rule, lambda rule: lambda k: rule], ids=["rule", "rule of the step"])
+def test_a_rule_looks_at_the_features_of_the_particles(asked, own):
+    """Which have other units than the points, and of which those of the points asked about are none."""
+    rule, seen = NearestRBF(), lambda x: 100 * x
+    F = InFeatures(KL(Particles(Y)), seen)
+    fields = [MeanShift(k, own=own) for k in (asked(rule), RBF(rule.bandwidth(seen(X))))]
+    states = [refined(field, F, Particles(OTHER)) for field in fields]
+    y = X[:3] + 0.01
+    there, by_hand = (velocity_at(e, F, Particles(X), es, y) for e, es in zip(fields, states, strict=True))
+    torch.testing.assert_close(there, by_hand, rtol=1e-6, atol=1e-9)
+
+
+def test_units_are_those_of_the_particles_not_of_the_points_asked_about():
+    F, field = InFeatures(KL(Particles(Y)), lambda x: 100 * x, normalized=True), MeanShift(RBF(0.5))
+    es = refined(field, F, Particles(OTHER))
+    assert field.pointwise
+    far = X[:1] + 50.0
+    there = velocity_at(field, F, Particles(X), es, torch.cat([X, far]))[: len(X)]
+    torch.testing.assert_close(there, velocity_at(field, F, Particles(X), es, X), rtol=1e-9, atol=1e-12)

@@ -1,5 +1,7 @@
 """Functionals of every class by itself: the flow of a point is that of its class, and no label moves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from _exact import double, rng
@@ -197,3 +199,21 @@ def test_a_rule_that_is_held_is_one_of_the_points_without_labels(rule, inside):
     """Labels are a distance of the root of 2 apart, whatever the units of the points."""
     F, p = conditional(lambda y: inside(SquaredMMD(y, rule))), Particles(behind(0.01 * X, CX))
     torch.testing.assert_close(F.fit(p).value(p), F.value(p), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rule", [RBF(0.5), MedianRBF()])
+def test_the_units_of_every_class_are_held_in_an_implicit_step(rule, weighted):
+    """A line search compares values: the gradient is that of the value only while units and bandwidths stay."""
+    seen = lambda x: [10 * x, torch.stack([x, x.sin()], 1)]  # noqa: E731
+    F = conditional(lambda y: 0.5 * InFeatures(SquaredMMD(y, rule), seen, normalized=True))
+    log_w = torch.randn(len(X), generator=rng(3), dtype=torch.float64) if weighted else None
+    p, direction, h = Particles(behind(X, CX), log_w), torch.zeros(len(X), D + CLASSES, dtype=torch.float64), 1e-5
+    direction[:, :D] = torch.randn(len(X), D, generator=rng(4), dtype=torch.float64)
+    held = F.fit(p)
+    torch.testing.assert_close(held.value(p), F.value(p), rtol=1e-12, atol=0)
+    up, down = (held.value(replace(p, x=p.x + s * h * direction)) for s in (1, -1))
+    slope = -p.w @ (Autograd().velocity(held, p, None) * direction).sum(1)
+    torch.testing.assert_close((up - down) / (2 * h), slope, rtol=1e-6, atol=0)
+    far = Particles(behind(X + 3, CX), log_w)
+    assert not torch.isclose(held.value(far), F.value(far), rtol=1e-3)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -79,6 +79,7 @@ class MeanShift(Opposed):
     normalized: Literal["rows", "sides", "joint"] = "rows"
     own: bool = field(default=False, kw_only=True)
     floor: Decay = field(default=0.0, kw_only=True)
+    _rules_at: Particles | None = field(default=None, kw_only=True, repr=False)
 
     gives_potential = False
     is_function = False
@@ -98,8 +99,7 @@ class MeanShift(Opposed):
     @property
     def pointwise(self) -> bool:  # type: ignore[override]
         """Where rows are normalized, the points that repel are others, and no rule looks at all points for a bandwidth."""
-        kernel = self._kernel(0)
-        return self.normalized == "rows" and not self.own and at_one_place(kernel) is kernel
+        return self.normalized == "rows" and not self.own and not _is_rule(self._kernel(0))
 
     @classmethod
     def example(cls) -> "MeanShift":
@@ -132,8 +132,16 @@ class MeanShift(Opposed):
         if own is None:
             raise BadInput("MeanShift has no second batch yet: call refine(F, draw, state, rng) first, as solvers do")
         against = F.contrast(self.repelling(own, es))
-        kernel = self._kernel(max(es.k, 0))
-        return [(view, self._drift(kernel, view, len(own))) for view in views_of(against, rho)]
+        views, kernel = views_of(against, rho), self._kernel(max(es.k, 0))
+        at = views if self._rules_at is None or not _is_rule(kernel) else views_of(against, self._rules_at)
+        kernels = [kernel.fit(pool.x.detach(), pool.log_w) for pool in (view.clouds.pooled() for view in at)]
+        return [(view, self._drift(k, view, len(own))) for view, k in zip(views, kernels, strict=True)]
+
+    def fit(self, rho: Particles) -> "MeanShift":
+        """Hold the points at which a bandwidth that is a rule is found, in every view of them; itself when there is none."""
+        if isinstance(self.kernel, Kernel) and not _is_rule(self.kernel):
+            return self
+        return replace(self, _rules_at=Particles(rho.x.detach(), rho.log_w))
 
     def _kernel(self, k: int) -> Kernel:
         return self.kernel if isinstance(self.kernel, Kernel) else self.kernel(k)
@@ -146,8 +154,6 @@ class MeanShift(Opposed):
         assert isinstance(negative, Stack)
         with torch.no_grad(), full_precision(clouds.device):
             x, y, z = (s.x.detach().flatten(2) for s in (clouds, positive, negative))
-            pool = clouds.pooled()
-            kernel = kernel.fit(pool.x, pool.log_w)
             near, away = (kernel.log_profile(stacked_squares(x, other)) for other in (y, z))
             if self.own:
                 away.diagonal(dim1=1, dim2=2)[:, :own] = -torch.inf
@@ -189,6 +195,10 @@ class MeanShift(Opposed):
 
     def _affinity(self, log: Tensor) -> Tensor:
         return (0.5 * log).exp() if self.floor == 0 else log.exp().clamp(min=self.floor).sqrt()
+
+
+def _is_rule(kernel: Kernel) -> bool:
+    return at_one_place(kernel) is not kernel
 
 
 def _shares(log: Tensor, dim: int) -> Tensor:

@@ -70,7 +70,7 @@ def velocity_at(
             f"{rho.device}: convert them"
         )
     if estimator.pointwise and F.has_witness:
-        return estimator.velocity(F, Particles(y), es)
+        return estimator.velocity(_fitted(F, rho), Particles(y), es)
     if mass is None:
         mass = min(math.sqrt(torch.finfo(y.dtype).eps), 1e-3 / len(y))
     x = rho.x.detach()
@@ -83,8 +83,9 @@ def _fitted(part: T, rho: Particles) -> T:
     """Return a functional or an estimator with the bandwidth rules in it resolved at the particles; itself without any."""
     if isinstance(part, Kernel):
         return part.fit(rho.x.detach(), rho.log_w)  # type: ignore[return-value]
-    if isinstance(part, Functional) and type(part).fit is not Functional.fit:
-        return part.fit(rho)  # it may look at other points than these
+    own = next((kind for kind in (Functional, Estimator) if isinstance(part, kind)), None)
+    if own is not None and type(part).fit is not own.fit:  # type: ignore[attr-defined]
+        return part.fit(rho)  # type: ignore[attr-defined,no-any-return]  # it may look at other points than these
     if isinstance(part, tuple):
         fitted = tuple(_fitted(p, rho) for p in part)
         return part if all(a is b for a, b in zip(part, fitted, strict=True)) else fitted  # type: ignore[return-value]

@@ -268,6 +268,10 @@ class Sum(Functional):
         """Fit every term."""
         return type(self)(tuple(term.fit(rho) for term in self.terms))
 
+    def with_units(self, rho: Particles) -> Self:
+        """Hold those of every term."""
+        return self._with_terms(tuple(term.with_units(rho) for term in self.terms))
+
     def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
         """Change those of every term, in order."""
         return self._with_terms(tuple(term.with_measures(change) for term in self.terms))

@@ -165,6 +165,10 @@ class Functional(Checked, Placed, Linear):
         held = self._with(Kernel, lambda kernel: kernel.fit(rho.x, rho.log_w))
         return held._with(KernelDensity, lambda model: model.fit(rho))
 
+    def with_units(self, rho: Particles) -> Self:
+        """Return the functional with units in which it measures features found at ``rho`` and then held; bandwidths stay rules."""
+        return self._with(Functional, lambda F: F.with_units(rho)) if dataclasses.is_dataclass(self) else self
+
     def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
         """Return the functional with every measure it holds changed, in the order of :meth:`targets`."""
         return self._with(Measure, change)

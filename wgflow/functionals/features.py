@@ -119,12 +119,16 @@ class InFeatures(Viewing):
 
     def fit(self, rho: Particles) -> "InFeatures":
         """Hold units as well, and rules in these."""
+        return super(InFeatures, self.with_units(rho)).fit(rho)
+
+    def with_units(self, rho: Particles) -> "InFeatures":
+        """Hold the unit of every feature."""
         if not self.normalized:
-            return super().fit(rho)
+            return self
         with torch.no_grad():
             targets: list[Measure] = [Stack.of(drawn(m)) for m in self.targets()]
             units = self._units_of(self._features(rho.x), rho.w, self._features_of(targets), targets)
-        return super(InFeatures, replace(self, _units=units)).fit(rho)
+        return replace(self, _units=units)
 
     @torch.no_grad()
     def _features_of(self, targets: list[Measure]) -> dict[int, list[Points]]:

@@ -12,6 +12,7 @@ from wgflow.core.typing import Points, Scalar
 from wgflow.functionals.base import Functional, Potential, drawn, register_functional
 from wgflow.functionals.mmd import SquaredMMD
 from wgflow.functionals.sliced import SlicedWasserstein
+from wgflow.functionals.viewing import has_rules
 from wgflow.functionals.wrapped import Wrapped
 from wgflow.kernels import RBF
 from wgflow.measures import Measure, Particles, StandardNormal
@@ -67,6 +68,7 @@ class LearnedFeatures(Wrapped):
     term: Functional
     damping: NonNegative = 0.0
     _signs: Tensor | None = None
+    _rules_at: Particles | None = None
 
     learns_features = True
     reference = ("li2017mmd", "binkowski2018demystifying", "arbel2018gradient", "caucheteux2026unifying")
@@ -97,8 +99,11 @@ class LearnedFeatures(Wrapped):
         return drawn(self.term.target)  # type: ignore[attr-defined,no-any-return]
 
     def _between(self, net: Potential, rho: Particles, h: Tensor, factor: Tensor) -> Scalar:
-        theirs = Particles(h, self._drawn.log_w)
-        return factor * replace(self.term, target=theirs).value(Particles(_features(net, rho.x), rho.log_w))  # type: ignore[type-var]
+        term: Functional = replace(self.term, target=Particles(h, self._drawn.log_w))  # type: ignore[type-var]
+        if self._rules_at is not None:
+            with torch.no_grad():
+                term = term.fit(replace(self._rules_at, x=_features(net, self._rules_at.x)))
+        return factor * term.value(Particles(_features(net, rho.x), rho.log_w))
 
     def _at_target(self, net: Potential) -> tuple[Tensor, Tensor]:
         """Return the features of the target, and what their steepness leaves of the distance."""
@@ -130,8 +135,8 @@ class LearnedFeatures(Wrapped):
         return replace(self, term=term, _signs=signs)
 
     def fit(self, rho: Particles) -> Self:
-        """Return itself: a bandwidth that is a rule is one of features, and applied to them."""
-        return self
+        """Hold the points at whose features a bandwidth that is a rule is found; itself when there is none."""
+        return replace(self, _rules_at=Particles(rho.x.detach(), rho.log_w)) if has_rules(self.term) else self
 
     @classmethod
     def example(cls, event_shape: tuple[int, ...] = (2,)) -> Self:

@@ -1,5 +1,6 @@
 """A functional of every class of labeled points by itself."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor
 
 from wgflow.core.behind import parted
 from wgflow.core.errors import BadInput
+from wgflow.core.parts import parts_of
 from wgflow.functionals.base import Functional, View, drawn
+from wgflow.functionals.features import InFeatures
 from wgflow.functionals.viewing import Held, Viewing
 from wgflow.measures import Balanced, Labelled, Measure, OfEveryClass, Particles, Stack
 
@@ -45,6 +48,7 @@ class PerClass(Viewing):
     term: Functional
     _event_shape: tuple[int, ...] | None = None
     _held: Held = None
+    _in_units: tuple[Functional, ...] | None = None
 
     def __post_init__(self) -> None:
         if self._event_shape is not None:
@@ -64,33 +68,57 @@ class PerClass(Viewing):
 
     def views(self, clouds: Stack) -> list[View]:
         """Return the views of the term, each with the clouds of all classes."""
-        rho = clouds[0]
+        rho, found = clouds[0], []
+        for c, mass, own, theirs in self._classes(rho, [drawn(m[0]) for m in self.term.targets()]):  # type: ignore[index]
+            term = self.term if self._in_units is None else self._in_units[c]
+            views = _of(term, map(Stack.of, theirs)).views(Stack.of(own))
+            found.append([replace(view, weight=mass * view.weight) for view in views])
+        return self._as_held([_joined(same) for same in zip(*found, strict=True)])
+
+    def fit(self, rho: Particles) -> "PerClass":
+        """Hold the units of every class as well, and rules in these."""
+        return super(PerClass, self.with_units(rho)).fit(rho)
+
+    def with_units(self, rho: Particles) -> "PerClass":
+        """Hold the units of every class; itself when there are none."""
+        if not any(F.normalized for F in parts_of(self.term, Functional) if isinstance(F, InFeatures)):  # type: ignore[type-abstract]
+            return self
+        held = [self.term] * rho.x.shape[-1]
+        for c, _, own, theirs in self._classes(rho, [drawn(m) for m in self.term.targets()]):
+            held[c] = _of(self.term, theirs).with_units(own)
+        return replace(self, _in_units=tuple(held))
+
+    def contrast(self, other: Particles) -> Functional:
+        """Contrast the term, and what is held of it."""
+        new = super().contrast(other)
+        if self._in_units is None or not isinstance(new, PerClass):
+            return new
+        return replace(new, _in_units=tuple(F.contrast(other) for F in self._in_units))
+
+    def _classes(
+        self, rho: Particles, targets: list[Particles]
+    ) -> Iterator[tuple[int, Tensor, Particles, list[Particles]]]:
+        """Yield every class that has points, its mass, its points, and those of the targets."""
         x, ours = self._parted(rho.x)
-        log_w, w, found = _weights(rho, ours), rho.w, []
-        theirs = {}
-        for m in self.term.targets():
-            p = drawn(m[0])  # type: ignore[index]
-            y, labels = self._parted(p.x)
-            theirs[id(m)] = y, _weights(p, labels), _by_class(labels)
+        log_w, w = _weights(rho, ours), rho.w
+        parts = [(y, _weights(p, labels), _by_class(labels)) for p in targets for y, labels in [self._parted(p.x)]]
         for c, index in enumerate(_by_class(ours)):
             if len(index) == 0:
                 continue
-
-            def seen(m: Measure, c: int = c) -> Stack:
-                y, log_w, classes = theirs[id(m)]
-                return Stack.of(_picked(y, log_w, classes[c], c))
-
-            own, mass = _picked(x, log_w, index, c), w[index].sum()
+            own = _picked(x, log_w, index, c)
             if own.log_w is not None:  # of points without weight each counts as much in their class, whose mass is 0
                 own = Particles(own.x, torch.where((own.log_w > -torch.inf).any(), own.log_w, 0.0))
-            one = Stack.of(own)
-            views = self.term.with_measures(seen).views(one)
-            found.append([replace(view, weight=mass * view.weight) for view in views])
-        return self._as_held([_joined(same) for same in zip(*found, strict=True)])
+            yield c, w[index].sum(), own, [_picked(y, v, classes[c], c) for y, v, classes in parts]
 
     def _parted(self, points: Tensor) -> tuple[Tensor, Tensor]:
         assert self._event_shape is not None
         return parted(points, self._event_shape)
+
+
+def _of(F: Functional, measures: Iterable[Measure]) -> Functional:
+    """Return a functional of other measures, in the order of its targets."""
+    others = iter(measures)
+    return F.with_measures(lambda m: next(others))
 
 
 def _by_class(labels: Tensor) -> tuple[Tensor, ...]:
@@ -124,6 +152,7 @@ def _joined(views: tuple[View, ...]) -> View:
     """Return views of several classes as one."""
     if len(views) == 1:
         return views[0]
-    targets = iter([Stack.joined(same) for same in zip(*(v.functional.targets() for v in views), strict=True)])  # type: ignore[arg-type]
-    functional = views[0].functional.with_measures(lambda m: next(targets))
-    return View(functional, Stack.joined([v.clouds for v in views]), torch.cat([v.weight for v in views]))
+    targets = [Stack.joined(same) for same in zip(*(v.functional.targets() for v in views), strict=True)]  # type: ignore[arg-type]
+    return View(
+        _of(views[0].functional, targets), Stack.joined([v.clouds for v in views]), torch.cat([v.weight for v in views])
+    )

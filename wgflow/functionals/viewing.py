@@ -36,7 +36,7 @@ class Viewing(Wrapped):
 
     def fit(self, rho: Particles) -> Self:
         """Apply rules to what is seen of ``rho``, in every view by itself; itself when there are none."""
-        if not _has_rules(self.term):
+        if not has_rules(self.term):
             return self
         with torch.no_grad():
             held = tuple(view.functional.fit(view.clouds.pooled()) for view in views_of(self._now(None), rho))
@@ -64,7 +64,8 @@ def _with_targets_of(view: View, held: Functional) -> View:
     return replace(view, functional=held.with_measures(lambda m: next(targets)))
 
 
-def _has_rules(F: Functional) -> bool:
+def has_rules(F: Functional) -> bool:
+    """Whether a bandwidth in a functional is found from the points."""
     held = [part for functional in parts_of(F, Functional) for part in own_parts(functional)]  # type: ignore[type-abstract]
     return any(
         isinstance(part, DensityModel) or (isinstance(part, Kernel) and at_one_place(part) is not part) for part in held
