@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 import threading
@@ -14,12 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from wgflow import BadInput, CannotWrite, CheckpointError, DataNotFound, WgflowError
+from wgflow import BadInput, Callback, CannotWrite, CheckpointError, DataNotFound, WgflowError
 from wgflow.cli import main
 from wgflow.generative import Monitor, NetworkPair, Recipe, evaluate, load_generator, sample, train
 from wgflow.generative.folder import CHECKPOINTS, RECIPE, WEIGHTS, check_folder, claim_folder, plain_record, read_record
 from wgflow.generative.nets import FineCritic, FineGenerator
-from wgflow.storage.files import locked
+from wgflow.storage.files import locked, reason, refusal
 
 safetensors = pytest.importorskip("safetensors.torch")
 pytest.importorskip("torchvision")
@@ -370,3 +371,29 @@ def test_a_monitor_alone_makes_its_folder(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match="wgflow train makes one"):
         load_generator(tmp_path)
+
+
+def test_an_export_on_a_full_disk_is_said_and_the_run_goes_on_afterwards(pictures: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: grids are smaller than it, and the exported network is larger."""
+    resource = pytest.importorskip("resource")
+    before, unlimited = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.RLIM_INFINITY
+
+    class Fills(Callback):
+        def on_update(self, run: Any, info: Any) -> None:
+            size = (tmp_path / "run" / WEIGHTS).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, unlimited))
+
+    recipe = Recipe(data=str(pictures), channels=4, batch=8, num_steps=1, first_iters=4, evaluate_every=2, sinkhorn_n=0)
+    try:
+        with pytest.raises(CannotWrite, match=r"cannot write .*generator.safetensors: .*File too large"):
+            train(recipe, tmp_path / "run", device="cpu", progress=False, callbacks=[Fills()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.rglob(".writing-*"))
+    assert train(recipe, tmp_path / "run", device="cpu", progress=False).status == "done"
+
+
+@pytest.mark.parametrize(("told", "means"), [("(os error 28)", "the disk is full"), ("stream", "stream")])
+def test_what_a_writer_says_of_a_full_disk_is_understood(told: str, means: str, tmp_path: Path) -> None:
+    assert reason(refusal(tmp_path, RuntimeError(told))) == means

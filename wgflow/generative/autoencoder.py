@@ -15,9 +15,9 @@ from wgflow.core.networks import called
 from wgflow.core.ranks import shares, together
 from wgflow.core.typing import Points
 from wgflow.generative.data import ImageData, to_unit
+from wgflow.generative.folder import write_tensors
 from wgflow.generative.latent_space import Space
 from wgflow.generative.pairs import named_object
-from wgflow.storage.files import replacing
 
 LATENTS = "latents.safetensors"
 _CHUNK = 16
@@ -111,10 +111,7 @@ class AutoencoderSpace(Space):
     def save(self, path: Path) -> None:
         """Write middle, half-width and shape as safetensors; the pair stays where the person has it."""
         held = {"middle": self.middle, "reach": self.reach, "code_shape": torch.tensor(self.code_shape)}
-        with replacing(path) as temporary:
-            require("safetensors.torch", extra="image").save_file(
-                {name: t.cpu().contiguous() for name, t in held.items()}, temporary
-            )
+        write_tensors(path, held)
 
     @classmethod
     def load(cls, path: Path, pair: nn.Module) -> Self:

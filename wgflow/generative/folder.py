@@ -13,7 +13,7 @@ from wgflow.core.errors import BadInput, CannotWrite, DataNotFound
 from wgflow.core.imports import require
 from wgflow.core.words import shortened
 from wgflow.storage.describe import differences
-from wgflow.storage.files import LOCK, locked, read_text, reason, write_text
+from wgflow.storage.files import LOCK, locked, read_text, reason, refusal, replacing, write_text
 from wgflow.storage.state import first_nonfinite
 
 RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
@@ -166,6 +166,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if held is None:
         raise BadInput(f"{path} is not a file. {_ANEW}")
     return held
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; raises ``CannotWrite`` when the file system refuses."""
+    save_file = require("safetensors.torch", extra="image").save_file
+    refused = require("safetensors", extra="image").SafetensorError
+    with replacing(path) as temporary:
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, about)
+        except refused as error:
+            raise refusal(path.parent, error) from error
 
 
 def load_weights(path: Path, net: nn.Module) -> None:

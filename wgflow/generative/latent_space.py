@@ -15,8 +15,8 @@ from wgflow.core.imports import require
 from wgflow.core.placing import Placed
 from wgflow.core.typing import Points
 from wgflow.generative.data import ImageData, to_unit
+from wgflow.generative.folder import write_tensors
 from wgflow.measures import Derived
-from wgflow.storage.files import replacing
 
 LATENT_SPACE = "latent_space.safetensors"
 _LARGEST, _CHUNK = 4096, 512
@@ -131,11 +131,9 @@ class LatentSpace(Space):
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        save_file = require("safetensors.torch", extra="image").save_file
         held = {"mean": self.mean, "directions": self.directions, "std": self.std}
         held["explained"] = torch.tensor(self.explained, dtype=torch.float64)
-        with replacing(path) as temporary:
-            save_file({name: t.cpu().contiguous() for name, t in held.items()}, temporary)
+        write_tensors(path, held)
 
     @classmethod
     def load(cls, path: Path, dim: int, image_shape: tuple[int, ...]) -> Self:

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from wgflow import Chain, LabelledLatent, Measure, Particles, Pushforward
 from wgflow.core.behind import Keeping
 from wgflow.core.errors import BadInput
-from wgflow.core.imports import require
 from wgflow.core.networks import copied
 from wgflow.core.version import VERSION
-from wgflow.generative.folder import RECORD, plain_record
+from wgflow.generative.folder import RECORD, plain_record, write_tensors
 from wgflow.generative.latent_space import Decoded, Space
 from wgflow.generative.nets.labelled import LabelledGenerator, WithoutLabels
 from wgflow.generative.runtime import Autocast, Sharded
 from wgflow.measures import Derived
 from wgflow.solvers import JKOState
-from wgflow.storage.files import replacing
 
 if TYPE_CHECKING:
     from wgflow.driver.run import Run
@@ -103,7 +101,6 @@ def export(rho: Measure, path: Path, record: Mapping[str, Any] | None = None) ->
     Its metadata say what it is of, in JSON under one name, since several have no order: with the ``record`` of the run as ``recipe``, by
     which it can be loaded alone.
     """
-    save_file = require("safetensors.torch", extra="image").save_file
     if isinstance(rho, Particles):
         held: dict[str, Tensor] = {"x": rho.x} | ({} if rho.log_w is None else {"log_w": rho.log_w})
         about: dict[str, Any] = {"network": "none: x are the points", "output": str(tuple(rho.x.shape))}
@@ -118,5 +115,4 @@ def export(rho: Measure, path: Path, record: Mapping[str, Any] | None = None) ->
     about |= {"version": VERSION} | ({} if record is None else {"recipe": plain_record(dict(record))})
     # safetensors refuses tensors that share memory.
     weights = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in held.items()}
-    with replacing(path) as temporary:
-        save_file(weights, temporary, {RECORD: json.dumps(about)})
+    write_tensors(path, weights, {RECORD: json.dumps(about)})

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from wgflow import Dataset, Measure, Streamed, shared_sums
 from wgflow.core.errors import BadInput
-from wgflow.core.imports import require
 from wgflow.core.ranks import by_first
 from wgflow.generative.autoencoder import LATENTS, AutoencoderSpace, autoencoder, read_tensors
 from wgflow.generative.data import ImageData
+from wgflow.generative.folder import write_tensors
 from wgflow.generative.latent_space import LATENT_SPACE, Encoded, LatentSpace, Space
 from wgflow.storage.describe import digest
-from wgflow.storage.files import replacing
 
 if TYPE_CHECKING:
     from wgflow.generative.recipe import Recipe
@@ -68,8 +67,6 @@ def _made_of(images: ImageData, pair: nn.Module) -> Tensor:
 def keep(folder: Path, space: Space | None, law: Measure, images: ImageData) -> None:
     """Write the space and, of an autoencoder, the codes into the folder of a run, where they are not there yet."""
     if isinstance(space, AutoencoderSpace) and isinstance(law, Dataset) and not (folder / LATENTS).exists():
-        held = {"codes": law.x.cpu().contiguous(), "made_of": _made_of(images, space.pair)}
-        with replacing(folder / LATENTS) as temporary:
-            require("safetensors.torch", extra="image").save_file(held, temporary)
+        write_tensors(folder / LATENTS, {"codes": law.x, "made_of": _made_of(images, space.pair)})
     if space is not None and not (folder / LATENT_SPACE).exists():
         space.save(folder / LATENT_SPACE)

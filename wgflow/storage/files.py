@@ -92,6 +92,13 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def refusal(directory: Path, error: Exception) -> OSError:
+    """What the file system has said to a writer with error classes of its own; PyTorch's does not tell that the disk is full."""
+    told = re.search(r"os error (\d+)", str(error))
+    full = shutil.disk_usage(directory).free < 2**20
+    return OSError(int(told[1]) if told else errno.ENOSPC if full else errno.EIO, str(error))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary:
@@ -259,9 +266,8 @@ def write(payload: dict[str, Any], directory: Path, updates: int) -> Path:
         with open(temporary, "wb") as file:
             try:
                 torch.save(payload, file)
-            except RuntimeError as error:  # PyTorch's own writer does not say that its disk is full
-                code = errno.ENOSPC if shutil.disk_usage(directory).free < 2**20 else errno.EIO
-                raise OSError(code, str(error)) from error
+            except RuntimeError as error:
+                raise refusal(directory, error) from error
         path = directory / f"update-{updates:010d}-{_digest(temporary)}.pt"
         put(path)
     return path
