@@ -25,7 +25,7 @@ def run(*options: str) -> str:
         env=env,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     ).stdout
 
 
@@ -48,6 +48,7 @@ def test_a_few_updates_of_the_example(tmp_path, divergence, run):
     assert "done after 2 JKO steps" in run(*options)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["last_step"]["update"] == 5
+    assert "energy_distance" in (tmp_path / "run" / "metrics.csv").read_text().partition("\n")[0].split(",")
     assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} == {f"update-00000{u}.png" for u in (0, 3, 5)}
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["divergence"] == divergence
 
