@@ -6,7 +6,20 @@ import pytest
 import torch
 from _exact import double, rng
 
-from wgflow import RBF, Autograd, BadInput, ForwardEuler, Halving, Particles, PotentialEnergy, SquaredMMD, solve
+from wgflow import (
+    RBF,
+    Autograd,
+    BadInput,
+    Dataset,
+    ForwardEuler,
+    Halving,
+    Labelled,
+    Particles,
+    PerClass,
+    PotentialEnergy,
+    SquaredMMD,
+    solve,
+)
 from wgflow.estimators.evaluation_noise import EvaluationNoise
 from wgflow.solvers.explicit import RK4
 from wgflow.storage.state import load_state, state_dict
@@ -73,3 +86,17 @@ def test_bad_levels():
     for std in (-1.0, math.inf, math.nan, lambda k: -1.0):
         with pytest.raises(BadInput, match="standard deviation"):
             EvaluationNoise(Autograd(), std)
+
+
+def test_noise_is_in_points_and_not_in_what_is_behind_them():
+    """A label with noise would be that of the other class, of none, or of both: the velocity is that of the own class, by hand."""
+    data = Labelled(Dataset(double([[10.0], [90.0]]), labels=torch.tensor([0, 1])))
+    start = Particles(double([[0.0, 1.0, 0.0]] * 40 + [[100.0, 0.0, 1.0]] * 40))
+    F, noisy = 1250.0 * PerClass(SquaredMMD(data, RBF(50.0))), EvaluationNoise(Autograd(), 1.0)
+    moved = solve(F, ForwardEuler(noisy), start, step_size=1.0, num_steps=1).measure.x - start.x
+    toward = 10 * math.exp(
+        -(10**2) / (2 * 50**2)
+    )  # where the particles are; it changes by less than .2 within 4 of that
+    assert float((moved[:40, 0] - toward).abs().max()) < 0.5
+    assert float((moved[40:, 0] + toward).abs().max()) < 0.5
+    assert not moved[:, 1:].any()

@@ -20,12 +20,16 @@ from wgflow.measures import Particles
 
 @dataclass(eq=False)
 class NoiseState:
-    """The state of the noisy estimator, a generator of its own, where in its stream this time step is, and the step."""
+    """The noisy estimator's state, a generator of its own, where in its stream a time step is, the step, and what has no noise.
+
+    ``behind`` counts the last coordinates, which are a label.
+    """
 
     inner: Any
     rng: torch.Generator
     start: Tensor
     k: int
+    behind: int = 0
 
 
 @register_estimator("evaluation_noise")
@@ -47,7 +51,8 @@ class EvaluationNoise(Estimator):
 
     Notes
     -----
-    The noise is drawn anew in every time step and is the same for all stages of a step. The perturbed points join the
+    The noise is drawn anew in every time step and is the same for all stages of a step; a label behind a point (``Labelled``) has
+    none. The perturbed points join the
     particles with next to no mass (:func:`velocity_at`): up to four times the cost for a pairwise functional. There is no
     first variation to read, and nothing that an implicit solver could minimize: use an explicit one. Source: Arbel, Korba,
     Salim and Gretton (2019).
@@ -130,7 +135,7 @@ class EvaluationNoise(Estimator):
         inner = self.estimator.init(F, rng)
         seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
         own = torch.Generator(device=rng.device).manual_seed(seed)
-        return NoiseState(inner, own, own.get_state(), -1)
+        return NoiseState(inner, own, own.get_state(), -1, max((m.behind for m in F.targets()), default=0))
 
     def refine(self, F: Functional, draw: Draw, es: NoiseState, rng: torch.Generator) -> Info:
         """Refine the other, and go on to the noise of the next time step."""
@@ -144,6 +149,8 @@ class EvaluationNoise(Estimator):
             return self.estimator.velocity(F, rho, es.inner)
         es.rng.set_state(es.start)
         u = torch.randn(x.shape, generator=es.rng, device=x.device, dtype=x.dtype)
+        if es.behind:
+            u[..., -es.behind :] = 0
         return velocity_at(self.estimator, F, rho, es.inner, x + std * u)
 
     def surrogate(self, F: Functional, rho: Particles, es: NoiseState) -> Scalar:
