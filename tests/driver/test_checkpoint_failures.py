@@ -293,6 +293,11 @@ def test_the_log_of_another_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "log").read_text() == "precious\n"
 
 
+def test_a_folder_in_the_place_of_a_log_is_called_one(tmp_path):
+    with pytest.raises(CannotWrite, match="it is not a file"):
+        flow(tmp_path / "run", callbacks=[JsonLog(tmp_path)])
+
+
 @pytest.mark.parametrize(("left", "rows"), [(0, [4, 5, 6]), (1, [1, 4, 5, 6]), (None, [4, 5, 6])])
 def test_a_log_that_lost_its_end_goes_on_after_its_last_whole_line(tmp_path, left, rows):
     """After a power failure, say: the checkpoint reached the disk and the log did not."""

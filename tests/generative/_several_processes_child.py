@@ -42,6 +42,14 @@ class Slow:
         return {"slow": float(self.calls)}
 
 
+class SlowReader(wg.Callback):
+    """The first process alone works for longer than a collective may, at the end of the first time step."""
+
+    def on_step(self, run: Any, row: Any) -> None:
+        if dist.get_rank() == 0 and run.state.k == 1:
+            time.sleep(12)
+
+
 class Where:
     """Looks at the law through draws of its own generator, and says which process it was."""
 
@@ -106,9 +114,11 @@ def error_of(work: Any) -> str:
     return "none"
 
 
-def train_here(here: Any, folder: Path, *metrics: Any, recipe: Recipe = RECIPE) -> wg.Solution:
+def train_here(here: Any, folder: Path, *metrics: Any, recipe: Recipe = RECIPE, readers: Any = ()) -> wg.Solution:
     flow = recipe.flow(ImageData(IMAGES), here)
-    return fit(flow, folder, here, record={}, metrics=metrics, every=2, callbacks=[Impatient()], progress=False)
+    return fit(
+        flow, folder, here, record={}, metrics=metrics, every=2, callbacks=[Impatient(), *readers], progress=False
+    )
 
 
 def work(rank: int, world: int, folder: Path, port: int) -> None:
@@ -145,7 +155,7 @@ def all_cases(rank: int, folder: Path, alone: torch.Tensor, found: dict[str, Any
         )
         found["broken"] = error_of(lambda: train_here(here, folder / "broken", Where("a"), Broken("b")))
         unequal = [Where("a"), Where("b")] if rank == 0 else []
-        found["unequal"] = train_here(here, folder / "unequal", *unequal).history[-1]
+        found["unequal"] = train_here(here, folder / "unequal", *unequal, readers=[SlowReader()]).history[-1]
         if rank == 1:
             raise ValueError("the user's own, outside of a flow")
         train_here(here, folder / "left")

@@ -76,6 +76,7 @@ def test_a_metric_that_fails_on_another_process_ends_the_run_on_all(ranks: list[
 
 
 def test_metrics_that_only_the_first_process_has_are_evaluated_there(ranks: list[dict[str, Any]]) -> None:
+    """In a run whose first process also works alone, in a callback, for longer than a collective may take."""
     for found in ranks:
         assert [found["unequal"][f"{name} rank"] for name in "ab"] == [0, 0]
 

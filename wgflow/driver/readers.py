@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from wgflow.core.ranks import on_any, parallel, together
+from wgflow.core.ranks import from_all, parallel, together
 from wgflow.driver.callbacks import Callback
 
 
 class Readers:
-    """Calls all callbacks, and keeps an error of one until all ranks wait for each other anyway.
+    """Calls all callbacks, and keeps an error of one until all ranks agree.
 
     Raised at once it would leave the others waiting in the next sum over ranks, which says nothing of the reason. A single process
     raises at once.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], device: torch.device) -> None:
-        self.callbacks, self.device = callbacks, device
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
         self.failed: Exception | None = None
+        self.anywhere = any(from_all(bool(callbacks)))
+        """Whether a rank has some."""
 
     def call(self, name: str, *about: Any) -> list[Any]:
         """Return what the method of that name returns, callback by callback; those after one that failed are called too."""
@@ -32,10 +32,17 @@ class Readers:
                 self.failed = self.failed or error
         return found
 
-    def agree(self) -> None:
-        """Raise on all ranks what has failed on one. All ranks must call it together."""
-        if parallel() and on_any(self.failed is not None, self.device):
+    def agree(self, stop: bool = False) -> bool:
+        """Return whether one rank says ``stop``, or raise on all what has failed on one. All ranks must call it together.
+
+        They wait here, for days if need be, for one that has worked alone in its callbacks, as other collectives would not.
+        """
+        if not (parallel() and self.anywhere):
+            return stop
+        said = from_all((stop, self.failed is not None))
+        if any(failed for _, failed in said):
             together(self._tell)
+        return any(stops for stops, _ in said)
 
     def _tell(self) -> None:
         if self.failed is not None:

@@ -205,7 +205,7 @@ def _advance(
     """Update until all time steps are done, ranks sharing like that; returns whether a callback has stopped the run before."""
     ledger, solution, device = run.ledger, run.solution, run.state.rng.device
     ordered = keeps_order(run.F, run.solver, run.state.measure)
-    readers = Readers(callbacks, device)
+    readers = Readers(callbacks)
     begun, clock = time.perf_counter(), PairClock(run.total_updates - run.updates)
     stop = run.interrupts.asked(looked=True, device=device)
     while run.state.k < run.num_steps and not stop:
@@ -233,14 +233,14 @@ def _advance(
         if stepped:
             row = _record(run, time.perf_counter() - begun)
             begun = time.perf_counter()
-            stop = on_any(Run.STOP in readers.call("on_step", run, row), device)
+            stop = readers.agree(Run.STOP in readers.call("on_step", run, row))
             if stop:
                 readers.call("on_stop", run, row)
             row |= run.metrics
             run.metrics = {}
             solution.history.append(row)
             run.keep(last=stop or last)
-        if looked or stepped:
+        if (looked and not stepped) or stop:
             readers.agree()
         stop = run.interrupts.asked(looked=looked or stepped, device=device) or stop
         if checkpoint is not None and checkpoint.due(run, looked=looked or stepped, last=stop or last):

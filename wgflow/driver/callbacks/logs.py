@@ -123,7 +123,7 @@ class JsonLog(Callback):
     def on_start(self, run: "Run") -> None:
         """Open the file, at the position of the checkpoint."""
         position, self.position = self.position, None
-        size = self.path.stat().st_size if self.path.exists() else 0
+        size = self.path.stat().st_size if self.path.is_file() else 0
         if position is None and size and not run.updates:
             raise BadInput(f"{self.path} holds the log of another run: give a new path, or remove it")
         self.file = open_own(self.path)
