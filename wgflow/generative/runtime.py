@@ -139,17 +139,25 @@ def runtime(
         if world > 1:
             _meet(place, rank, world)
         try:
-            yield Runtime(place, precision, rank, world, local, compile)
-        except RuntimeError as error:
-            if world == 1 or isinstance(error, WgflowError) or not _OF_OTHERS.search(str(error)):
-                raise
-            raise WgflowError(
-                f"process {rank} of {world} waited for another one that has ended or does not answer: see what that one says, or the "
-                f"launcher of it ({str(error).splitlines()[0][:200]})"
-            ) from error
+            with _others_named(rank, world):
+                yield Runtime(place, precision, rank, world, local, compile)
         finally:
             if world > 1:
                 dist.destroy_process_group()
+
+
+@contextmanager
+def _others_named(rank: int, world: int) -> Iterator[None]:
+    """Say of an error of the connection that it is another process that has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world == 1 or isinstance(error, WgflowError) or not _OF_OTHERS.search(str(error)):
+            raise
+        raise WgflowError(
+            f"process {rank} of {world} waited for another one that has ended or does not answer: see what that one says, or the "
+            f"launcher of it ({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 @contextmanager
