@@ -40,8 +40,9 @@ class SquaredMMD(Functional):
         infinitely many (:class:`Functional`).
     pairs : {"distinct"}, optional
         Leave out the pairs of a point with itself, :math:`\sum_{i\ne i'}w_iw_{i'}k(x_i,x_{i'})/(1-\sum_iw_i^2)`: the U-statistic, whose
-        mean over batches is the squared MMD of the laws that they are drawn from. It may be negative. For particles that are the law
-        themselves all pairs count, as by default.
+        mean over batches is the squared MMD of the laws that they are drawn from. It may be negative. (Draws by weight repeat an
+        atom of more than 1/n of the mass evenly, and not independently: with such atoms the mean is too small by O(1/n).) For
+        particles that are the law themselves all pairs count, as by default.
 
     Notes
     -----
