@@ -7,7 +7,7 @@ Each step of the scheme of Jordan, Kinderlehrer and Otto,
 is solved in its semi-dual form by one generator and one critic that go on from step to step (Choi, Choi and Kang,
 "Scalable Wasserstein Gradient Flow for Generative Modeling through Unbalanced Optimal Transport", ICML 2024).
 
-    python examples/cifar10_sjko.py --quick                    # 2 minutes on a CPU, to see that everything works
+    python examples/cifar10_sjko.py --quick                    # 4 minutes on one core, to see that everything works
     python examples/cifar10_sjko.py --download                 # one GPU, the small networks of the paper
     torchrun --nproc_per_node 4 examples/cifar10_sjko.py --network large
     python examples/cifar10_sjko.py --folder runs/cifar10-kl      # the same command again goes on where it stopped
