@@ -1,10 +1,13 @@
 """What every rank of the two-process runs does; ``test_distributed.py`` looks at what they leave behind."""
 
 import errno
+import math
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -90,6 +93,13 @@ class Interrupt(wgflow.Callback):
             raise InterruptedError
 
 
+class Pause(wgflow.Callback):
+    """Lets the writer of checkpoints finish."""
+
+    def on_log(self, run: Any, info: Any) -> None:
+        time.sleep(0.2)
+
+
 class FillDisk(wgflow.Callback):
     """From the fourth update on there is no room on the disk that this process writes to."""
 
@@ -142,7 +152,8 @@ def work(rank: int, world: int, folder: Path) -> None:
     found["handed over"] = error_of(*here, callbacks=[Interrupt()], **checkpoint("from two", every_updates=4))
     found["taken over"] = weights(run(*here, **checkpoint("from one", every_updates=4)))
     found["finished"] = weights(run(*here, callbacks=first(log), **checkpoint("parts")))
-    found["timed"] = weights(run(*here, **checkpoint("timed", every_seconds=0.0, keep=99)))
+    with mock.patch("wgflow.driver.checkpoint._SHARE", math.inf):  # however long the first write has taken
+        found["timed"] = weights(run(*here, callbacks=[Pause()], **checkpoint("timed", every_seconds=0.0, keep=99)))
     # The call for the generator in the eighth update; the looks at the imbalance before it call the critic as well.
     found["poisoned"] = error_of(*here, poison=77 if rank == 1 else None)
     found["no folder"] = error_of(*here, **checkpoint("meet", every_updates=4))
