@@ -63,7 +63,8 @@ class Grid(MovingMeasure):
             )
         if not all(a < b and math.isfinite(b - a) for a, b in zip(self.low, self.high, strict=True)):
             raise BadInput(f"a Grid needs a box with low < high, got {self.low} and {self.high}")
-        least, total = float(self.mass.min()), float(self.mass.sum())
+        mass = self.mass.detach()
+        least, total = float(mass.min()), float(mass.sum())
         if not (least >= 0 and 0 < total < math.inf):
             raise BadInput(f"masses must be nonnegative and not all 0: the least is {least:g}, their sum {total:g}")
         if abs(total - 1) > 64 * torch.finfo(self.mass.dtype).eps:  # not again when a saved one is loaded: bit for bit
