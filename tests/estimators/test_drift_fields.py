@@ -492,6 +492,15 @@ def test_a_rule_looks_at_the_particles_not_at_the_points_asked_about(rule):
     torch.testing.assert_close(there, velocity_at(held, F, Particles(X), es, X[:1] + 1.0), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("made_of", [lambda e: e, UnitSpeed, lambda e: Total((e, e))], ids=["itself", "speed", "total"])
+def test_an_implicit_step_holds_the_rule(made_of):
+    F, far = KL(Particles(Y)), Particles(3 * X)
+    ruled, fixed = (made_of(MeanShift(kernel, own=True)) for kernel in (MedianRBF(), MedianRBF().fit(X)))
+    held, by_hand = (e.velocity(F, far, e.init(F, rng())) for e in (ruled.fit(Particles(X)), fixed))
+    torch.testing.assert_close(held, by_hand, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(held, ruled.velocity(F, far, ruled.init(F, rng())), rtol=1e-3)
+
+
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("asked", [lambda rule: rule, lambda rule: lambda k: rule], ids=["rule", "rule of the step"])
 def test_a_rule_looks_at_the_features_of_the_particles(asked, own):

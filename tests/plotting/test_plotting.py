@@ -14,6 +14,7 @@ import torch
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.quiver import Quiver  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from wgflow import (  # noqa: E402
@@ -453,7 +454,11 @@ def test_particles_at_one_place_are_drawn_all_the_same(over, tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_a_velocity_of_zero_is_drawn_without_a_division_by_it():
     nowhere = PotentialEnergy(lambda x: 0 * x.sum(1))
-    plotting.vector_field(nowhere, cloud(), grid=4).canvas.draw()
+    figure = plotting.vector_field(nowhere, cloud(), grid=4)
+    figure.canvas.draw()
+    (arrows,) = (c for c in figure.axes[0].collections if isinstance(c, Quiver))
+    assert arrows.U.shape == (16,)
+    assert not np.any([arrows.U, arrows.V])
 
 
 def test_without_matplotlib(monkeypatch):

@@ -1,7 +1,7 @@
 """Estimators made of others: at unit speed, and added up."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,6 +109,10 @@ class UnitSpeed(_Asks):
     def _asked(self) -> tuple[Estimator, ...]:
         return (self.estimator,)
 
+    def fit(self, rho: Particles) -> "UnitSpeed":
+        """Hold the rules of the one that is asked."""
+        return replace(self, estimator=self.estimator.fit(rho))
+
     def velocities(self, F: Functional, rho: Particles, es: list[Any]) -> list[tuple[View, Points]]:
         """Return the velocities of every part over their size."""
         return [(view, _over_its_size(view, v)) for view, v in self.estimator.velocities(F, rho, es[0])]
@@ -154,6 +158,10 @@ class Total(_Asks):
 
     def _asked(self) -> tuple[Estimator, ...]:
         return self.estimators
+
+    def fit(self, rho: Particles) -> "Total":
+        """Hold the rules of all that are asked."""
+        return replace(self, estimators=tuple(e.fit(rho) for e in self.estimators))
 
     def velocities(self, F: Functional, rho: Particles, es: list[Any]) -> list[tuple[View, Points]]:
         """Return those of all estimators."""

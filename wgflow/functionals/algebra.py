@@ -192,8 +192,7 @@ class Sum(Functional):
         Of several with a dual, those that know their value on points (W1) leave the critic to the one that does not.
         """
         dual = [t for t in self.terms if t.can("conjugate") or t.can("variational")]
-        without_value = [t for t in dual if t.needs_density or not t.can("value")]
-        return without_value or dual
+        return [t for t in dual if t.needs_density or not t.can("value")] or dual
 
     def _split(self) -> tuple[Functional, list[Functional]]:
         dual = self.dual_terms()
@@ -211,12 +210,10 @@ class Sum(Functional):
 
     def conjugate(self, phi: Potential) -> Scalar:
         r"""Return :math:`F^*(\varphi-\sum_j V_j)` for one functional plus potential energies."""
-        from wgflow.functionals.energies import PotentialEnergy
-
         dual, rest = self._split()
-        linear = [v for v in map(linear_part, rest) if v is not None]
+        linear = [v for t in rest if (v := linear_part(t)) is not None]
         if len(linear) < len(rest):
-            names = ", ".join(type(t).__name__ for t in rest if not isinstance(t, PotentialEnergy))
+            names = ", ".join(type(t).__name__ for t in rest if linear_part(t) is None)
             raise Unsupported(f"the conjugate of this sum is not known: {names} is not a potential energy")
 
         def shifted(y: Points) -> Tensor:
@@ -252,37 +249,38 @@ class Sum(Functional):
         energy = None if not energies else energies[0] if len(energies) == 1 else Sum.of(*energies)
         return energy, sum(temperature for _, temperature in parts)
 
+    def _each(self, change: Callable[[Functional], Functional]) -> Self:
+        """Return the sum of what is made of every term, in order; itself where none changes."""
+        new = tuple(map(change, self.terms))
+        return self if all(a is b for a, b in zip(new, self.terms, strict=True)) else type(self)(new)
+
     def at(self, k: int, t: float) -> Self:
-        """Take every term at that step; itself where none changes."""
-        return self._with_terms(tuple(term.at(k, t) for term in self.terms))
+        """Take every term at that step."""
+        return self._each(lambda F: F.at(k, t))
 
     def freeze(self, rng: torch.Generator) -> Self:
         """Freeze every term, in order."""
-        return type(self)(tuple(term.freeze(rng) for term in self.terms))
+        return self._each(lambda F: F.freeze(rng))
 
     def matched(self, n: int, only_open: bool = False) -> Self:
         """Match every term."""
-        return type(self)(tuple(term.matched(n, only_open) for term in self.terms))
+        return self._each(lambda F: F.matched(n, only_open))
 
     def fit(self, rho: Particles) -> Self:
         """Fit every term."""
-        return type(self)(tuple(term.fit(rho) for term in self.terms))
+        return self._each(lambda F: F.fit(rho))
 
     def with_units(self, rho: Particles) -> Self:
         """Hold those of every term."""
-        return self._with_terms(tuple(term.with_units(rho) for term in self.terms))
+        return self._each(lambda F: F.with_units(rho))
 
     def with_measures(self, change: Callable[[Measure], Measure]) -> Self:
         """Change those of every term, in order."""
-        return self._with_terms(tuple(term.with_measures(change) for term in self.terms))
-
-    def _with_terms(self, new: tuple[Functional, ...]) -> Self:
-        return self if all(a is b for a, b in zip(new, self.terms, strict=True)) else type(self)(new)
+        return self._each(lambda F: F.with_measures(change))
 
     def contrast(self, other: Particles) -> Functional:
         """Contrast every term."""
-        new = tuple(term.contrast(other) for term in self.terms)
-        return self if all(a is b for a, b in zip(new, self.terms, strict=True)) else type(self)(new)
+        return self._each(lambda F: F.contrast(other))
 
     def values(self, clouds: Stack) -> Tensor:
         """Return the sum of the values."""

@@ -54,7 +54,9 @@ class Guided(Functional):
         return (1 + self.w) * self.conditional.values(clouds) - self.w * self.whole.values(clouds)
 
     def _each(self, change: Callable[[Functional], Functional]) -> Self:
-        return type(self)(change(self.conditional), change(self.whole), self.w)
+        """Return the guidance by what is made of both; itself where neither changes."""
+        one, two = change(self.conditional), change(self.whole)
+        return self if one is self.conditional and two is self.whole else type(self)(one, two, self.w)
 
     def at(self, k: int, t: float) -> Self:
         """Take both at that step."""
