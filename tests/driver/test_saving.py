@@ -116,21 +116,19 @@ def test_a_part_of_a_state_is_kept_and_written_without_the_rest(tmp_path):
     """Five of 20,000 points: a slice would hold the memory of all of them, and be written with it."""
     start = wg.Particles(torch.arange(40_000.0).reshape(-1, 2))
     keeps = {
-        "slice": lambda s: s.measure.x[:5],
-        "particles": lambda s: wg.Particles(s.measure.x[:5], s.measure.x[:5, 0]),
-        "by name": lambda s: {"first": s.measure.x[:5], "rest": [s.measure.x[-5:], "five"]},
+        "slice": (lambda s: s.measure.x[:5], lambda kept: [kept]),
+        "particles": (lambda s: wg.Particles(s.measure.x[:5], s.measure.x[:5, 0]), lambda kept: [kept.x, kept.log_w]),
+        "by name": (
+            lambda s: {"first": s.measure.x[:5], "rest": [s.measure.x[-5:], "five"]},
+            lambda kept: [kept["first"], kept["rest"][0]],
+        ),
     }
-    for name, fn in keeps.items():
+    for name, (fn, tensors) in keeps.items():
         settings = {"step_size": 0.1, "num_steps": 20, "save": wg.Save(fn=fn)}
         flow = wg.solve(V, wg.ForwardEuler(), start, checkpoint=wg.Checkpoint(tmp_path / name), **settings)
-        expected = [fn(flow.state)] if name == "slice" else []
-        assert all(torch.equal(flow.saved[-1], x) for x in expected)
-        kept = {
-            "slice": lambda s: [s],
-            "particles": lambda s: [s.x, s.log_w],
-            "by name": lambda s: [s["first"], s["rest"][0]],
-        }[name]
-        assert storages([t for s in flow.saved for t in kept(s)]) <= 21 * 2 * 40
+        last, expected = tensors(flow.saved[-1]), tensors(fn(flow.state))
+        assert all(torch.equal(a, b) for a, b in zip(last, expected, strict=True))
+        assert storages([t for s in flow.saved for t in tensors(s)]) <= 21 * 2 * 40
         assert sum(p.stat().st_size for p in (tmp_path / name).glob("*.states")) < 100_000
 
 
