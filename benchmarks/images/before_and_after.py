@@ -1,5 +1,5 @@
-"""The pictures of the README's main job, before and after: the recipe `fashion-mnist` with the networks and the gradient penalty that
-it had first, as it is, and with another divergence. Three seeds, 4,000 updates each.
+"""The pictures of the README's main job, before and after: the recipe `fashion-mnist` with the networks, the gradient penalty and the
+learning rates that it had first, and with others. Three seeds, 4,000 updates each where nothing else is said.
 
 Scored by averaged generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in
 `equal_time.py`, and is not the FID. A run is kept when it is done, and the same call goes on with the others.
@@ -22,10 +22,17 @@ from wgflow.storage.files import replacing
 
 SHOWN = 16
 """Images of every run in the picture, the same latents in all of them."""
+FIRST: dict[str, Any] = {"lr": (1e-3, 5e-4), "first_iters": 500, "iters": 500}
+TWICE: dict[str, Any] = FIRST | {"lr": (2e-3, 1e-3)}
+FINE: dict[str, Any] = {"network": "fine", "r1": 1.0, "r1_every": 4}
+JSD: dict[str, Any] = {"divergence": "js_nonsat", "step_size": 1.0}
+SHORT: dict[str, Any] = {"first_iters": 300, "iters": 300}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "before: strided convolutions, R1 of 0.2": {"network": "conv", "r1": 0.2, "r1_every": 1},
-    "the recipe: fine networks, R1 of 1 at every 4th update": {},
-    "fine networks, JSD, h = 1": {"divergence": "js_nonsat", "step_size": 1.0},
+    "strided convolutions, R1 of 0.2": {"network": "conv", "r1": 0.2, "r1_every": 1} | FIRST,
+    "fine networks, R1 of 1 at every 4th update": FINE | FIRST,
+    "fine networks, JSD, h = 1": FINE | FIRST | JSD,
+    "fine networks, twice the rates": FINE | TWICE,
+    "fine networks, twice the rates, 2,400 updates": FINE | TWICE | SHORT,
 }
 
 
@@ -71,16 +78,19 @@ def main(argv: Sequence[str] | None = None) -> Path:
     pictures = load_images("fashion-mnist-10k")
     metrics, real = judges(pictures, args)
     data = ImageData(pictures.images)
-    settings = {"recipe": "fashion-mnist", "points": args.points, "quick": args.quick, "variants": VARIANTS}
+    settings = {"recipe": "fashion-mnist", "points": args.points, "quick": args.quick}
     path, stored = args.results / "before_and_after.json", args.results / "before_and_after_strips.png"
+    made = {name: str(changes) for name, changes in VARIANTS.items()}
     runs = held(path, settings).get("runs", [])
+    if other := sorted({run["name"] for run in runs if run["changes"] != made.get(run["name"])}):
+        options.error(f"{path} has runs of {', '.join(other)} with other settings: remove it with {stored.name}")
     # A call that was ended between its two files has left a strip more than runs.
     strips = list(np.asarray(Image.open(stored)).reshape(-1, 28, 28 * SHOWN)[: len(runs)]) if runs else []
     done = {(run["name"], run["seed"]) for run in runs}
     for seed, (name, changes) in itertools.product(range(args.seeds), VARIANTS.items()):
         if (name, seed) not in done:
             found, strip = train(changes, seed, data, metrics, args)
-            runs.append({"name": name, "seed": seed} | found)
+            runs.append({"name": name, "seed": seed, "changes": made[name]} | found)
             strips.append(strip)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
             with replacing(stored) as temporary:

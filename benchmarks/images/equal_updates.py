@@ -1,8 +1,8 @@
 """What does each choice of an S-JKO training bring? Fashion-MNIST, one choice changed at a time, the same number of updates for all.
 
 The recipe is `fashion-mnist`, with fewer updates. Its rows with several seeds are the method with two divergences, and its controls
-of one step: the step size of source-fixed UOTM, and an infinite one, which makes a GAN. The others change one setting, with one
-seed. Scored by averaged generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in
+of one step: the step size of source-fixed UOTM, and an infinite one, which makes a GAN. The others change one setting, or the learning
+rates and another one, with one seed. The rates of the rows without a word on them are .001 and .0005. Scored by averaged generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in
 `equal_time.py`, and is not the FID.
 
 A run is kept when it is done, and the same call goes on with the others. A row whose settings were edited is made anew.
@@ -23,6 +23,7 @@ from wgflow.generative import RECIPES, ImageData, Recipe, load_images, runtime
 from wgflow.metrics import Metric
 
 PHASES = 8
+RATES = (1e-3, 5e-4)
 TAU = 1e-3  # UOTM's weight of a cost summed over coordinates
 COMPARED: dict[str, dict[str, Any]] = {
     "S-JKO, 8 steps of h = 0.1": {},
@@ -44,7 +45,11 @@ CHANGED: dict[str, dict[str, Any]] = {
     "R1 at every update": {"r1_every": 1},
     "half the learning rates": {"lr": (5e-4, 2.5e-4)},
     "twice the learning rates": {"lr": (2e-3, 1e-3)},
+    "four times the learning rates": {"lr": (4e-3, 2e-3)},
     "snapshot: averaged": {"snapshot": "ema"},
+    "twice the learning rates, 32 steps": {"lr": (2e-3, 1e-3), "num_steps": 32},
+    "twice the learning rates, JSD, h = 1": {"lr": (2e-3, 1e-3), "divergence": "js_nonsat", "step_size": 1.0},
+    "four times the learning rates, JSD, h = 1": {"lr": (4e-3, 2e-3), "divergence": "js_nonsat", "step_size": 1.0},
 }
 
 
@@ -52,7 +57,7 @@ def recipe(changes: dict[str, Any], args: Any, seed: int) -> Recipe:
     """Return the recipe with these changes, in which all steps have the same number of updates."""
     steps = changes.get("num_steps", PHASES)
     base = RECIPES["fashion-mnist"].changed(num_steps=steps, first_iters=args.updates // steps, seed=seed)
-    base = base.changed(iters=args.updates // steps, **({"channels": 4} if args.quick else {}))
+    base = base.changed(iters=args.updates // steps, lr=RATES, **({"channels": 4} if args.quick else {}))
     return base.changed(**changes)
 
 
