@@ -1,9 +1,9 @@
 """What does each choice of an S-JKO training bring? Fashion-MNIST, one choice changed at a time, the same number of updates for all.
 
-The recipe is `fashion-mnist`, with fewer updates. Its rows with several seeds are the method with two divergences, and its controls
-of one step: the step size of source-fixed UOTM, and an infinite one, which makes a GAN. The others change one setting, or the learning
-rates and another one, with one seed. The rates of the rows without a word on them are .001 and .0005. Scored by averaged generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in
-`equal_time.py`, and is not the FID.
+The recipe is `fashion-mnist`, with fewer updates and, where a row says nothing else, learning rates of .001 and .0005. The rows with
+several seeds are the method with two divergences, and its controls of one step: the step size of source-fixed UOTM, and an infinite
+one, which makes a GAN. The others change one setting, or the learning rates and another one, with one seed. Scored by averaged
+generators, at the end; the Fréchet distance is in features of a small classifier of clothes, as in `equal_time.py`, and is not the FID.
 
 A run is kept when it is done, and the same call goes on with the others. A row whose settings were edited is made anew.
 """
