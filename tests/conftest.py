@@ -32,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="torch device that tests run on, for example cuda (default: cpu)")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let no test depend on what those before it have drawn from the global generators."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  the global one is what a library of others draws from
+
+
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))

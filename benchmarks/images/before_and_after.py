@@ -23,16 +23,16 @@ from wgflow.storage.files import replacing
 SHOWN = 16
 """Images of every run in the picture, the same latents in all of them."""
 FIRST: dict[str, Any] = {"lr": (1e-3, 5e-4), "first_iters": 500, "iters": 500}
-TWICE: dict[str, Any] = FIRST | {"lr": (2e-3, 1e-3)}
+FOUR_TIMES: dict[str, Any] = FIRST | {"lr": (4e-3, 2e-3)}
+SHORT: dict[str, Any] = {"first_iters": 300, "iters": 300}
 FINE: dict[str, Any] = {"network": "fine", "r1": 1.0, "r1_every": 4}
 JSD: dict[str, Any] = {"divergence": "js_nonsat", "step_size": 1.0}
-SHORT: dict[str, Any] = {"first_iters": 300, "iters": 300}
 VARIANTS: dict[str, dict[str, Any]] = {
     "strided convolutions, R1 of 0.2": {"network": "conv", "r1": 0.2, "r1_every": 1} | FIRST,
     "fine networks, R1 of 1 at every 4th update": FINE | FIRST,
     "fine networks, JSD, h = 1": FINE | FIRST | JSD,
-    "fine networks, twice the rates": FINE | TWICE,
-    "fine networks, twice the rates, 2,400 updates": FINE | TWICE | SHORT,
+    "fine networks, four times the rates, 2,400 updates": FINE | FOUR_TIMES | SHORT,
+    "fine networks, four times the rates, 2,400 updates, JSD, h = 1": FINE | FOUR_TIMES | SHORT | JSD,
 }
 
 

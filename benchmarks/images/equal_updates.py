@@ -46,10 +46,12 @@ CHANGED: dict[str, dict[str, Any]] = {
     "half the learning rates": {"lr": (5e-4, 2.5e-4)},
     "twice the learning rates": {"lr": (2e-3, 1e-3)},
     "four times the learning rates": {"lr": (4e-3, 2e-3)},
+    "eight times the learning rates": {"lr": (8e-3, 4e-3)},
     "snapshot: averaged": {"snapshot": "ema"},
     "twice the learning rates, 32 steps": {"lr": (2e-3, 1e-3), "num_steps": 32},
     "twice the learning rates, JSD, h = 1": {"lr": (2e-3, 1e-3), "divergence": "js_nonsat", "step_size": 1.0},
     "four times the learning rates, JSD, h = 1": {"lr": (4e-3, 2e-3), "divergence": "js_nonsat", "step_size": 1.0},
+    "eight times the learning rates, JSD, h = 1": {"lr": (8e-3, 4e-3), "divergence": "js_nonsat", "step_size": 1.0},
 }
 
 

@@ -43,10 +43,10 @@ def test_one_variant_is_the_recipe(script):
 
 def test_runs_of_a_variant_that_was_edited_are_refused(script, tmp_path, monkeypatch, capsys):
     benchmark = script("before_and_after")
-    monkeypatch.setattr(benchmark, "VARIANTS", {"one": benchmark.FIRST, "two": benchmark.TWICE})
+    monkeypatch.setattr(benchmark, "VARIANTS", {"one": benchmark.FIRST, "two": benchmark.JSD})
     call = ["--quick", "--results", str(tmp_path)]
     benchmark.main(call)
-    monkeypatch.setattr(benchmark, "VARIANTS", {"one": benchmark.FIRST, "two": benchmark.TWICE | {"batch": 32}})
+    monkeypatch.setattr(benchmark, "VARIANTS", {"one": benchmark.FIRST, "two": benchmark.JSD | {"batch": 32}})
     with pytest.raises(SystemExit):
         benchmark.main(call)
     assert "runs of two with other settings" in capsys.readouterr().err

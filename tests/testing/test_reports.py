@@ -57,6 +57,24 @@ def test_all_failures_are_said_at_once_and_errors_keep_their_trace():
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
+def test_checks_are_the_same_every_time_and_keep_the_callers_generator():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    drawn = []
+
+    class Drawing(wg.RBF):
+        def slope(self, s):
+            drawn.append(float(torch.rand(())))
+            return super().slope(s)
+
+    for _ in range(2):
+        wg.testing.check_kernel(Drawing(1.0))
+    assert drawn
+    assert drawn[: len(drawn) // 2] == drawn[len(drawn) // 2 :]
+    wg.testing.check_solver(wg.ForwardEuler())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_function_that_holds_float32_is_told_what_to_do():
     a = torch.eye(2, dtype=torch.float32)
     F = wg.KL(wg.Unnormalised(lambda x: -(x @ a).square().sum(1), 2))

@@ -9,8 +9,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from wgflow import Estimator, FeatureKernel, Functional, Kernel, Measure, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
+from wgflow.core.rng import global_generators
 from wgflow.maps import TransportMap
 from wgflow.testing import _duality, _orders  # noqa: F401  their checks join those of functionals and solvers
 from wgflow.testing._checks import Check, Report, Suite, run_all
@@ -82,7 +85,8 @@ def checks_for(obj: Any, **world: Any) -> list[Check]:
                     raise BadInput(
                         f"checks_for(a {kind.__name__}, {name}=...): expected {', '.join(known) or 'the object alone'}"
                     )
-            return suite.of(case.of(obj, **world))  # type: ignore[attr-defined]
+            with global_generators(0, torch.device("cpu")):
+                return suite.of(case.of(obj, **world))  # type: ignore[attr-defined]
     hint = f": give an object, such as {obj.__name__}(...)" if isinstance(obj, type) else ""
     raise BadInput(
         f"there are no checks for {obj!r:.60}: expected a Functional, Estimator, Solver, Kernel, TransportMap or Measure{hint}"

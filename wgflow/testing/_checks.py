@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.registry import near_misses
+from wgflow.core.rng import global_generators
 from wgflow.testing._precision import double_precision
 
 C = TypeVar("C")
@@ -79,7 +80,8 @@ class Suite(Generic[C]):
         return [Check(name, _claim(f), partial(self._run, f, case)) for name, f in self.checks.items()]
 
     def _run(self, f: Callable[[C], None], case: C) -> None:
-        with double_precision() if self.double else nullcontext():
+        # Networks that are made in a check are the same ones in every run of it, and the caller's generator stays where it was.
+        with global_generators(0, torch.device("cpu")), double_precision() if self.double else nullcontext():
             f(case)
 
 
