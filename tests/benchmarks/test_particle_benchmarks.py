@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import wgflow as wg
 from wgflow.kernels import RBF, Riesz
 from wgflow.kernels.sums import kernel_sums
 
@@ -135,3 +136,15 @@ def test_the_step_of_many_particles_is_right_to_its_bound(record):
         if row["distance"] != "SlicedWasserstein":
             assert 0.01 * row["bound"] < row["error_of_a_force"] < row["bound"]
             assert row["seconds_of_all_pairs"] > 0
+
+
+def test_the_driver_is_timed_beside_its_updates_and_a_loop_by_hand(record, script):
+    found = record("driver")
+    assert_says_where_it_comes_from(found)
+    rows = {row["case"]: row for row in found["results"]["rows"]}
+    assert all(row["solve_us"] > 0 and row["updates_us"] > 0 for row in rows.values())
+    assert rows["forward Euler"]["by_hand_us"] > 0
+
+    driver, x = script("driver"), torch.randn(5, 2)
+    flow = wg.solve(driver.FLOW, wg.ForwardEuler(), wg.Particles(x), step_size=driver.H, num_steps=7)
+    torch.testing.assert_close(driver.by_hand(x, 7), flow.measure.x)

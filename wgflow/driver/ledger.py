@@ -79,11 +79,17 @@ class Ledger:
         self.step = {k: list(v) for k, v in saved["step"].items()}
 
 
+def _at_hand(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) or readable(value)
+
+
 def _numbers(reported: list[tuple[int, int, str, Any]]) -> list[float]:
     """Return reported quantities as numbers, NaN where one is not finite on another rank."""
-    held = [value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value) for *_, value in reported]
-    if not parallel() and all(map(readable, held)):
-        return list(map(float, held))  # nothing is waited for, and most updates report one or two
+    values = [value for *_, value in reported]
+    if not parallel() and all(map(_at_hand, values)):
+        # Nothing is waited for, and most updates report one or two.
+        return [value.item() if isinstance(value, torch.Tensor) else float(value) for value in values]
+    held = [value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value) for value in values]
     device = next((t.device for t in held if t.is_cuda), held[0].device)
     # In double precision what is finite in the flow's own precision stays finite.
     numbers = torch.stack([t.to(device, torch.float64) for t in held])

@@ -37,7 +37,7 @@ class Readers:
 
         They wait here, for days if need be, for one that has worked alone in its callbacks, as other collectives would not.
         """
-        if not (parallel() and self.anywhere):
+        if not (self.anywhere and parallel()):
             return stop
         said = from_all((stop, self.failed is not None))
         if any(failed for _, failed in said):

@@ -11,7 +11,7 @@ from wgflow.core.ranks import on_any
 from wgflow.core.rng import Stream
 from wgflow.driver.interrupts import Interrupts
 from wgflow.driver.ledger import ADVICE, Ledger
-from wgflow.driver.solution import MOST_SAVED, Save, Solution, size
+from wgflow.driver.solution import MOST_SAVED, Save, Solution, size, snapshot
 from wgflow.functionals import Functional
 from wgflow.measures import MovingMeasure
 from wgflow.solvers import Solver, State
@@ -150,7 +150,8 @@ class Run:
         s, save = self.solution, self.save or _EVERY_STEP
         if save.due(self.state.k, self.state.t, last, self.spacing, s.times):
             s.times.append(self.state.t)
-            s.saved.append(alone(save.fn(self.state)))
+            found = save.fn(self.state)
+            s.saved.append(found if save.fn is snapshot else alone(found))  # a snapshot is a copy
             if self.save is None and not last and size(s.saved[-1]) * len(s.saved) > MOST_SAVED:
                 del s.times[1::2], s.saved[1::2]
                 self.spacing *= 2

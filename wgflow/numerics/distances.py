@@ -53,7 +53,7 @@ def _blocks(n: int, m: int, device: torch.device, symmetric: bool) -> Iterator[t
 
 def readable(t: Tensor) -> bool:
     """Whether reading a number waits for no device."""
-    return type(t) is Tensor and t.device.type == "cpu"
+    return type(t) is Tensor and t.is_cpu
 
 
 def middle(points: Tensor) -> Tensor:
