@@ -51,6 +51,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "twice the learning rates, 32 steps": {"lr": (2e-3, 1e-3), "num_steps": 32},
     "twice the learning rates, JSD, h = 1": {"lr": (2e-3, 1e-3), "divergence": "js_nonsat", "step_size": 1.0},
     "four times the learning rates, JSD, h = 1": {"lr": (4e-3, 2e-3), "divergence": "js_nonsat", "step_size": 1.0},
+    "four times the learning rates, KL": {"lr": (4e-3, 2e-3), "divergence": "kl"},
     "eight times the learning rates, JSD, h = 1": {"lr": (8e-3, 4e-3), "divergence": "js_nonsat", "step_size": 1.0},
 }
 
