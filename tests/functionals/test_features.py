@@ -1,6 +1,7 @@
 """Functionals of features: pulled back through a frozen encoder, all places at once, without units; annealed scales."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -258,6 +259,20 @@ def test_a_kernel_of_an_estimator_follows_the_step():
     assert seen[-3:] == [0, 1, 2]
 
 
+def test_a_kernel_that_becomes_a_rule_has_the_bandwidth_of_the_particles():
+    """The velocity at other points is that of the flow there, at the step that it has come to."""
+    F, rho, second, y = KL(Particles(Y)), Particles(X), Particles(OTHER), X[:1] + 1e-9
+    found = []
+    for kernel in (MedianRBF(), lambda k: RBF(1.0) if k == 0 else MedianRBF()):
+        estimator = MeanShift(kernel)
+        es = estimator.init(F, rng())
+        for _ in range(2):
+            estimator.refine(F, lambda rng: second, es, rng())
+        found.append(velocity_at(estimator, F, rho, es, y))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found[1], estimator.velocity(F, rho, es)[:1], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [lambda k: 0.0, lambda k: "a"])
 def test_a_scale_is_positive(scale):
     with pytest.raises(BadInput, match="Annealed: scale"):
@@ -323,3 +338,26 @@ def test_units_are_held_in_an_implicit_step():
     rate = (held.value(Particles(X + h * direction)) - held.value(Particles(X - h * direction))) / (2 * h)
     slope = -(Autograd().velocity(held, p, None) * direction).sum() / len(X)
     torch.testing.assert_close(rate, slope, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rule", [RBF(1.0), MedianRBF()])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda F: InFeatures(F, lambda x: [10 * x, x.sin()]),
+        lambda F: InFeatures(F, lambda x: [10 * x, x.sin()], normalized=True),
+        lambda F: InFeatures(0.5 * InFeatures(F + F, torch.sin, normalized=True) + F, lambda x: [10 * x, 3 * x]),
+    ],
+)
+def test_units_inside_of_another_encoder_are_held_in_an_implicit_step(around, rule):
+    F = around(InFeatures(SquaredMMD(Particles(Y), rule), lambda x: [x, torch.stack([x, 100 * x.cos()], 1)], True))
+    p, direction, h = Particles(X, normal(len(X), seed=4)), normal(*X.shape, seed=8), 1e-6
+    held = F.fit(p)
+    torch.testing.assert_close(held.value(p), F.value(p), rtol=1e-12, atol=0)
+    v, u = (Autograd().velocity(G, p, None) for G in (held, held.with_measures(lambda m: Particles(OTHER))))
+    torch.testing.assert_close(
+        Autograd().velocity(held.contrast(Particles(OTHER)), p, None), v - u, rtol=1e-9, atol=1e-12
+    )
+    rate = (held.value(replace(p, x=X + h * direction)) - held.value(replace(p, x=X - h * direction))) / (2 * h)
+    slope = -p.w @ (v * direction).sum(1)
+    torch.testing.assert_close(rate, slope, rtol=1e-5, atol=1e-9)

@@ -98,8 +98,13 @@ class MeanShift(Opposed):
 
     @property
     def pointwise(self) -> bool:  # type: ignore[override]
-        """Where rows are normalized, the points that repel are others, and no rule looks at all points for a bandwidth."""
-        return self.normalized == "rows" and not self.own and not _is_rule(self._kernel(0))
+        """Where rows are normalized, the points that repel are others, and no rule looks at all points for a bandwidth.
+
+        A function of the step may return a rule at any step.
+        """
+        return (
+            self.normalized == "rows" and not self.own and isinstance(self.kernel, Kernel) and not _is_rule(self.kernel)
+        )
 
     @classmethod
     def example(cls) -> "MeanShift":

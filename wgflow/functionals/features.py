@@ -1,8 +1,8 @@
 """A functional of what a frozen encoder sees of the points, pulled back to the points themselves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from wgflow.core.errors import BadInput, Unsupported
 from wgflow.core.instead import shown
 from wgflow.core.networks import called
 from wgflow.core.outputs import differentiable
+from wgflow.core.parts import parts_of
 from wgflow.core.rules import Says
 from wgflow.core.typing import Points
 from wgflow.functionals.base import Functional, View, drawn, register_functional
 from wgflow.functionals.mmd import SquaredMMD
-from wgflow.functionals.viewing import Held, Viewing
+from wgflow.functionals.viewing import Held, Viewing, of_measures
 from wgflow.kernels import RBF
 from wgflow.measures import Measure, Particles, Stack, StandardNormal
 
@@ -71,6 +72,7 @@ class InFeatures(Viewing):
     encoder: Encoder
     normalized: bool = False
     _held: Held = None
+    _in_units: Held = None
     _units: tuple[Tensor | float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -100,35 +102,48 @@ class InFeatures(Viewing):
 
     def views(self, clouds: Stack) -> list[View]:
         """Return the term in every feature, at all its places at once."""
-        if len(clouds) > 1:
-            raise Unsupported(
-                "InFeatures sees points, one cloud of them: give it the composed encoder, and put it inside of PerClass"
-            )
-        rho, targets = clouds[0], self.targets()
+        rho, targets = _alone(clouds), self.targets()
         ours, theirs = self._features(rho.x), self._features_of(targets)
-        units, found = self._units or self._units_of(ours, rho.w, theirs, targets), []
-        for j, (feature, unit) in enumerate(zip(ours, units, strict=True)):
-
-            def seen(m: Any, j: int = j, unit: Tensor | float = unit) -> Stack:
-                return _stacked(theirs[id(m)][j] / unit, m.log_w)
-
-            term = self.term.with_measures(seen)
-            views = term.views(_stacked(feature / unit, clouds.log_w))
-            found += [replace(view, weight=view.weight / len(ours)) for view in views]
-        return self._as_held(found)
+        units = self._units or self._units_of(ours, rho.w, theirs, targets)
+        views = [
+            replace(view, weight=view.weight / len(ours))
+            for term, seen in self._terms(ours, clouds.log_w, theirs, targets, units)
+            for view in term.views(seen)
+        ]
+        return self._as_held(views)
 
     def fit(self, rho: Particles) -> "InFeatures":
         """Hold units as well, and rules in these."""
         return super(InFeatures, self.with_units(rho)).fit(rho)
 
     def with_units(self, rho: Particles) -> "InFeatures":
-        """Hold the unit of every feature."""
-        if not self.normalized:
+        """Hold the unit of every feature, and those of the features of it; itself when there are none."""
+        if not has_units(self):
             return self
         with torch.no_grad():
             targets: list[Measure] = [Stack.of(drawn(m)) for m in self.targets()]
-            units = self._units_of(self._features(rho.x), rho.w, self._features_of(targets), targets)
-        return replace(self, _units=units)
+            ours, theirs = self._features(rho.x), self._features_of(targets)
+            units = self._units_of(ours, rho.w, theirs, targets)
+            if not has_units(self.term):
+                return replace(self, _units=units)
+            terms = self._terms(ours, rho.log_w, theirs, targets, units)
+            held = tuple(
+                of_measures(term, [m[0] for m in term.targets()]).with_units(_alone(seen)) for term, seen in terms
+            )  # type: ignore[index]
+        return replace(self, _units=units, _in_units=held)
+
+    def _terms(
+        self,
+        ours: list[Points],
+        log_w: Tensor | None,
+        theirs: dict[int, list[Points]],
+        targets: list[Measure],
+        units: tuple[Tensor | float, ...],
+    ) -> Iterator[tuple[Functional, Stack]]:
+        """Yield for every feature the term, of what it sees of the targets, with what it sees of the moving points."""
+        for j, (feature, unit) in enumerate(zip(ours, units, strict=True)):
+            seen = [_stacked(theirs[id(m)][j] / unit, m.log_w) for m in targets]  # type: ignore[attr-defined]
+            yield self._term(j, seen), _stacked(feature / unit, log_w)
 
     @torch.no_grad()
     def _features_of(self, targets: list[Measure]) -> dict[int, list[Points]]:
@@ -181,6 +196,20 @@ def _unit(ours: Points, w: Tensor, theirs: list[tuple[Points, Tensor]]) -> Tenso
     squares = [spread + v @ (y.flatten(1) - centre).square().sum(1) for y, v in theirs]
     places = ours.shape[1] if ours.dim() == 3 else 1
     return (torch.stack(squares).mean() / places).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+
+
+def _alone(clouds: Stack) -> Particles:
+    """Return the cloud of a stack; raises ``Unsupported`` for several."""
+    if len(clouds) > 1:
+        raise Unsupported(
+            "InFeatures sees points, one cloud of them: give it the composed encoder, and put it inside of PerClass"
+        )
+    return clouds[0]
+
+
+def has_units(F: Functional) -> bool:
+    """Whether a functional measures features in units found from the points."""
+    return any(part.normalized for part in parts_of(F, Functional) if isinstance(part, InFeatures))  # type: ignore[type-abstract]
 
 
 def _stacked(feature: Points, log_w: Tensor | None) -> Stack:

@@ -1,6 +1,6 @@
 """A functional of every class of labeled points by itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,11 +8,10 @@ from torch import Tensor
 
 from wgflow.core.behind import parted
 from wgflow.core.errors import BadInput
-from wgflow.core.parts import parts_of
 from wgflow.functionals.base import Functional, View, drawn
-from wgflow.functionals.features import InFeatures
-from wgflow.functionals.viewing import Held, Viewing
-from wgflow.measures import Balanced, Labelled, Measure, OfEveryClass, Particles, Stack
+from wgflow.functionals.features import has_units
+from wgflow.functionals.viewing import Held, Viewing, of_measures
+from wgflow.measures import Balanced, Labelled, OfEveryClass, Particles, Stack
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class PerClass(Viewing):
     term: Functional
     _event_shape: tuple[int, ...] | None = None
     _held: Held = None
-    _in_units: tuple[Functional, ...] | None = None
+    _in_units: Held = None
 
     def __post_init__(self) -> None:
         if self._event_shape is not None:
@@ -70,8 +69,7 @@ class PerClass(Viewing):
         """Return the views of the term, each with the clouds of all classes."""
         rho, found = clouds[0], []
         for c, mass, own, theirs in self._classes(rho, [drawn(m[0]) for m in self.term.targets()]):  # type: ignore[index]
-            term = self.term if self._in_units is None else self._in_units[c]
-            views = _of(term, map(Stack.of, theirs)).views(Stack.of(own))
+            views = self._term(c, map(Stack.of, theirs)).views(Stack.of(own))
             found.append([replace(view, weight=mass * view.weight) for view in views])
         return self._as_held([_joined(same) for same in zip(*found, strict=True)])
 
@@ -81,19 +79,12 @@ class PerClass(Viewing):
 
     def with_units(self, rho: Particles) -> "PerClass":
         """Hold the units of every class; itself when there are none."""
-        if not any(F.normalized for F in parts_of(self.term, Functional) if isinstance(F, InFeatures)):  # type: ignore[type-abstract]
+        if not has_units(self.term):
             return self
         held = [self.term] * rho.x.shape[-1]
         for c, _, own, theirs in self._classes(rho, [drawn(m) for m in self.term.targets()]):
-            held[c] = _of(self.term, theirs).with_units(own)
+            held[c] = self._term(c, theirs).with_units(own)
         return replace(self, _in_units=tuple(held))
-
-    def contrast(self, other: Particles) -> Functional:
-        """Contrast the term, and what is held of it."""
-        new = super().contrast(other)
-        if self._in_units is None or not isinstance(new, PerClass):
-            return new
-        return replace(new, _in_units=tuple(F.contrast(other) for F in self._in_units))
 
     def _classes(
         self, rho: Particles, targets: list[Particles]
@@ -113,12 +104,6 @@ class PerClass(Viewing):
     def _parted(self, points: Tensor) -> tuple[Tensor, Tensor]:
         assert self._event_shape is not None
         return parted(points, self._event_shape)
-
-
-def _of(F: Functional, measures: Iterable[Measure]) -> Functional:
-    """Return a functional of other measures, in the order of its targets."""
-    others = iter(measures)
-    return F.with_measures(lambda m: next(others))
 
 
 def _by_class(labels: Tensor) -> tuple[Tensor, ...]:
@@ -153,6 +138,5 @@ def _joined(views: tuple[View, ...]) -> View:
     if len(views) == 1:
         return views[0]
     targets = [Stack.joined(same) for same in zip(*(v.functional.targets() for v in views), strict=True)]  # type: ignore[arg-type]
-    return View(
-        _of(views[0].functional, targets), Stack.joined([v.clouds for v in views]), torch.cat([v.weight for v in views])
-    )
+    functional = of_measures(views[0].functional, targets)
+    return View(functional, Stack.joined([v.clouds for v in views]), torch.cat([v.weight for v in views]))

@@ -1,6 +1,6 @@
 """What functionals share that look at something computed from the points: features, or the points of every class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -13,7 +13,7 @@ from wgflow.functionals.wrapped import Wrapped
 from wgflow.kernels import Kernel
 from wgflow.kernels.densities import DensityModel
 from wgflow.kernels.features import at_one_place
-from wgflow.measures import Particles
+from wgflow.measures import Measure, Particles
 
 Held = tuple[Functional, ...] | None
 
@@ -21,10 +21,12 @@ Held = tuple[Functional, ...] | None
 class Viewing(Wrapped):
     r"""A functional whose :meth:`views` show other points than those of the flow: a bandwidth rule is one of what they show.
 
-    A subclass is a dataclass with a field ``_held``, and returns ``self._as_held(views)`` from :meth:`views`.
+    A subclass is a dataclass with the fields ``_held`` and ``_in_units``, and returns ``self._as_held(views)`` from :meth:`views`.
     """
 
     _held: Held
+    _in_units: Held
+    """The term of every feature or class, once units in it are held: each is found at other points."""
 
     def can(self, method: str) -> bool:
         """The value, where the term has one."""
@@ -45,9 +47,13 @@ class Viewing(Wrapped):
     def contrast(self, other: Particles) -> Functional:
         """Contrast the term, and what is held of it."""
         new = super().contrast(other)
-        if self._held is None or not isinstance(new, Viewing):
+        if not isinstance(new, Viewing):
             return new
-        return new._now(tuple(F.contrast(other) for F in self._held))
+        return replace(new, _held=_contrasted(self._held, other), _in_units=_contrasted(self._in_units, other))  # type: ignore[type-var]
+
+    def _term(self, number: int, measures: Iterable[Measure]) -> Functional:
+        """Return the term of one feature or class, of what is seen of the measures there, in their order."""
+        return of_measures(self.term if self._in_units is None else self._in_units[number], measures)
 
     def _now(self, held: Held) -> Self:
         return replace(self, _held=held)  # type: ignore[type-var]
@@ -59,9 +65,18 @@ class Viewing(Wrapped):
         return [_with_targets_of(view, F) for view, F in zip(views, self._held, strict=True)]
 
 
+def _contrasted(held: Held, other: Particles) -> Held:
+    return None if held is None else tuple(F.contrast(other) for F in held)
+
+
 def _with_targets_of(view: View, held: Functional) -> View:
-    targets = iter(view.functional.targets())
-    return replace(view, functional=held.with_measures(lambda m: next(targets)))
+    return replace(view, functional=of_measures(held, view.functional.targets()))
+
+
+def of_measures(F: Functional, measures: Iterable[Measure]) -> Functional:
+    """Return a functional of other measures, in the order of its targets."""
+    others = iter(measures)
+    return F.with_measures(lambda m: next(others))
 
 
 def has_rules(F: Functional) -> bool:
