@@ -297,6 +297,16 @@ def test_precision_and_recall_along_a_flow_are_those_of_its_draws_in_features():
     assert "n_real=40 k=3" in metric.protocol
 
 
+@pytest.mark.parametrize("n", [60, 200])
+def test_a_model_that_is_data_is_looked_at_whole(n):
+    """Draws with replacement are their own nearest neighbors: the balls around them had no radius, and recalled nothing."""
+    real, model = cloud(60, 2, seed=0), cloud(60, 2, seed=1)
+    found = PrecisionRecall(Particles(real), n=n)(Dataset(model), rng())
+    assert found == pytest.approx(precision_recall(real, model), abs=1e-12)
+    metric = Memorization(Dataset(cloud(300, 2, seed=3)), held_out=Particles(real), n=n)
+    assert metric(Dataset(model), rng()) == pytest.approx(metric.report(model).values, abs=1e-12)
+
+
 def test_precision_and_recall_need_more_points_than_neighbors():
     with pytest.raises(BadInput, match="expected more than k points, and there are 5"):
         PrecisionRecall(Particles(cloud(5, 2)))

@@ -475,6 +475,17 @@ def test_moments_of_a_weighted_law():
     assert Moments()(rho, rng()) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("n", [40, 120])
+def test_a_model_that_is_data_is_looked_at_whole(n):
+    """Of as many draws as there are points, none is missed and none seen twice."""
+    x = cloud(40, 2)
+    F = EnergyDistance(Particles(cloud(30, 2, seed=1)))
+    for metric in (Moments(n=n), FunctionalValue(F, n=n)):
+        assert metric(Dataset(x), rng()) == pytest.approx(metric(Particles(x), rng()), rel=1e-12)
+    metric = SinkhornMetric(Dataset(cloud(80, 2, seed=2)), n=40, blur=0.5)
+    assert metric(Dataset(x), rng())["sinkhorn"] == pytest.approx(metric(Particles(x), rng())["sinkhorn"], rel=1e-9)
+
+
 def test_moments_show_a_collapsed_direction():
     line = cloud(50, 1) * torch.tensor([[1.0, 1.0]]).double()
     values = Moments()(Particles(line), rng())

@@ -10,7 +10,7 @@ from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.measures.weighed import drawn
+from wgflow.measures.weighed import drawn, require_weights
 
 _SMALLEST = 1e-150
 """Below it, and above its inverse, squares of distances are 0 or infinite in float64, and every point a neighbor of every other."""
@@ -33,14 +33,15 @@ def all_points(law: Measure | Tensor, rng: torch.Generator) -> Particles | None:
 
 
 def some_points(law: Measure, n: int, rng: torch.Generator) -> Particles:
-    """Return ``n`` draws of a law; of finitely many points with weights each that is drawn once, its draws being its weight, or all.
+    """Return ``n`` draws of a law; of finitely many points all, where they are no more, or distinct ones.
 
-    Copies of a heavy point would be each other's neighbors.
+    Of points with weights each that is drawn comes once, its draws being its weight: copies would be each other's neighbors.
     """
+    if law.num_points is not None and law.num_points <= n:
+        require_weights(law)
+        return law.whole(rng)
     if law.num_points is None or law.num_atoms is not None:
         return drawn(law, n, rng)
-    if law.num_points <= n:
-        return law.whole(rng)
     p = drawn(law, n, rng)
     x, place = torch.unique(p.x.detach(), dim=0, return_inverse=True)
     return Particles(x, torch.zeros(len(x), dtype=torch.float64, device=x.device).index_add_(0, place, masses(p)).log())

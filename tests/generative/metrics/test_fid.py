@@ -17,8 +17,9 @@ from wgflow.generative.metrics import inception as inception_module
 from wgflow.generative.metrics.cifar_resnet import CifarResNetFeatures
 from wgflow.generative.metrics.features import ModuleFeatures, RandomConvFeatures, sha256
 from wgflow.generative.metrics.fid import FID, ReferenceStats, frechet_distance, reference_stats
+from wgflow.generative.metrics.image_features import ImageFeatures
 from wgflow.generative.metrics.inception import INCEPTION_FILES, INCEPTION_VARIABLE, InceptionFeatures
-from wgflow.measures import Particles, Smoothed
+from wgflow.measures import Dataset, Particles, Smoothed
 
 
 def rng(seed=0):
@@ -282,6 +283,18 @@ def test_a_model_in_another_range_is_told_so_once(image, warns):
         metric(model, rng())
     assert len(said) == warns
     assert all("expected [-1, 1]" in str(w.message) for w in said)
+
+
+def test_images_whose_features_are_asked_by_hand_are_in_the_same_range():
+    seen, levels = ImageFeatures(PIXELS), images(20, high=256)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(seen(to_unit(levels)), levels.float().expand(-1, 3, -1, -1).flatten(1))
+    for wrong in (levels.float(), levels / 255):
+        with pytest.warns(UserWarning, match=r"images have values .* expected \[-1, 1\]"):
+            ImageFeatures(PIXELS)(wrong)
+    with pytest.raises(BadInput, match=r"nan in image 3, first at \(0, 1, 1\)"):
+        seen(to_unit(levels).index_put(tuple(map(torch.tensor, (3, 0, 1, 1))), torch.tensor(torch.nan)))
 
 
 X = images(8)
@@ -633,7 +646,8 @@ def test_the_published_names_belong_to_the_inception_network():
 
 
 @pytest.mark.parametrize("batch", [3, 7, 20, 100])
-def test_particles_that_are_the_real_images_are_at_distance_zero_whatever_the_batch(batch: int) -> None:
+@pytest.mark.parametrize("exactly", [exactly, ImageData, lambda u: Dataset(to_unit(u))])
+def test_a_model_that_is_the_real_images_is_at_distance_zero_whatever_the_batch(exactly, batch: int) -> None:
     real = images(20)
     once, twice = (FID(RandomConvFeatures(0), real, n=n, batch=batch) for n in (20, 40))
     assert once(exactly(real), rng())["frechet"] < 1e-12

@@ -150,11 +150,16 @@ def cut_off(low: float, high: float) -> bool:
     return max(-low, high) > 1.1
 
 
-def other_range(low: float, high: float) -> str:
+def in_other_range(low: float, high: float) -> bool:
+    """Whether many images of these values were made for another range than [-1, 1], also for a half of it."""
+    return cut_off(low, high) or 0 <= low < high
+
+
+def other_range(low: float, high: float, whose: str = "the model's images") -> str:
     """Return a sentence on images that were made for another range than [-1, 1]."""
     what = "what lies outside of that was cut off" if cut_off(low, high) else "half of it was never used"
     return (
-        f"the model's images have values from {low:.2g} to {high:.2g}, expected [-1, 1]: {what}. Images in [0, 1] become "
+        f"{whose} have values from {low:.2g} to {high:.2g}, expected [-1, 1]: {what}. Images in [0, 1] become "
         "2 x - 1, levels 0 to 255 become x / 127.5 - 1"
     )
 

@@ -14,7 +14,7 @@ from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.finite import first_nonfinite_index
 from wgflow.core.imports import require
 from wgflow.generative.data import ImageSet, to_uint8
-from wgflow.generative.data._images import check_images, cut_off, other_range
+from wgflow.generative.data._images import check_images, in_other_range, other_range
 from wgflow.generative.metrics.features import FeatureExtractor, check_extractor, device_of, embed
 from wgflow.generative.metrics.frechet import MomentSums, ReferenceStats, Several, frechet_distance
 from wgflow.generative.metrics.inception import InceptionFeatures
@@ -122,7 +122,7 @@ class FID(Checked):
         Real images, all of which are used, or saved statistics of them. Images are passed through the network once,
         at the first call.
     n : int
-        Images drawn from the model; 50000 in most papers. Of particles, as many distinct ones as there are.
+        Images drawn from the model; 50000 in most papers. Of particles and data, as many distinct ones as there are.
     kid : bool
         Return the kernel distance too; it needs images as ``reference`` and keeps all features in memory.
     batch : int
@@ -252,13 +252,13 @@ class FID(Checked):
 
     def _clouds(self, rho: Measure, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield ``n`` draws in batches, all of equal weight."""
-        if isinstance(
-            rho, Particles
-        ):  # their numbers are drawn at once: a second batch would repeat images of the first
+        atoms = len(rho) if isinstance(rho, Particles) else rho.num_atoms
+        if atoms is not None:  # their numbers are drawn at once: a second batch would repeat images of the first
             require_weights(rho)
-            whole = rho.log_w is None and len(rho) == self.n
-            index = torch.arange(self.n) if whole else picks(rho.log_w, len(rho), self.n, rng)
-            yield from (rho.x[some].detach() for some in index.to(rho.device).split(self.batch))
+            log_w = rho.log_w if isinstance(rho, Particles) else None
+            whole = log_w is None and atoms == self.n
+            index = torch.arange(self.n) if whole else picks(log_w, atoms, self.n, rng)
+            yield from (rho.take(some, rng).x for some in index.split(self.batch))
             return
         missing = self.n
         while missing:
@@ -271,7 +271,7 @@ class FID(Checked):
 
     def _say_range(self, low: float, high: float) -> None:
         """Warn, once, about images that were made for another range than [-1, 1]."""
-        if not self._range and (cut_off(low, high) or 0 <= low < high):
+        if not self._range and in_other_range(low, high):
             self._range.extend((low, high))
             warnings.warn(other_range(low, high), stacklevel=2)
 

@@ -1,10 +1,15 @@
 """A feature network as a function of images in [-1, 1]."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
+from wgflow.core.errors import BadInput
 from wgflow.core.fields import checked
+from wgflow.core.finite import first_nonfinite_index
 from wgflow.generative.data import to_uint8
+from wgflow.generative.data._images import in_other_range, other_range
 from wgflow.generative.metrics.features import FeatureExtractor, check_extractor, embed
 
 _BATCH = 100
@@ -21,7 +26,11 @@ class ImageFeatures:
     Raises
     ------
     BadInput
-        For one that does not say what its features are.
+        For one that does not say what its features are; in a call, for images that are not finite, or not of a floating-point type.
+
+    Notes
+    -----
+    Images in another range than [-1, 1] are told so by a warning, once.
 
     Examples
     --------
@@ -35,7 +44,21 @@ class ImageFeatures:
     def __init__(self, extractor: FeatureExtractor) -> None:
         check_extractor(extractor)
         self.extractor, self.id = extractor, extractor.id
+        self._range: tuple[float, float] | None = None
 
+    @checked
     def __call__(self, images: Tensor) -> Tensor:
         r"""Return float32 features (n, D) of images (n, c, h, w)."""
-        return torch.cat([part.float() for part in embed(self.extractor, to_uint8(images).split(_BATCH))])
+        levels = to_uint8(images)
+        if not bool(torch.isfinite(images).all()):
+            index = first_nonfinite_index(images)
+            raise BadInput(f"images are not finite: {float(images[index])} in image {index[0]}, first at {index[1:]}")
+        self._say_range(images)
+        return torch.cat([part.float() for part in embed(self.extractor, levels.split(_BATCH))])
+
+    def _say_range(self, images: Tensor) -> None:
+        if self._range is None and images.numel():
+            low, high = (float(edge) for edge in images.aminmax())
+            if in_other_range(low, high):
+                self._range = low, high
+                warnings.warn(other_range(low, high, "images"), stacklevel=3)
