@@ -1,7 +1,9 @@
 """Pictures hold what they say: positions, weights, exact curves, the frames of a film."""
 
+import copy
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -484,7 +486,12 @@ def test_pyplot_keeps_no_figure(draw, tmp_path):
     figure = draw()
     assert plt.get_fignums() == []
     figure.savefig(tmp_path / "figure.png")
-    assert np.asarray(Image.open(tmp_path / "figure.png")).std() > 0
+    picture = np.asarray(Image.open(tmp_path / "figure.png"))
+    assert picture.std() > 0
+    for copied in (pickle.loads(pickle.dumps(figure)), copy.deepcopy(figure)):  # from another process, say
+        copied.savefig(tmp_path / "copy.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "copy.png")), picture)
+    assert plt.get_fignums() == []
 
 
 def test_a_notebook_shows_figures_without_pyplot(monkeypatch):

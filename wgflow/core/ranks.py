@@ -84,6 +84,21 @@ def from_all(value: T) -> list[T]:
     return held
 
 
+def said_anywhere(*flags: bool) -> list[bool]:
+    """Return which of some flags are set on any rank, for which all wait. All ranks must call it together.
+
+    One short message, where objects take two and are pickled: a flow asks in every time step.
+    """
+    if not parallel():
+        return list(flags)
+    group = _waiting_group()
+    if group is None:
+        return [any(said) for said in zip(*from_all(flags), strict=True)]
+    counts = torch.tensor(flags, dtype=torch.uint8, device="cpu")
+    dist.all_reduce(counts, op=dist.ReduceOp.MAX, group=group)
+    return [bool(said) for said in counts.tolist()]
+
+
 def collective(function: F) -> F:
     """Mark a function that all ranks call together, for ``checked``: an argument that one of them has wrong is refused on all."""
     setattr(function, COLLECTIVE, True)

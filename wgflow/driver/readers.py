@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wgflow.core.ranks import from_all, parallel, together
+from wgflow.core.ranks import from_all, parallel, said_anywhere, together
 from wgflow.driver.callbacks import Callback
 
 
@@ -39,10 +39,10 @@ class Readers:
         """
         if not (self.anywhere and parallel()):
             return stop
-        said = from_all((stop, self.failed is not None))
-        if any(failed for _, failed in said):
+        stops, failed = said_anywhere(stop, self.failed is not None)
+        if failed:
             together(self._tell)
-        return any(stops for stops, _ in said)
+        return stops
 
     def _tell(self) -> None:
         if self.failed is not None:

@@ -80,7 +80,16 @@ def figure_class() -> Any:
         def savefig(self, *arguments: Any, **options: Any) -> None:
             super().savefig(*arguments, **{"facecolor": self.get_facecolor()} | options)
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _unfilled, (), self.__getstate__()
+
     return OwnFigure
+
+
+def _unfilled() -> Any:
+    """Return a figure for pickle and copy to fill, which look up a class by its name and do not find one made in a function."""
+    kind = figure_class()
+    return kind.__new__(kind)
 
 
 @contextmanager
