@@ -30,6 +30,15 @@ def test_a_density_with_parameters_leaves_no_graph() -> None:
     assert not Grid.of(lambda x: -(x[:, 0] - centre).square(), [-1.0], [1.0], [4]).mass.requires_grad
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_draws_have_a_density_also_where_they_are_rounded_to_the_edge(offset: float) -> None:
+    rho = Grid(torch.ones(10), [offset], [offset + 1])
+    p = rho.draw(1000, torch.Generator().manual_seed(0))
+    assert rho.log_prob(p.x).isfinite().all()
+    edges = torch.tensor([[offset], [offset + 1], [offset - 1], [offset + 2], [torch.nan]])
+    assert rho.log_prob(edges).isfinite().tolist() == [True, True, False, False, False]
+
+
 def test_cells_whose_volume_is_no_number_have_a_density() -> None:
     rho = Grid.of(lambda x: -x.square().sum(1), [0.0] * 3, [1e-150] * 3, [2] * 3)
     assert float(rho.log_rho[0]) == pytest.approx(450 * math.log(10), rel=1e-12)

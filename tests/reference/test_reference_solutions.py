@@ -276,6 +276,50 @@ def test_units_of_a_covariance_do_not_make_it_singular(scale: float) -> None:
     assert float(kl(*(Moments(S @ r.mean, S @ r.cov @ S) for r in (p, q)))) == pytest.approx(float(kl(p, q)), rel=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_kl_of_a_singular_gaussian_is_infinite_whatever_is_rounded(seed):
+    """Of a determinant that is 0 but for rounding the logarithm is some number, or none."""
+    root = torch.randn(3, 2, generator=rng(seed), dtype=torch.float64)
+    flat, wide = (Moments(torch.zeros(3).double(), c) for c in (root @ root.T, torch.eye(3).double()))
+    assert kl(flat, wide) == math.inf
+    assert OrnsteinUhlenbeck(wide.cov, wide.mean).energy(flat) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("mean", "cov", "message"),
+    [
+        (torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "mirror images by up to 2"),
+        (torch.zeros(2), -torch.eye(2), "the least is -1"),
+        (torch.zeros(2), torch.eye(3), r"\(2,\) and \(3, 3\)"),
+        (torch.zeros(2), torch.ones(2), r"\(2,\) and \(2,\)"),
+        ([0.0], [[1.0]], "needs tensors"),
+        (torch.zeros(2), torch.eye(2).double(), "float32 on cpu and torch.float64"),
+        (torch.zeros(2).long(), torch.eye(2).long(), "one floating-point type"),
+    ],
+)
+def test_moments_that_no_law_has(mean, cov, message):
+    with pytest.raises(BadInput, match=message):
+        Moments(mean, cov)
+
+
+@pytest.mark.parametrize("function", [kl, squared_w2, lambda p, q: geodesic(p, q, 0.5)])
+@pytest.mark.parametrize(
+    "other", [Moments(torch.zeros(2), torch.eye(2)), Moments(torch.zeros(3).double(), torch.eye(3).double())]
+)
+def test_gaussians_that_cannot_be_compared(function, other):
+    with pytest.raises(BadInput, match="of one dimension and type"):
+        function(START, other)
+
+
+@pytest.mark.parametrize(
+    "name", ["exact", "jko", "forward_backward", "forward_euler", "langevin", "wasserstein_proximal"]
+)
+@pytest.mark.parametrize("t", [-0.1, math.nan, math.inf])
+def test_times_that_are_none(name, t):
+    with pytest.raises(BadInput, match="nonnegative, finite"):
+        getattr(FLOW, name)(START, t)
+
+
 def test_w1_flow_stops_where_it_arrives():
     x, y = double([-2, 0, 5]), double([0, 0.25, 1])
     assert w1_flow(x, y, 1.0).tolist() == [-1, 0.25, 4]

@@ -155,9 +155,9 @@ class Grid(MovingMeasure):
     def log_prob(self, x: Points) -> Tensor:
         """Log density of the cell that a point lies in, (n,); minus infinity outside of the box."""
         index, inside = torch.zeros(len(x), dtype=torch.long, device=x.device), torch.ones(len(x), device=x.device) > 0
-        for i, (a, dx, n) in enumerate(zip(self.low, self.spacing, self.mass.shape, strict=True)):
+        for i, (a, b, dx, n) in enumerate(zip(self.low, self.high, self.spacing, self.mass.shape, strict=True)):
             cell = ((x[:, i] - a) / dx).floor().long()
-            inside &= (cell >= 0) & (cell < n)
+            inside &= (x[:, i] >= a) & (x[:, i] <= b)  # with its edge, to which the last draws may be rounded
             index = index * n + cell.clamp(0, n - 1)
         return torch.where(inside, self.log_rho[index], -torch.inf)
 

@@ -10,11 +10,17 @@ from torch import Tensor
 
 from wgflow.core.errors import BadInput
 from wgflow.core.fields import Count, Finite, checked
+from wgflow.core.instead import shown
 from wgflow.core.typing import Scalar
 from wgflow.measures import Gaussian, Particles
 
 
-class Moments(NamedTuple):
+class _Moments(NamedTuple):
+    mean: Tensor
+    cov: Tensor
+
+
+class Moments(_Moments):
     r"""Mean (d,) and covariance (d, d) of a law; the covariance may be singular (a Dirac has 0).
 
     Attributes
@@ -23,6 +29,12 @@ class Moments(NamedTuple):
         The mean.
     cov : Tensor, shape (d, d)
         The covariance; 0 for a Dirac.
+
+    Raises
+    ------
+    BadInput
+        For other shapes, another type than a floating-point one or two of them, and a covariance that is not symmetric or has a
+        negative eigenvalue, beyond rounding. Numbers that are not finite, as of a flow that has diverged, are not looked at.
 
     Examples
     --------
@@ -34,8 +46,33 @@ class Moments(NamedTuple):
     tensor([[1.]])
     """
 
-    mean: Tensor
-    cov: Tensor
+    __slots__ = ()
+
+    def __new__(cls, mean: Tensor, cov: Tensor) -> "Moments":
+        """Check that these are a mean and a covariance."""
+        if not (
+            isinstance(mean, Tensor)
+            and isinstance(cov, Tensor)
+            and mean.dim() == 1
+            and cov.shape == (*mean.shape, *mean.shape)
+        ):
+            got = " and ".join(str(tuple(t.shape)) if isinstance(t, Tensor) else shown(t) for t in (mean, cov))
+            raise BadInput(f"Moments needs tensors, a mean (d,) and a covariance (d, d), got {got}")
+        if not cov.is_floating_point() or mean.dtype != cov.dtype or mean.device != cov.device:
+            raise BadInput(
+                f"Moments needs a mean and a covariance of one floating-point type on one device, got {mean.dtype} on {mean.device} "
+                f"and {cov.dtype} on {cov.device}"
+            )
+        held = cov.detach()
+        if len(held) and bool(held.isfinite().all()):
+            rounding = _rounding(held) * float(held.abs().max())
+            least, off = float(_eigenvalues(held)[0]), float((held - held.mT).abs().max())
+            if least < -rounding or off > rounding:
+                raise BadInput(
+                    f"Moments needs a covariance, symmetric and without negative eigenvalues: the least is {least:g}, and entries "
+                    f"differ from their mirror images by up to {off:g}"
+                )
+        return super().__new__(cls, mean, cov)
 
     @classmethod
     def of(cls, rho: Particles) -> "Moments":
@@ -75,16 +112,47 @@ def symmetric_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
 
 
+def _eigenvalues(matrix: Tensor) -> Tensor:
+    return torch.linalg.eigvalsh(matrix.to(torch.promote_types(matrix.dtype, torch.float32)))
+
+
+def _rounding(matrix: Tensor) -> float:
+    """Return what a product of some matrices may be off, as a part of its largest entry; at least as in float32, which is converted."""
+    return 100 * len(matrix) * max(torch.finfo(dtype).eps for dtype in (matrix.dtype, torch.float32))
+
+
+def _correlation(cov: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Return scales and correlations, so that units of coordinates do not count, and whether these are positive definite to rounding."""
+    scale = cov.diagonal().clamp(min=0).sqrt()
+    correlation = cov / scale[:, None] / scale
+    least = float(torch.linalg.eigvalsh(correlation)[0]) if bool(correlation.isfinite().all()) else 0.0
+    return scale, correlation, least > len(cov) * torch.finfo(cov.dtype).eps
+
+
 def inverse(cov: Tensor, who: str) -> Tensor:
     """Return the inverse of a covariance; raises ``BadInput`` unless it is positive definite to the precision of its numbers."""
-    scale = cov.diagonal().clamp(min=0).sqrt()
-    correlation = cov / scale[:, None] / scale  # so that units of coordinates do not count
-    least = float(torch.linalg.eigvalsh(correlation)[0]) if bool(correlation.isfinite().all()) else 0.0
-    if not least > len(cov) * torch.finfo(cov.dtype).eps:
+    scale, correlation, definite = _correlation(cov)
+    if not definite:
         raise BadInput(
             f"{who} needs a positive definite covariance, got {cov.tolist() if len(cov) < 4 else 'one that is not'}"
         )
     return torch.linalg.inv(correlation) / scale[:, None] / scale
+
+
+def log_det(cov: Tensor) -> Scalar:
+    """Return the log determinant of a covariance; minus infinity where it is singular to the precision of its numbers.
+
+    A determinant that is 0 but for rounding has any logarithm, or none.
+    """
+    return torch.logdet(cov) if _correlation(cov)[2] or not bool(cov.isfinite().all()) else cov.new_tensor(-torch.inf)
+
+
+def _alike(p: Moments, q: Moments, who: str) -> None:
+    if p.cov.shape != q.cov.shape or p.cov.dtype != q.cov.dtype or p.cov.device != q.cov.device:
+        raise BadInput(
+            f"{who} compares Gaussians of one dimension and type, got {tuple(p.mean.shape)} {p.mean.dtype} on {p.mean.device} and "
+            f"{tuple(q.mean.shape)} {q.mean.dtype} on {q.mean.device}: convert one of them"
+        )
 
 
 @checked
@@ -110,6 +178,7 @@ def squared_w2(p: Moments, q: Moments) -> Scalar:
     >>> squared_w2(p, q)
     tensor(13.)
     """
+    _alike(p, q, "squared_w2")
     # tr(C + C' - 2 (...)^{1/2}) as a least square over rotations: the difference of traces would lose half of the digits.
     ours, theirs = symmetric_root(p.cov), symmetric_root(q.cov)
     U, _, Vh = torch.linalg.svd(ours @ theirs)
@@ -144,9 +213,10 @@ def kl(p: Moments, q: Moments) -> Scalar:
     >>> kl(p, q)
     tensor(0.5000)
     """
+    _alike(p, q, "kl")
     r = p.mean - q.mean
     trace = (inverse(q.cov, "KL to a Gaussian") @ (p.cov + torch.outer(r, r))).trace()
-    return 0.5 * (trace - len(r) + torch.logdet(q.cov) - torch.logdet(p.cov))
+    return 0.5 * (trace - len(r) + torch.logdet(q.cov) - log_det(p.cov))
 
 
 @checked
@@ -232,6 +302,7 @@ def geodesic(p: Moments, q: Moments, s: Finite) -> Moments:
     >>> geodesic(p, q, 0.5).cov
     tensor([[4.]])
     """
+    _alike(p, q, "geodesic")
     root = symmetric_root(p.cov)
     back = inverse(root, "a geodesic from a Gaussian")
     G = (1 - s) * torch.eye(len(p.mean)).to(p.cov) + s * back @ symmetric_root(root @ q.cov @ root) @ back

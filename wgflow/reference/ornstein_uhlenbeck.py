@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from wgflow.core.errors import BadInput
-from wgflow.core.fields import Checked, NonNegative
+from wgflow.core.fields import Checked, NonNegative, checked
 from wgflow.core.finite import require_finite
 from wgflow.core.typing import Points, Scalar
 from wgflow.measures import Gaussian
-from wgflow.reference.gaussian import Moments, inverse, symmetric_root
+from wgflow.reference.gaussian import Moments, inverse, log_det, symmetric_root
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ class OrnsteinUhlenbeck(Checked):
         A = torch.linalg.inv(target.cov)
         return cls((A + A.mT) / 2, target.mean)
 
-    def exact(self, p: Moments, t: float) -> Moments:
+    @checked
+    def exact(self, p: Moments, t: NonNegative) -> Moments:
         r"""Return the law at time t: :math:`m=m_*+E(m_0-m_*)`, :math:`C=EC_0E+2\tau\int_0^te^{-2sA}ds`, :math:`E=e^{-tA}`."""
         a, U = torch.linalg.eigh(self.A)
         E = (U * (-t * a).exp()) @ U.mT
@@ -77,7 +78,8 @@ class OrnsteinUhlenbeck(Checked):
             self.center + E @ (p.mean - self.center), E @ p.cov @ E + 2 * self.temperature * (U * grown) @ U.mT
         )
 
-    def jko(self, p: Moments, h: float) -> Moments:
+    @checked
+    def jko(self, p: Moments, h: NonNegative) -> Moments:
         r"""Return the exact JKO step, the minimizer over all measures.
 
         With :math:`B=I+hA`, :math:`M=B^{-1/2}CB^{-1/2}` and :math:`g=h\tau`: :math:`m^+=B^{-1}(m+hAm_*)` and
@@ -95,22 +97,26 @@ class OrnsteinUhlenbeck(Checked):
         cov = inverse @ self._entropy_step(inverse @ p.cov @ inverse, h) @ inverse
         return Moments(torch.linalg.solve(B, p.mean + h * self.A @ self.center), cov)
 
-    def forward_backward(self, p: Moments, h: float) -> Moments:
+    @checked
+    def forward_backward(self, p: Moments, h: NonNegative) -> Moments:
         """Return the step that is explicit in the potential and exactly proximal in the entropy."""
         q = self._potential_step(p, h)
         return Moments(q.mean, self._entropy_step(q.cov, h))
 
-    def forward_euler(self, p: Moments, h: float) -> Moments:
+    @checked
+    def forward_euler(self, p: Moments, h: NonNegative) -> Moments:
         r"""Return the explicit step along the exact velocity, :math:`G=I-h(A-\tau C^{-1})`; unstable when :math:`h\lambda_{\max}(A)>1`."""
         G = self._eye - h * (self.A - self._thermal(p))
         return Moments(p.mean - h * self.A @ (p.mean - self.center), G @ p.cov @ G.mT)
 
-    def langevin(self, p: Moments, h: float) -> Moments:
+    @checked
+    def langevin(self, p: Moments, h: NonNegative) -> Moments:
         r"""Return the law after a step of the unadjusted Langevin algorithm; stationary at covariance :math:`\tau[A(I-hA/2)]^{-1}`."""
         q = self._potential_step(p, h)
         return Moments(q.mean, q.cov + 2 * h * self.temperature * self._eye)
 
-    def wasserstein_proximal(self, p: Moments, time: float, metric: Tensor | None = None) -> Moments:
+    @checked
+    def wasserstein_proximal(self, p: Moments, time: NonNegative, metric: Tensor | None = None) -> Moments:
         r"""Return the regularized Wasserstein proximal of the potential over a time T, with noise of the temperature.
 
         .. math:: m_T=m_*+P(m-m_*),\qquad C_T=PCP^\top+2\tau T\,PM,\qquad P=(I+TMA)^{-1},
@@ -132,7 +138,8 @@ class OrnsteinUhlenbeck(Checked):
             self.center + P @ (p.mean - self.center), P @ p.cov @ P.mT + 2 * self.temperature * time * spread
         )
 
-    def brwp(self, p: Moments, h: float, time: float, metric: Tensor | None = None) -> Moments:
+    @checked
+    def brwp(self, p: Moments, h: NonNegative, time: NonNegative, metric: Tensor | None = None) -> Moments:
         r"""Return the explicit step along :math:`-M(\nabla V+\tau\nabla\log\rho_T)`, the score taken from the proximal over a time T.
 
         Infinitely many particles of ``ForwardEuler(ProximalScore(time))`` go so. Stationary at the covariance
@@ -156,7 +163,7 @@ class OrnsteinUhlenbeck(Checked):
         if self.temperature == 0:
             return quadratic
         log_2_pi_e = 2.8378770664093453
-        return quadratic - 0.5 * self.temperature * (torch.logdet(p.cov) + len(r) * log_2_pi_e)
+        return quadratic - 0.5 * self.temperature * (log_det(p.cov) + len(r) * log_2_pi_e)
 
     def fisher(self, p: Moments) -> Scalar:
         r"""Return the dissipation :math:`E|\nabla\frac{\delta F}{\delta\rho}|^2=-\frac{dF}{dt}`; for KL the relative Fisher information.
