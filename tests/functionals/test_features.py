@@ -150,6 +150,16 @@ def test_the_unit_is_the_root_mean_squared_distance_over_all_places():
     torch.testing.assert_close(view.clouds.x[1], 3 * view.clouds.x[0])
 
 
+@pytest.mark.parametrize("offset", [1e4, 1e6])
+def test_the_unit_of_features_far_from_zero_is_that_of_their_differences(offset):
+    """Points are multiples of 1/8, which float32 holds there."""
+    x, y = ((8 * t).round().float() / 8 for t in (X, Y))
+    make = lambda s: InFeatures(SquaredMMD(Particles(y), RBF(1.0)), lambda x: x + s, normalized=True)  # noqa: E731
+    weighted = Particles(x, normal(len(x), seed=4).float())
+    found, expected = (make(s).with_units(weighted)._units for s in (offset, 0.0))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
 def test_at_unit_speed_every_feature_moves_at_one():
     net = frozen()
     encoder = lambda x: [1e3 * net(x), torch.stack([x, 2 * x], 1)]  # noqa: E731

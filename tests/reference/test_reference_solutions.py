@@ -154,6 +154,13 @@ def test_moments_of_weighted_particles_are_those_of_split_ones():
     torch.testing.assert_close(tuple(whole), tuple(again))
 
 
+def test_covariance_of_points_far_from_zero():
+    x = (8 * torch.randn(50, 3, generator=rng())).round() / 8  # multiples of 1/8, which float32 holds at a million
+    near, far = (Moments.of(Particles(x + c, torch.randn(50, generator=rng(1)))) for c in (0.0, 1e6))
+    torch.testing.assert_close(far.cov, near.cov, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(far.mean - 1e6, near.mean, rtol=0, atol=0.0625)
+
+
 def test_geodesic_has_constant_speed():
     distance = squared_w2(START, TARGET)
     for s in (0.0, 0.3, 1.0):

@@ -127,9 +127,8 @@ class InFeatures(Viewing):
             if not has_units(self.term):
                 return replace(self, _units=units)
             terms = self._terms(ours, rho.log_w, theirs, targets, units)
-            held = tuple(
-                of_measures(term, [m[0] for m in term.targets()]).with_units(_alone(seen)) for term, seen in terms
-            )  # type: ignore[index]
+            seen = [(of_measures(term, (_alone(m) for m in term.targets())), cloud) for term, cloud in terms]  # type: ignore[arg-type]
+            held = tuple(term.with_units(_alone(cloud)) for term, cloud in seen)
         return replace(self, _units=units, _in_units=held)
 
     def _terms(
@@ -191,9 +190,11 @@ def _example_features(x: Points) -> list[Tensor]:
 
 def _unit(ours: Points, w: Tensor, theirs: list[tuple[Points, Tensor]]) -> Tensor:
     x = ours.detach().flatten(1)
+    first = w @ x  # of features far from 0 it is rounded, perhaps by more than they differ
+    x = x - first
     centre = w @ x
     spread = w @ (x - centre).square().sum(1)
-    squares = [spread + v @ (y.flatten(1) - centre).square().sum(1) for y, v in theirs]
+    squares = [spread + v @ (y.flatten(1) - first - centre).square().sum(1) for y, v in theirs]
     places = ours.shape[1] if ours.dim() == 3 else 1
     return (torch.stack(squares).mean() / places).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 

@@ -80,7 +80,9 @@ class Moments(_Moments):
         x = rho.x.flatten(1)
         mean = rho.w @ x
         r = x - mean
-        return cls(mean, (r * rho.w[:, None]).T @ r)
+        off = rho.w @ r  # the mean of points far from 0 is rounded, perhaps by more than they differ
+        r = r - off
+        return cls(mean + off, (r * rho.w[:, None]).T @ r)
 
     def gaussian(self) -> Gaussian:
         """Return the Gaussian with these moments; raises ``BadInput`` for a singular covariance."""
@@ -169,6 +171,11 @@ def squared_w2(p: Moments, q: Moments) -> Scalar:
     Tensor, 0-d
         The square of the distance.
 
+    Raises
+    ------
+    BadInput
+        For Gaussians of other dimensions or types.
+
     Examples
     --------
     On a line it is :math:`(m-m')^2+(\sigma-\sigma')^2`, here 9 + 4:
@@ -202,7 +209,7 @@ def kl(p: Moments, q: Moments) -> Scalar:
     Raises
     ------
     BadInput
-        For a singular q.
+        For a singular q, and Gaussians of other dimensions or types.
 
     Examples
     --------
@@ -291,7 +298,7 @@ def geodesic(p: Moments, q: Moments, s: Finite) -> Moments:
     Raises
     ------
     BadInput
-        When the covariance of p is not positive definite.
+        When the covariance of p is not positive definite; for Gaussians of other dimensions or types.
 
     Examples
     --------
