@@ -53,8 +53,12 @@ _CIFAR = {
 
 READY: dict[str, dict[str, Any]] = {
     "fashion-mnist": {
-        **{"network": "fine", "r1": 1.0, "r1_every": 4, "lr": (4e-3, 2e-3)},
-        **{"first_iters": 300, "iters": 300, "evaluate_every": 300},
+        "network": "fine",
+        "r1": 1.0,
+        "r1_every": 4,
+        "lr": (4e-3, 2e-3),
+        "first_iters": 300,
+        "iters": 300,
     },
     "fashion-mnist-chain": {"method": "classic_jko", "pca": 50},
     "fashion-mnist-particles": {"method": "sliced_w_flow"},
