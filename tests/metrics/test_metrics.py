@@ -479,11 +479,17 @@ def test_moments_of_a_weighted_law():
 def test_a_model_that_is_data_is_looked_at_whole(n):
     """Of as many draws as there are points, none is missed and none seen twice."""
     x = cloud(40, 2)
-    F = EnergyDistance(Particles(cloud(30, 2, seed=1)))
-    for metric in (Moments(n=n), FunctionalValue(F, n=n)):
-        assert metric(Dataset(x), rng()) == pytest.approx(metric(Particles(x), rng()), rel=1e-12)
+    assert Moments(n=n)(Dataset(x), rng()) == pytest.approx(Moments(n=n)(Particles(x), rng()), rel=1e-12)
     metric = SinkhornMetric(Dataset(cloud(80, 2, seed=2)), n=40, blur=0.5)
     assert metric(Dataset(x), rng())["sinkhorn"] == pytest.approx(metric(Particles(x), rng())["sinkhorn"], rel=1e-9)
+
+
+def test_an_unbiased_value_of_the_data_itself_is_zero_on_average():
+    """Pairs of draws with replacement are those of the law; pairs of distinct points of six are farther apart."""
+    data = Dataset(cloud(6, 2))
+    metric = FunctionalValue(replace(EnergyDistance(data, batch=8), pairs="distinct"), n=8)
+    values = [metric(data, rng(s))["functional"] for s in range(400)]
+    assert abs(statistics.fmean(values)) < 3 * statistics.stdev(values) / 20
 
 
 def test_moments_show_a_collapsed_direction():

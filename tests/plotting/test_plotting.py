@@ -21,6 +21,7 @@ from PIL import Image  # noqa: E402
 
 from wgflow import (  # noqa: E402
     RBF,
+    Annealed,
     Autograd,
     BadInput,
     Blob,
@@ -276,6 +277,15 @@ def test_a_key_of_the_history():
     ax = plotting.energy(solution, ax=plt.figure().gca())
     _, along = plotting.values_along(solution, V)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), along[1:], rtol=1e-6)
+
+
+def test_what_changes_from_step_to_step_is_that_of_the_step_where_a_flow_goes_on():
+    first = flow(steps=3)
+    rest = solve(V, ForwardEuler(), first.measure, state=first.state, step_size=0.1, num_steps=6)
+    times, values = plotting.values_along(rest, Annealed(lambda s: s * V, lambda k: 0.5**k))
+    energies = plotting.values_along(rest, V)[1]
+    np.testing.assert_allclose(values, np.array(energies) * 0.5 ** np.array([3, 4, 5, 6]), rtol=1e-6)
+    assert times[0] == first.times[-1]
 
 
 def test_a_function_of_particles():

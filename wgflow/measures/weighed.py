@@ -24,16 +24,21 @@ def require_weights(law: Measure) -> None:
 
 
 def drawn(law: Measure, n: int, rng: torch.Generator) -> Particles:
-    """Return ``n`` draws of a law, of finitely many points distinct ones, or all of them equally often.
-
-    A metric that is given data as its model looks at the data: by draws with replacement it would miss a third of them, and see others
-    twice. Raises ``BadInput`` for weights that are no numbers, its own or those of the draws.
-    """
+    """Return ``n`` draws of a law; raises ``BadInput`` for weights that are no numbers, its own or those of the draws."""
     require_weights(law)
-    if law.num_atoms is None or isinstance(law, Particles):  # whose draws are distinct
-        p = law.draw(n, rng)
-    else:
-        p = law.take(picks(None, law.num_atoms, n, rng), rng)
+    p = law.draw(n, rng)
     if p.log_w is not None:
         require_log_weights(p.log_w, f"draws of this {type(law).__name__}")
     return p
+
+
+def distinct(law: Measure, n: int, rng: torch.Generator) -> Particles:
+    """Return ``n`` draws of a law, of finitely many equal points distinct ones, or all of them equally often.
+
+    For metrics that are biased by repetitions: of as many draws with replacement a third of the data is missing, and the rest is there
+    more than once. Raises ``BadInput`` as :func:`drawn`.
+    """
+    if law.num_atoms is None or isinstance(law, Particles):  # whose draws are distinct
+        return drawn(law, n, rng)
+    require_weights(law)
+    return law.take(picks(None, law.num_atoms, n, rng), rng)

@@ -9,7 +9,7 @@ from wgflow.core.errors import BadInput
 from wgflow.core.fields import Checked, Count, checked
 from wgflow.core.finite import first_nonfinite_index
 from wgflow.measures.base import Measure
-from wgflow.measures.weighed import drawn
+from wgflow.measures.weighed import distinct
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Moments(Checked):
     @torch.no_grad()
     def __call__(self, rho: Measure, rng: torch.Generator) -> dict[str, float]:
         """Return the four numbers for ``rho``."""
-        p = drawn(rho, self.n, rng)
+        p = distinct(rho, self.n, rng)
         x, w = p.x.flatten(1).double(), p.w.double()
         if not bool(torch.isfinite(x).all()):
             point = first_nonfinite_index(x)[0]

@@ -10,7 +10,7 @@ from wgflow.core.finite import first_nonfinite_index, require_log_weights
 from wgflow.core.networks import called
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.measures.weighed import drawn, require_weights
+from wgflow.measures.weighed import distinct, drawn, require_weights
 
 _SMALLEST = 1e-150
 """Below it, and above its inverse, squares of distances are 0 or infinite in float64, and every point a neighbor of every other."""
@@ -41,7 +41,7 @@ def some_points(law: Measure, n: int, rng: torch.Generator) -> Particles:
         require_weights(law)
         return law.whole(rng)
     if law.num_points is None or law.num_atoms is not None:
-        return drawn(law, n, rng)
+        return distinct(law, n, rng)
     p = drawn(law, n, rng)
     x, place = torch.unique(p.x.detach(), dim=0, return_inverse=True)
     return Particles(x, torch.zeros(len(x), dtype=torch.float64, device=x.device).index_add_(0, place, masses(p)).log())

@@ -17,7 +17,7 @@ from wgflow.core.inner import report
 from wgflow.core.rng import generator
 from wgflow.measures.base import Measure
 from wgflow.measures.particles import Particles
-from wgflow.measures.weighed import drawn, require_weights
+from wgflow.measures.weighed import distinct, require_weights
 from wgflow.numerics.sinkhorn import MAX_POINTS, annealing_error, sinkhorn_divergence
 
 _ROUGH = 0.3
@@ -199,7 +199,7 @@ class SinkhornMetric(Checked):
 
     def _model(self, rho: Measure, rng: torch.Generator) -> Particles:
         with torch.no_grad():
-            model = drawn(rho, self.n, rng)
+            model = distinct(rho, self.n, rng)
         ours, theirs = tuple(model.event_shape), tuple(self.reference.event_shape)
         if ours != theirs:
             raise BadInput(f"the model has points of shape {ours}, the reference of {theirs}")

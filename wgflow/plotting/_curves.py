@@ -14,7 +14,7 @@ from wgflow.core.rng import generator
 from wgflow.driver.solution import Solution
 from wgflow.functionals import Functional
 from wgflow.measures import Particles
-from wgflow.plotting._frames import saved_particles
+from wgflow.plotting._frames import saved_particles, saved_steps
 from wgflow.plotting._style import COLOURS, GREY, PALE, drawing, legend, wide
 
 if TYPE_CHECKING:
@@ -65,15 +65,14 @@ def values_along(solution: Solution, quantity: Quantity, *, seed: Whole = 0) -> 
                 + (f"; or one of the history: {', '.join(map(repr, keys))}" if keys else "")
             )
         return times, values
-    steps = {row["t"]: row["k"] for row in solution.history}
     values = []
-    for t, p in zip(solution.times, saved_particles(solution), strict=True):
+    for t, k, p in zip(solution.times, saved_steps(solution), saved_particles(solution), strict=True):
         rho = Particles(
             p.x.to(solution.measure.device), None if p.log_w is None else p.log_w.to(solution.measure.device)
         )
         with torch.no_grad():
             if isinstance(quantity, Functional):
-                now = quantity.at(steps.get(t, 0), t).freeze(generator(seed, rho.device))
+                now = quantity.at(k, t).freeze(generator(seed, rho.device))
                 values.append(float(now.value(rho)))
             else:
                 values.append(number(quantity(rho), f"the quantity {_name(quantity)}"))

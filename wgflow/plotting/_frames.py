@@ -61,8 +61,15 @@ def frames(rho: Solution | Particles, dims: Dims | None) -> list[Frame]:
         return [_frame(0.0, 0, rho, dims)]
     if not isinstance(rho, Solution):
         raise BadInput(f"expected a Solution or Particles to draw, got {type(rho).__name__}")
-    steps = {row["t"]: row["k"] for row in rho.history}
-    return [_frame(t, steps.get(t, 0), p, dims) for t, p in zip(rho.times, saved_particles(rho), strict=True)]
+    return [_frame(t, k, p, dims) for t, k, p in zip(rho.times, saved_steps(rho), saved_particles(rho), strict=True)]
+
+
+def saved_steps(solution: Solution) -> list[int]:
+    """Return the numbers of the time steps after which states were saved; that of the start, of which there is no record, comes first."""
+    steps = {row["t"]: row["k"] for row in solution.history}
+    # Not 0 where a flow goes on from a state.
+    start = solution.history[0]["k"] - 1 if solution.history else solution.state.k
+    return [steps.get(t, start) for t in solution.times]
 
 
 def _frame(t: float, k: int, p: Particles, dims: Dims | None) -> Frame:
