@@ -157,6 +157,7 @@ def test_chosen_coordinates_of_many():
     rho = cloud(d=5)
     ax = plotting.particles(rho, dims=(3, 1), over=StandardNormal(5), ax=plt.figure().gca())
     np.testing.assert_allclose(dots(ax), rho.x[:, [3, 1]])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("coordinate 3", "coordinate 1")
     image = Particles(rho.x.view(30, 5, 1, 1))
     np.testing.assert_allclose(dots(plotting.particles(image, dims=2, ax=plt.figure().gca()))[:, 0], rho.x[:, 2])
 

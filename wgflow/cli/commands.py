@@ -3,23 +3,21 @@
 import io
 import json
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from wgflow.cli.arguments import command
 from wgflow.cli.bench import bench
 from wgflow.cli.names import list_names, show
+from wgflow.cli.signals import Terminated, saying_what_is_saved, terminable
 from wgflow.core.errors import BadInput, WgflowError
 from wgflow.core.fields import Count, NonNegative, Whole
-from wgflow.core.startup import stop
 from wgflow.core.words import shortened
 from wgflow.storage.files import reason
 
@@ -87,14 +85,8 @@ def train(
         "profile": profile,
         "callbacks": readers,
     }
-    try:
+    with saying_what_is_saved(place / CHECKPOINTS):
         solution = train_recipe(chosen, place, **options)
-    except (KeyboardInterrupt, _Terminated) as signalled:
-        saved = any((place / CHECKPOINTS).glob("update-*.pt"))
-        signalled.add_note(
-            f"the same command {'goes on from the last checkpoint' if saved else 'begins anew: nothing is saved yet'}"
-        )
-        raise
     if not first:
         return
     last = solution.history[-1] if solution.history else {"k": 0}
@@ -230,7 +222,7 @@ def _group() -> click.Group:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; an error made by a wrong input is one line and exit status 2."""
-    with warnings.catch_warnings(), _terminable():
+    with warnings.catch_warnings(), terminable():
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         try:
             if isinstance(sys.stdout, io.TextIOWrapper):
@@ -256,32 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             return _fail(f"not enough memory, a smaller --batch, --n or image_size needs less ({str(error)[:80]})")
-        except (KeyboardInterrupt, _Terminated) as signalled:
+        except (KeyboardInterrupt, Terminated) as signalled:
             _say("\n".join(["wgflow: stopped", *getattr(signalled, "__notes__", [])]))
-            return 143 if isinstance(signalled, _Terminated) else 130
+            return 143 if isinstance(signalled, Terminated) else 130
     return 0
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as ``KeyboardInterrupt`` is Ctrl-C: what is open is closed before the command leaves."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    def terminate(*_: Any) -> NoReturn:
-        raise _Terminated
-
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) in (
-        signal.SIG_DFL,
-        stop,
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(text: str) -> int:

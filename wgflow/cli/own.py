@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,18 +47,20 @@ def callbacks(names: str | None) -> list[Any]:
 
 def array(path: Path, what: str) -> np.ndarray:
     """Return the points (n, d) of an .npy file, or of a text file with a point a line; raises ``BadInput`` for another file."""
-    kind = path.suffix.lower()
+    kind, where = path.suffix.lower(), f"{what}={str(path)!r}"
     try:
-        if kind == ".npy":
-            found = np.load(path, allow_pickle=False)
-        else:
-            found = np.loadtxt(path, delimiter="," if kind == ".csv" else None, ndmin=2, encoding="utf-8-sig")
-        return points(found, f"{what}={str(path)!r}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")  # it is refused below
+            if kind == ".npy":
+                found = np.load(path, allow_pickle=False)
+            else:
+                found = np.loadtxt(path, delimiter="," if kind == ".csv" else None, ndmin=2, encoding="utf-8-sig")
     except (ValueError, EOFError) as error:
         known = {".npy": "an array of numpy.save", ".csv": "numbers with commas between them, a point a line"}
         expected = known.get(kind, "numbers with spaces between them, a point a line")
         header = "" if kind == ".npy" else ", without a header"
-        raise BadInput(f"{what}={str(path)!r}: expected {expected}{header} ({str(error)[:80]})") from error
+        raise BadInput(f"{where}: expected {expected}{header} ({str(error)[:80]})") from error
+    return points(found, where)
 
 
 def points(found: Any, where: str) -> np.ndarray:
@@ -65,7 +68,17 @@ def points(found: Any, where: str) -> np.ndarray:
     if not isinstance(found, np.ndarray):  # an archive under the name of an array
         raise BadInput(f"{where}: expected an array of numpy.save, got {shown(found)}")
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
-        raise BadInput(f"{where}: expected points (n, d), got {found.dtype} of shape {found.shape}")
+        advice = ". One number a point has the shape (n, 1): reshape(-1, 1)" if found.ndim == 1 else ""
+        raise BadInput(f"{where}: expected points (n, d), got {found.dtype} of shape {found.shape}{advice}")
+    if not found.size:
+        raise BadInput(f"{where}: expected at least one point, it has none")
+    wrong = np.argwhere(~np.isfinite(found))
+    if len(wrong):
+        i, j = wrong[0]
+        raise BadInput(
+            f"{where}: {len(np.unique(wrong[:, 0]))} of its {len(found)} points are not finite, the first is number {i} with "
+            f"{found[i, j]} for coordinate {j}: drop or repair them"
+        )
     return np.array(found, dtype=np.float64)
 
 

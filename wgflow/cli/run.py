@@ -1,8 +1,9 @@
 """``wgflow run``: a particle flow by the name of its preset, toward a target of the user's."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from wgflow.cli.arguments import Section
 from wgflow.cli.own import array, named, points, save_picture
-from wgflow.core.errors import BadInput
-from wgflow.core.fields import Count, Whole
+from wgflow.core.errors import BadInput, WgflowError
+from wgflow.core.fields import Count, NonNegative, Whole
 from wgflow.core.instead import shown
 from wgflow.core.registry import near_misses
 
 if TYPE_CHECKING:
-    from wgflow import Measure, MovingMeasure, Particles, Solution
+    from wgflow import Measure, Particles, Solution
     from wgflow.generative.methods import Method
 
+STEPS = "num_steps"
 _ROLES = {"target", "initial"}
 
 
@@ -34,18 +36,20 @@ def run(
     seed: Whole = 0,
     device: str = "cpu",
     double: bool = False,
-    out: str | None = None,
+    folder: str | None = None,
+    extend: Whole = 0,
+    checkpoint_seconds: NonNegative = 60.0,
     overrides: dict[str, Any],
 ) -> None:
-    """Run a particle flow by the name of its preset, and write its solution and a picture.
+    """Run a particle flow by the name of its preset, or go on with the run in its folder; write its solution and a picture.
 
     Parameters
     ----------
     preset
         Such as svgd, ula or mmd_flow (wgflow list).
     target
-        Where it goes: package.module:NAME of a measure, of a tensor of points or of a log density, a function from points (n, d) to
-        (n,); or a file of points, .npy or text. A module is run.
+        Where it goes: package.module:NAME of a measure, of what makes one without arguments, of a tensor of points or of a log
+        density, a function from points (n, d) to (n,); or a file of points, .npy or text. A module is run.
     dim
         Coordinates of a point, for a log density without a start that has them.
     start
@@ -58,11 +62,18 @@ def run(
         cpu, cuda or cuda:N.
     double
         Compute in float64.
-    out
-        Folder of solution.npz and solution.png. Default: runs/PRESET.
+    folder
+        Folder of the run, with solution.npz and solution.png. Default: runs/PRESET.
+    extend
+        Time steps beyond num_steps: a finished run goes on.
+    checkpoint_seconds
+        Wall time between checkpoints.
     """
-    from wgflow import Progress
-    from wgflow.cli.starting import Claim
+    from wgflow import Checkpoint, Progress
+    from wgflow.cli.signals import saying_what_is_saved
+    from wgflow.cli.starting import Opening, Result
+    from wgflow.generative.folder import CHECKPOINTS, FLOW, check_folder
+    from wgflow.storage.describe import describe, differences, digest
 
     m = preset_method(preset)
     options = {name: o.default for name, o in m.options.items()} | {
@@ -77,17 +88,35 @@ def run(
     if dim is not None and law.event_shape != (dim,):
         raise BadInput(f"dim={dim}, and points have the shape {tuple(law.event_shape)}: leave it out, or give others")
     begin = begin or _drawn(law, particles, seed)
-    made = {n: m.options[n].made(v) for n, v in options.items() if not m.options[n].unsaid(v)}
+    m.check_extend(extend)
+    words = {"target": target, "start": start, "dim": dim, "particles": particles, "seed": seed, "double": double}
+    asked = {FLOW: preset, **options, **words, "device": device.partition(":")[0]}
+    given = {"target": law} | ({} if start is None else {"start": begin})
+    content = {f"content of {name}": digest(found) for name, found in given.items()}
+    untold = differences(described := describe(given), described)
+    for sentence in untold:
+        warnings.warn(f"{sentence}: leave it as it is until this run is done", stacklevel=2)
+    place = Path(folder or Path("runs") / preset)
+    record = _as_begun(place, asked | content)
+    made = {n: o.made(record[n]) for n, o in m.options.items() if not o.unsaid(record[n])}
     flow = m.preset(target=law, initial=begin, **made).to(device, torch.float64 if double else torch.float32)
-    folder = Path(out or Path("runs") / preset)
-    with ExitStack() as stack:
-        claim = Claim(folder / "solution.npz", stack)
-        solution = flow.solve(seed=seed, callbacks=[claim, Progress()])
-        write(solution, claim.temporary)
+    flow = replace(flow, num_steps=(asked.get(STEPS) or flow.num_steps) + extend)
+    check_folder(place, record)
+    told = {name: value for name, value in asked.items() if value is not None} | {"folder": place}
+    result = Result(place, record, "solution.npz", write)
+    with saying_what_is_saved(place / CHECKPOINTS):
+        solution = flow.solve(
+            seed=seed,
+            callbacks=[Progress(), Opening(told), result],
+            # What can be told of them is in the record: a name lets the run go on with the rest.
+            checkpoint=Checkpoint(
+                place / CHECKPOINTS, every_seconds=checkpoint_seconds, name=preset if untold else None
+            ),
+        )
     print(f"{solution.status}: {solution.state.k} steps to time {solution.state.t:g}")
-    print(f"wrote {folder / 'solution.npz'}")
-    _draw(solution, law, folder / "solution.png")
-    print(f"wrote {folder / 'solution.png'}")
+    print(f"wrote {result.path}")
+    _draw(solution, law, place / "solution.png")
+    print(f"wrote {place / 'solution.png'}")
 
 
 def presets() -> list[str]:
@@ -131,14 +160,20 @@ def _said_default(m: "Method", name: str) -> Any:
 
 
 def write(solution: "Solution", path: Path) -> None:
-    """Write a solution as arrays: x, log_w, times, path, path_log_w, and the columns of the history, NaN where they were not recorded."""
+    """Write a solution as arrays: x, log_w, times, path, path_log_w, and the columns of the history, NaN where they were not recorded.
+
+    Wall times are left out: a run that was killed leaves the same bytes as one that was not.
+    """
     p = solution.measure
     held: dict[str, Any] = {"x": p.x, "log_w": p.log_weights, "times": np.array(solution.times)}  # type: ignore[attr-defined]
     if solution.saved:
         held |= {"path": torch.stack([s.x for s in solution.saved])}
         held |= {"path_log_w": torch.stack([s.log_weights for s in solution.saved])}
     keys = dict.fromkeys(
-        key for row in solution.history for key, value in row.items() if isinstance(value, (int, float))
+        key
+        for row in solution.history
+        for key, value in row.items()
+        if key != "seconds" and isinstance(value, (int, float))
     )
     held |= {f"history/{key}": [row.get(key, np.nan) for row in solution.history] for key in keys}
     arrays: dict[str, Any] = {
@@ -146,6 +181,17 @@ def write(solution: "Solution", path: Path) -> None:
     }
     with path.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def _as_begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the time steps that the run in the folder has begun with, where it asks for more: schedules depend on them."""
+    from wgflow.generative.folder import read_record
+
+    try:
+        begun = read_record(folder).get(STEPS)
+    except WgflowError:
+        return record  # a new folder; a damaged record is refused when it is compared
+    return record | ({STEPS: begun} if type(begun) is int and begun < (record.get(STEPS) or 0) else {})
 
 
 def _given(text: str, what: str) -> Any:
@@ -157,10 +203,12 @@ def _given(text: str, what: str) -> Any:
     return torch.from_numpy(points(found, f"{what}={text!r}")) if isinstance(found, np.ndarray) else found
 
 
-def _target(text: str, dim: int | None, begin: "MovingMeasure | None") -> "Measure":
+def _target(text: str, dim: int | None, begin: "Particles | None") -> "Measure":
     from wgflow import Dataset, Measure, Unnormalised
 
     found = _given(text, "target")
+    if _makes(found):
+        found = found()
     if isinstance(found, Measure):
         return found
     if isinstance(found, Tensor):
@@ -172,12 +220,22 @@ def _target(text: str, dim: int | None, begin: "MovingMeasure | None") -> "Measu
     return Unnormalised(found, *([dim] if begin is None else begin.event_shape))
 
 
-def _start(text: str) -> "MovingMeasure":
+def _makes(found: Any) -> bool:
+    """Whether an object is a function or class that is called without arguments: a log density is called with points."""
+    if not inspect.isroutine(found) and not inspect.isclass(found):
+        return False
+    try:
+        asked = inspect.signature(found).parameters.values()
+    except ValueError:  # some that are written in C
+        return False
+    return all(p.default is not p.empty for p in asked)
+
+
+def _start(text: str) -> "Particles":
     from wgflow import Particles
-    from wgflow.measures import MovingMeasure
 
     found = _given(text, "start")
-    if isinstance(found, MovingMeasure):
+    if isinstance(found, Particles):
         return found
     if not isinstance(found, Tensor):
         raise BadInput(f"start={text!r} is {shown(found)}: expected Particles or points")
@@ -196,6 +254,7 @@ def _draw(solution: "Solution", law: "Measure", path: Path) -> None:
 
     d = law.event_shape.numel()
     here = solution.to("cpu")
-    over = law.to("cpu", here.measure.x.dtype) if d <= 2 else None  # type: ignore[attr-defined]
+    drawable = d <= 2 or law.can_draw
+    over = law.to("cpu", here.measure.x.dtype) if drawable else None  # type: ignore[attr-defined]
     figure = plotting.particles(here, over=over, dims=None if d <= 2 else (0, 1))
     save_picture(figure, path)

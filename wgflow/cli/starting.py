@@ -1,11 +1,12 @@
 """What commands do when their run starts, and not before: nothing stands against it any more."""
 
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wgflow import Callback
-from wgflow.storage.files import replacing
+from wgflow import Callback, Solution
+from wgflow.generative.folder import sign_folder
+from wgflow.storage.files import check_writable, remove_strays, replacing
 
 
 class Opening(Callback):
@@ -22,14 +23,25 @@ class Opening(Callback):
             print(self.text, flush=True)
 
 
-class Claim(Callback):
-    """Opens the file of a result when the flow starts: a folder that refuses it says so before anything is computed."""
+class Result(Callback):
+    """Signs the folder of a run when it starts, and leaves its result there when all steps are made: both under the lock of the run.
 
-    temporary: Path
+    A file of the result that could not be written is said before anything is computed.
+    """
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self.path, self.stack = path, stack
+    def __init__(
+        self, folder: Path, record: dict[str, Any], name: str, write: Callable[[Solution, Path], None]
+    ) -> None:
+        self.folder, self.record, self.path, self.write = folder, record, folder / name, write
 
     def on_start(self, run: Any) -> None:
-        """Make it; the stack puts it in its place."""
-        self.temporary = self.stack.enter_context(replacing(self.path))
+        """Write whose the folder is."""
+        remove_strays(self.folder)
+        check_writable(self.path)
+        sign_folder(self.folder, self.record)
+
+    def on_end(self, run: Any) -> None:
+        """Write the result, not that of a run that was stopped on its way or has failed."""
+        if run.state.k >= run.num_steps and run.solution.status != "diverged":
+            with replacing(self.path) as file:
+                self.write(run.solution, file)

@@ -19,6 +19,8 @@ from wgflow.storage.state import first_nonfinite
 RECIPE, CHECKPOINTS, WEIGHTS = "recipe.json", "checkpoints", "generator.safetensors"
 RECORD = "wgflow"
 """Name in the metadata of an exported file under which it says what it is of, as JSON."""
+FLOW = "flow"
+"""Name in a record of ``wgflow run`` under which it says of which preset the particle flow is; that of a training has none."""
 _LONGEST_SIDE = 2**12
 _ANEW = "Remove it and start the training again with the same options: it is written anew from the last checkpoint"
 
@@ -43,6 +45,8 @@ def check_folder(folder: Path, record: dict[str, Any]) -> None:
 def refuse_other(folder: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Raise ``BadInput`` that says where two plain records differ."""
     differ = differences(ours, theirs)
+    if (FLOW in ours) != (FLOW in theirs):
+        differ = [f"of wgflow run {theirs[FLOW]}" if FLOW in theirs else "of wgflow train"]
     if differ:
         raise BadInput(
             f"{folder} holds another run ({_few(differ)}). Choose another folder with --folder, or repeat that run's "
@@ -63,15 +67,28 @@ def claim_folder(folder: Path, record: dict[str, Any], others: Mapping[str, str]
         When another process holds the folder, or the file system refuses.
     """
     check_folder(folder, record)
-    # recipe.json comes last: where it is, all is there.
-    texts = {**(others or {}), RECIPE: json.dumps(plain_record(record), indent=2) + "\n"}
+    texts = _texts(record, others)
     if all(_holds(folder / name) for name in texts):
         return
     with locked(folder / CHECKPOINTS):
         check_folder(folder, record)  # another process may have come first
-        for name, text in texts.items():
-            if not _holds(folder / name):
-                write_text(folder / name, text)
+        _write_missing(folder, texts)
+
+
+def sign_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``recipe.json`` into a folder that :func:`check_folder` has let pass and whose lock this run holds, unless it is there."""
+    _write_missing(folder, _texts(record))
+
+
+def _texts(record: dict[str, Any], others: Mapping[str, str] | None = None) -> dict[str, str]:
+    # recipe.json comes last: where it is, all is there.
+    return {**(others or {}), RECIPE: json.dumps(plain_record(record), indent=2) + "\n"}
+
+
+def _write_missing(folder: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        if not _holds(folder / name):
+            write_text(folder / name, text)
 
 
 def _holds(path: Path) -> bool:

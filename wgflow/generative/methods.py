@@ -227,6 +227,14 @@ class Method:
         }
         return asked.get(field, True)
 
+    def check_extend(self, extend: int) -> None:
+        """Raise ``BadInput`` where more time steps are asked for of a method that has a fixed number."""
+        if extend and "num_steps" not in self.options:
+            raise BadInput(
+                f"extend={extend}: method {self.name} solves one time step, and more of them are another flow; begin anew with more "
+                "iterations of that step instead"
+            )
+
     @property
     def trains(self) -> bool:
         """Whether it trains networks of the recipe; else it moves the images themselves or makes its own."""

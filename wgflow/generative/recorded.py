@@ -14,6 +14,7 @@ from wgflow.core.rng import build, generator
 from wgflow.core.words import shortened
 from wgflow.generative.data import ImageSet
 from wgflow.generative.folder import (
+    FLOW,
     RECIPE,
     WEIGHTS,
     image_shape,
@@ -76,11 +77,7 @@ def as_begun(recipe: Recipe, record: dict[str, Any]) -> Recipe:
 
 def lengthened(recipe: Recipe, steps: int, extend: int) -> int:
     """Return how many time steps a run shall make in all; raises ``BadInput`` where its method has a fixed number."""
-    if extend and "num_steps" not in recipe.options:
-        raise BadInput(
-            f"extend={extend}: method {recipe.method} solves one time step, and more of them are another flow; train anew with more "
-            "iters instead"
-        )
+    method(recipe.method).check_extend(extend)
     return max(steps, recipe.options.get("num_steps") or steps) + extend
 
 
@@ -102,6 +99,10 @@ def read_run(folder: Path, allow_code: bool = False) -> tuple[Recipe, tuple[int,
         When its record is damaged, or names code that was not allowed.
     """
     record = read_record(folder)
+    if FLOW in record:
+        raise BadInput(
+            f"{folder} holds a flow of particles and no images: wgflow run has put them into solution.npz there"
+        )
     shape = image_shape(record, folder)
     try:
         recipe = _recipe(record)

@@ -85,6 +85,7 @@ def particles(
             frame_axes(panel, stage, f"t = {frame.t:.3g}" if isinstance(rho, Solution) else "", top)
         for panel in axes[1:]:
             panel.tick_params(labelleft=False)
+            panel.set_ylabel("")
         if ax is None:
             legend(picture)
     return picture
@@ -131,9 +132,12 @@ def line_top(stage: Scene, shown: Sequence[Frame]) -> float | None:
 
 
 def frame_axes(ax: Any, stage: Scene, title: str = "", top: float | None = None) -> None:
-    """Set limits, aspect and title."""
+    """Set limits, aspect and title, and name the coordinates where there are others."""
     ax.set_title(title)
     ax.set_xlim(*stage.box[0])
+    if not stage.whole:
+        for name, i in zip((ax.set_xlabel, ax.set_ylabel), stage.dims, strict=False):
+            name(f"coordinate {i}")
     if len(stage.box) == 2:
         ax.set_ylim(*stage.box[1])
         widths = [high - low for low, high in stage.box]
