@@ -1,5 +1,6 @@
 """The driver: what it does, what it keeps, and what it leaves alone."""
 
+import copy
 import math
 import random
 from collections import Counter
@@ -163,6 +164,39 @@ def test_going_on_inside_a_flow_of_networks_is_one_long_flow():
     whole = generative(num_steps=3, **plain)
     assert torch.equal(weights(second), weights(whole))
     assert [row["update"] for row in second.history] == [8, 11]
+
+
+def test_a_second_flow_from_a_state_begins_where_the_first_one_did():
+    first = two_particles(num_steps=2)
+    ends = [
+        two_particles(num_steps=5, state=first.state).measure.x for _ in range(2)
+    ]  # nothing is drawn, nothing trained
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("solver", ["noise", "networks"])
+def test_a_second_flow_from_a_state_that_the_first_has_moved_is_refused(solver):
+    """It began with the random numbers and the networks of the first one's end, at the earlier time, and said nothing."""
+    if solver == "noise":
+        go = lambda **options: two_particles(F=wgflow.Entropy(), solver=wgflow.Langevin(), **options)  # noqa: E731
+    else:
+        parts = {
+            "initial": Pushforward(StandardNormal(2), lambda: torch.nn.Linear(2, 2)),
+            "solver": JKO(Critic(lambda: torch.nn.Linear(2, 1)), iters=3, first_iters=5, batch=8),
+        }
+        go = lambda **options: generative(**parts, **options)  # noqa: E731
+    first = go(num_steps=1)
+    kept = copy.deepcopy(first.state)
+    second = go(num_steps=2, state=first.state)
+    with pytest.raises(BadInput, match="an earlier flow has gone on from it and has moved its random numbers"):
+        go(num_steps=2, state=first.state)
+    again = go(num_steps=2, state=kept)
+    assert again.state.t == second.state.t
+    if solver == "noise":
+        assert torch.equal(again.measure.x, second.measure.x)
+    else:
+        assert torch.equal(weights(again), weights(second))
+    assert go(num_steps=3, state=second.state).status == "done"
 
 
 def test_a_state_that_is_there_already_needs_no_work():

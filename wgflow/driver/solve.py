@@ -22,7 +22,7 @@ from wgflow.driver.interrupts import Interrupts
 from wgflow.driver.readers import Readers
 from wgflow.driver.run import Run, StepSize
 from wgflow.driver.solution import Save, Solution
-from wgflow.driver.start import check_start
+from wgflow.driver.start import check_start, check_unmoved, handed_on
 from wgflow.driver.undefined import undefined
 from wgflow.functionals import Functional
 from wgflow.functionals.base import check_batches
@@ -75,7 +75,8 @@ def solve(
         Where to save everything; if the folder holds this run already, it goes on from there, bit for bit on a CPU.
         Ctrl-C and SIGTERM then wait for the end of the update and save first; a second one does not wait.
     state : State, optional
-        Go on from the ``state`` of an earlier solution (consumed).
+        Go on from the ``state`` of an earlier solution. Its generator and networks are those of this flow from then on, so a second
+        flow from the same state is refused where they have moved: give each a ``copy.deepcopy`` of it.
     log_every : int
         Updates between looks at what they report (``on_log``). The device is waited for then, at the end of a time
         step and for a checkpoint, and at no other time.
@@ -127,6 +128,8 @@ def solve(
         if checkpoint is not None:
             run.interrupts = stack.enter_context(Interrupts())
             stack.enter_context(checkpoint.opened(run, callbacks))
+        if state is not None and run.resumed_from is None:
+            together(lambda: check_unmoved(state))
         together(lambda: check_batches(run.F.at(run.state.k, run.state.t)))  # those found in the folder of the run
         return _drive(run, how, callbacks, checkpoint, log_every, throw)
 
@@ -168,6 +171,7 @@ def _drive(
         # Particles of the last good step are still there; networks have been changed in place.
         kept = solution.status == "diverged" and run.state.measure.tracks_points
         solution.state, solution.measure = run.state, run.sound[0] if kept else run.state.measure
+        handed_on(run.state)
         with ExitStack() as ends:  # all of them end, also when one fails
             for c in reversed(started):
                 ends.callback(c.on_end, run)

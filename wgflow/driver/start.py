@@ -10,6 +10,7 @@ from torch import Tensor
 from wgflow.core.errors import BadInput, Incompatible, WgflowError
 from wgflow.core.instead import article
 from wgflow.core.parts import own_parts
+from wgflow.core.placing import tensors_in
 from wgflow.core.rules import resolved
 from wgflow.driver.callbacks import Callback
 from wgflow.driver.compatibility import same_points
@@ -17,6 +18,7 @@ from wgflow.driver.run import Run
 from wgflow.driver.undefined import nonfinite_entry, outside
 from wgflow.solvers import State
 
+_BEGUN = "_begun_with"
 _LOOKED_AHEAD = 10_000
 """Time steps whose sizes are asked for before the first one."""
 
@@ -68,6 +70,25 @@ def check_start(run: Run) -> None:
         reason = outside(run.F.at(k, run.state.t), run.solver, run.state.measure)
         if reason is not None:
             raise BadInput(f"the flow cannot start: {reason}")
+
+
+def check_unmoved(state: State) -> None:
+    """Refuse a state whose generator, or whose tensors in place, an earlier flow that went on from it has taken further."""
+    numbers = state.rng.get_state().numpy().tobytes()
+    versions = [None if t.is_inference() else t._version for t in tensors_in(state)]
+    begun = vars(state).setdefault(_BEGUN, (numbers, versions))
+    differ = {"random numbers": numbers != begun[0], "networks or other tensors": versions != begun[1]}
+    moved = [name for name, other in differ.items() if other]
+    if moved:
+        raise BadInput(
+            f"state: an earlier flow has gone on from it and has moved its {' and its '.join(moved)}, so it is no longer that of time "
+            f"{state.t:g}. Go on from the later solution's state, or give each flow a copy.deepcopy(state) made before the first one"
+        )
+
+
+def handed_on(state: State) -> None:
+    """Let a flow go on from the state that one has ended with, also where that is the one it began with."""
+    vars(state).pop(_BEGUN, None)
 
 
 def _end(run: Run) -> float:
