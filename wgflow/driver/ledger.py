@@ -87,8 +87,8 @@ def _numbers(reported: list[tuple[int, int, str, Any]]) -> list[float]:
     """Return reported quantities as numbers, NaN where one is not finite on another rank."""
     values = [value for *_, value in reported]
     if not parallel() and all(map(_at_hand, values)):
-        # Nothing is waited for, and most updates report one or two.
-        return [value.item() if isinstance(value, torch.Tensor) else float(value) for value in values]
+        # Nothing is waited for, and most updates report one or two. A float is rounded as among several ranks.
+        return [value.item() if isinstance(value, torch.Tensor) else float(torch.as_tensor(value)) for value in values]
     held = [value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value) for value in values]
     device = next((t.device for t in held if t.is_cuda), held[0].device)
     # In double precision what is finite in the flow's own precision stays finite.
