@@ -82,7 +82,9 @@ class Moments(_Moments):
         r = x - mean
         off = rho.w @ r  # the mean of points far from 0 is rounded, perhaps by more than they differ
         r = r - off
-        return cls(mean + off, (r * rho.w[:, None]).T @ r)
+        return cls._make(
+            (mean + off, (r * rho.w[:, None]).T @ r)
+        )  # a covariance by how it is made: no eigenvalues of it are asked for
 
     def gaussian(self) -> Gaussian:
         """Return the Gaussian with these moments; raises ``BadInput`` for a singular covariance."""
