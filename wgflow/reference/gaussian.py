@@ -82,9 +82,8 @@ class Moments(_Moments):
         r = x - mean
         off = rho.w @ r  # the mean of points far from 0 is rounded, perhaps by more than they differ
         r = r - off
-        return cls._make(
-            (mean + off, (r * rho.w[:, None]).T @ r)
-        )  # a covariance by how it is made: no eigenvalues of it are asked for
+        # A covariance by how it is made: no eigenvalues of it are asked for.
+        return cls._make((mean + off, (r * rho.w[:, None]).T @ r))
 
     def gaussian(self) -> Gaussian:
         """Return the Gaussian with these moments; raises ``BadInput`` for a singular covariance."""
