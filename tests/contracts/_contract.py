@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from unittest import SkipTest
 
 import pytest
-import torch
 
 from wgflow import BadInput
-from wgflow.core.rng import global_generators
 from wgflow.testing import Check, checks_for
+from wgflow.testing._checks import same_draws
 
 Names = Mapping[str, Iterable[str]]
 
@@ -52,7 +51,7 @@ class Contract:
 
 def _made(make: Callable, name: str) -> object:
     """Make a part whose networks do not depend on what was collected before it."""
-    with global_generators(0, torch.device("cpu")):
+    with same_draws():
         return make(name)
 
 

@@ -9,14 +9,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from wgflow import Estimator, FeatureKernel, Functional, Kernel, Measure, MovingMeasure, Solver
 from wgflow.core.errors import BadInput
-from wgflow.core.rng import global_generators
 from wgflow.maps import TransportMap
 from wgflow.testing import _duality, _orders  # noqa: F401  their checks join those of functionals and solvers
-from wgflow.testing._checks import Check, Report, Suite, run_all
+from wgflow.testing._checks import Check, Report, Suite, run_all, same_draws
 from wgflow.testing._estimators import ESTIMATOR, EstimatorCase
 from wgflow.testing._feature_kernels import FEATURE_KERNEL
 from wgflow.testing._functionals import FUNCTIONAL, FunctionalCase
@@ -85,7 +82,7 @@ def checks_for(obj: Any, **world: Any) -> list[Check]:
                     raise BadInput(
                         f"checks_for(a {kind.__name__}, {name}=...): expected {', '.join(known) or 'the object alone'}"
                     )
-            with global_generators(0, torch.device("cpu")):
+            with same_draws():
                 return suite.of(case.of(obj, **world))  # type: ignore[attr-defined]
     hint = f": give an object, such as {obj.__name__}(...)" if isinstance(obj, type) else ""
     raise BadInput(

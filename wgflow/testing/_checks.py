@@ -1,7 +1,7 @@
 """Checks by name: what one is, how the checks of an object are run, and what is reported."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -57,6 +57,11 @@ class Check:
         return self.name  # what pytest calls a parameter by
 
 
+def same_draws() -> AbstractContextManager[None]:
+    """Return the block in which networks are made the same every time, and after which the caller's generator is where it was."""
+    return global_generators(0, torch.device("cpu"))
+
+
 class Suite(Generic[C]):
     """The checks of one kind of object, in the order in which they were declared.
 
@@ -80,8 +85,7 @@ class Suite(Generic[C]):
         return [Check(name, _claim(f), partial(self._run, f, case)) for name, f in self.checks.items()]
 
     def _run(self, f: Callable[[C], None], case: C) -> None:
-        # Networks that are made in a check are the same ones in every run of it, and the caller's generator stays where it was.
-        with global_generators(0, torch.device("cpu")), double_precision() if self.double else nullcontext():
+        with same_draws(), double_precision() if self.double else nullcontext():
             f(case)
 
 

@@ -44,7 +44,7 @@ class ImageFeatures:
     def __init__(self, extractor: FeatureExtractor) -> None:
         check_extractor(extractor)
         self.extractor, self.id = extractor, extractor.id
-        self._range: tuple[float, float] | None = None
+        self._told = False
 
     @checked
     def __call__(self, images: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ class ImageFeatures:
         return torch.cat([part.float() for part in embed(self.extractor, levels.split(_BATCH))])
 
     def _say_range(self, images: Tensor) -> None:
-        if self._range is None and images.numel():
+        if not self._told and images.numel():
             low, high = (float(edge) for edge in images.aminmax())
             if in_other_range(low, high):
-                self._range = low, high
+                self._told = True
                 warnings.warn(other_range(low, high, "images"), stacklevel=3)
